@@ -1,0 +1,138 @@
+//! Guest RAM, reachable from the vCPU thread alone (E1).
+//!
+//! Guest execution between two exits is a pure function of state only if nobody else touches RAM meanwhile. The
+//! type enforces it: [`GuestMemory`] is neither `Send` nor `Sync`, so a worker thread cannot hold it; workers get
+//! host buffers. Every write of ours goes through `vm-memory`, whose bitmap records the page: the one path for
+//! all writes that the dirty log of KVM does not see.
+
+use std::marker::PhantomData;
+
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::limits::LOW_RAM_END;
+
+/// The mapping type that `virtio-queue` works on.
+pub type Ram = GuestMemoryMmap<AtomicBitmap>;
+
+/// An access that is not wholly inside guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{byte_count} bytes at guest address {address:#x} are not all inside RAM")]
+pub struct OutsideRam {
+    /// First byte of the access.
+    pub address: u64,
+    /// Length of the access.
+    pub byte_count: usize,
+}
+
+/// Guest RAM. Not `Send`: it stays on the thread that runs the vCPU.
+///
+/// ```compile_fail
+/// fn on_a_worker<T: Send>(_: T) {}
+/// let memory = antipode::base::guest_memory::GuestMemory::allocate(64 << 20).unwrap();
+/// on_a_worker(memory);
+/// ```
+#[derive(Debug)]
+pub struct GuestMemory {
+    ram: Ram,
+    byte_count: u64,
+    vcpu_thread_only: PhantomData<*const ()>,
+}
+
+impl GuestMemory {
+    /// Reserves `byte_count` bytes of zeroed RAM: from 0 up to [`LOW_RAM_END`], the rest from 4 GiB.
+    ///
+    /// # Errors
+    /// When the host refuses the mapping.
+    pub fn allocate(byte_count: u64) -> std::io::Result<Self> {
+        let ranges = Self::ranges(byte_count)
+            .into_iter()
+            .map(|(start, length)| {
+                Ok((
+                    GuestAddress(start),
+                    usize::try_from(length).map_err(std::io::Error::other)?,
+                ))
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let ram = Ram::from_ranges(&ranges).map_err(std::io::Error::other)?;
+        Ok(Self {
+            ram,
+            byte_count,
+            vcpu_thread_only: PhantomData,
+        })
+    }
+
+    /// The RAM ranges `(start, length)` of a VM with `byte_count` bytes, in ascending order.
+    #[must_use]
+    pub fn ranges(byte_count: u64) -> Vec<(u64, u64)> {
+        const FOUR_GIB: u64 = 1 << 32;
+        if byte_count <= LOW_RAM_END {
+            vec![(0, byte_count)]
+        } else {
+            vec![(0, LOW_RAM_END), (FOUR_GIB, byte_count - LOW_RAM_END)]
+        }
+    }
+
+    /// Total bytes of RAM.
+    #[must_use]
+    pub fn byte_count(&self) -> u64 {
+        self.byte_count
+    }
+
+    /// The mapping, for `virtio-queue`.
+    #[must_use]
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// Copies guest bytes at `address` into `buffer`.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if any byte is outside; `buffer` is then unspecified.
+    pub fn read(&self, address: GuestAddress, buffer: &mut [u8]) -> Result<(), OutsideRam> {
+        self.ram.read_slice(buffer, address).map_err(|_| OutsideRam {
+            address: address.0,
+            byte_count: buffer.len(),
+        })
+    }
+
+    /// Copies `bytes` into guest memory at `address`.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if any byte would land outside; nothing is written then.
+    pub fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutsideRam> {
+        let outside = OutsideRam {
+            address: address.0,
+            byte_count: bytes.len(),
+        };
+        if !self.ram.check_range(address, bytes.len()) {
+            return Err(outside);
+        }
+        self.ram.write_slice(bytes, address).map_err(|_| outside)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_above_the_hole_continues_at_four_gib() {
+        assert_eq!(GuestMemory::ranges(1 << 30), vec![(0, 1 << 30)]);
+        assert_eq!(
+            GuestMemory::ranges(4 << 30),
+            vec![(0, 3 << 30), (4 << 30, 1 << 30)]
+        );
+    }
+
+    #[test]
+    fn an_access_past_the_end_is_refused_whole() {
+        let memory = GuestMemory::allocate(64 << 20).unwrap();
+        let last = GuestAddress((64 << 20) - 2);
+        assert!(memory.write(last, &[1, 2, 3]).is_err());
+        let mut two = [9; 2];
+        memory.read(last, &mut two).unwrap();
+        assert_eq!(two, [0, 0]);
+        assert!(memory.read(GuestAddress(u64::MAX), &mut two).is_err());
+    }
+}

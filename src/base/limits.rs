@@ -1,0 +1,46 @@
+//! Every named maximum in one place, with compile-time checks tying related limits together.
+
+use super::units::MEBIBYTE;
+
+/// Most guest RAM a VM may have, in bytes.
+pub const GUEST_RAM_BYTES_MAX: u64 = 256 * 1024 * MEBIBYTE;
+
+/// Least guest RAM a VM may have, in bytes: below this no Debian kernel unpacks its initrd.
+pub const GUEST_RAM_BYTES_MIN: u64 = 64 * MEBIBYTE;
+
+/// First guest physical address that is no RAM below 4 GiB; RAM past it continues at 4 GiB.
+pub const LOW_RAM_END: u64 = 0xC000_0000;
+
+/// Largest kernel file accepted (compressed), in bytes.
+pub const KERNEL_FILE_BYTES_MAX: u64 = 256 * MEBIBYTE;
+
+/// Largest kernel accepted after decompression, in bytes: a guard against a payload that inflates without end.
+pub const KERNEL_IMAGE_BYTES_MAX: u64 = 512 * MEBIBYTE;
+
+/// Longest kernel command line, in bytes without the terminating zero (Linux x86 `COMMAND_LINE_SIZE` − 1).
+pub const CMDLINE_BYTES_MAX: usize = 2047;
+
+/// Descriptors in one virtqueue.
+pub const VIRTQUEUE_SIZE_MAX: u16 = 256;
+
+/// Bytes of one network frame with its 12-byte virtio-net header: a full TCP segmentation-offload frame.
+pub const FRAME_BYTES_MAX: usize = 65_550 + 12;
+
+/// Received frames held for a guest that has offered no buffer; further ones are dropped, as a NIC drops them.
+pub const RECEIVE_FRAMES_PENDING_MAX: usize = 256;
+
+/// Data bytes of one disk request; a guest that asks for more is refused with an I/O error.
+pub const DISK_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Disk requests in flight at once.
+pub const DISK_REQUESTS_IN_FLIGHT_MAX: usize = VIRTQUEUE_SIZE_MAX as usize;
+
+/// Bytes of one answer of the entropy device.
+pub const ENTROPY_BYTES_MAX: usize = 4096;
+
+/// Console bytes waiting for the guest's serial FIFO; the console worker stops reading beyond it.
+pub const CONSOLE_INPUT_BYTES_MAX: usize = 4096;
+
+const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
+const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
+const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());

@@ -1,0 +1,9 @@
+//! Ground floor: units, limits, injected time and chance, guest memory.
+//!
+//! Nothing here knows a device or a hypervisor; everything above may import it.
+
+pub mod clock;
+pub mod entropy;
+pub mod guest_memory;
+pub mod limits;
+pub mod units;

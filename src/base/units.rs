@@ -1,0 +1,112 @@
+//! Quantities as types, so that a count is never taken for an address or a time (style: names carry units).
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// A byte address in guest physical memory.
+pub use vm_memory::GuestAddress as GuestPhys;
+
+/// Nanoseconds of virtual time since the VM was created (E8). Never compared with any host's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VirtualTime(u64);
+
+impl VirtualTime {
+    /// The moment the VM was created.
+    pub const ZERO: Self = Self(0);
+
+    /// Virtual time `nanos` nanoseconds after the VM was created.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the VM was created.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time from `earlier` to `self`, zero if `earlier` is later.
+    #[must_use]
+    pub const fn saturating_since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Periods of a clock of `hertz` completed since the VM was created; saturates after 2^64 of them.
+    #[must_use]
+    pub fn ticks_at(self, hertz: u64) -> u64 {
+        let ticks = u128::from(self.0) * u128::from(hertz) / 1_000_000_000;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+}
+
+impl Add<Duration> for VirtualTime {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+}
+
+impl Sub for VirtualTime {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.saturating_since(earlier)
+    }
+}
+
+/// How many counted exits lie before a point of guest execution (E5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ExitOrdinal(u64);
+
+impl ExitOrdinal {
+    /// The ordinal after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ExitOrdinal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Bytes in one mebibyte.
+pub const MEBIBYTE: u64 = 1 << 20;
+
+/// Bytes in one disk sector, the unit of virtio-blk addresses.
+pub const SECTOR_BYTES: u64 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_follow_the_rate_without_overflow() {
+        assert_eq!(
+            VirtualTime::from_nanos(1_000_000_000).ticks_at(3_579_545),
+            3_579_545
+        );
+        let century = VirtualTime::from_nanos(100 * 365 * 86_400 * 1_000_000_000);
+        assert_eq!(century.ticks_at(3_579_545), 100 * 365 * 86_400 * 3_579_545);
+    }
+
+    #[test]
+    fn time_never_runs_backwards_in_arithmetic() {
+        let early = VirtualTime::from_nanos(5);
+        let late = early + Duration::from_nanos(7);
+        assert_eq!(late - early, Duration::from_nanos(7));
+        assert_eq!(early - late, Duration::ZERO);
+    }
+}

@@ -1,0 +1,193 @@
+//! Device models: pure state machines that act only while an exit is handled.
+//!
+//! A model holds no thread, no descriptor and no clock. It is called with an [`AtExit`], the one moment at which
+//! it may look at virtual time, guest memory and interrupt lines, and it answers with [`Effect`]s: data that the
+//! machine carries to the outside world. What comes back from outside is an [`Input`], handed in at a later exit.
+//! Same inputs at the same exits give the same state, so every device is replayable by construction (E1, R1).
+//!
+//! ```text
+//!   guest ──port access──▶ Board ──▶ device ──Effect──▶ machine ──▶ workers (host buffers only)
+//!   guest ◀──interrupt──── PIC  ◀── IrqLines ◀── device ◀──Input── machine ◀── workers
+//! ```
+//!
+//! Every device has a folder with the same file names: `mod.rs` (what it models, from which manual), `device.rs`
+//! (registers and behaviour), `tests.rs`.
+
+pub mod acpi_pm;
+pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod rtc;
+pub mod serial;
+pub mod virtio;
+pub mod virtio_blk;
+pub mod virtio_net;
+pub mod virtio_rng;
+
+use crate::base::guest_memory::GuestMemory;
+use crate::base::units::VirtualTime;
+
+/// What a device model may see and do while one exit is handled.
+#[derive(Debug)]
+pub struct AtExit<'a> {
+    /// Virtual time of this exit; the same for all devices.
+    pub now: VirtualTime,
+    /// Guest RAM.
+    pub memory: &'a GuestMemory,
+    /// Interrupt request lines into the PIC.
+    pub irqs: &'a mut IrqLines,
+    /// What the outside world shall do.
+    pub effects: &'a mut Vec<Effect>,
+}
+
+/// A device that answers a range of I/O ports. Offsets count from the start of its range.
+///
+/// `data` is 1, 2 or 4 bytes long, as the guest's access was; it may reach past the device's last register. A model
+/// must accept every offset and length: what it does not decode reads as ones and ignores writes, as an ISA bus does.
+pub trait PortDevice {
+    /// The guest reads `data.len()` bytes at `offset`.
+    fn port_read(&mut self, offset: u16, data: &mut [u8], at: &mut AtExit<'_>);
+    /// The guest writes `data` at `offset`.
+    fn port_write(&mut self, offset: u16, data: &[u8], at: &mut AtExit<'_>);
+}
+
+/// What a device asks of the outside world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A byte for the console.
+    ConsoleOutput(u8),
+    /// A disk request, its write data already copied out of guest memory.
+    Disk(DiskRequest),
+    /// A frame for the network, already copied out of guest memory.
+    Transmit(Frame),
+    /// The entropy device wants this many bytes, at most `limits::ENTROPY_BYTES_MAX`.
+    EntropyWanted {
+        /// How many bytes.
+        byte_count: usize,
+    },
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest broke a device's rules; its VM stops with this error.
+    Fault(GuestFault),
+}
+
+/// What the outside world hands to a device at an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A received frame, with its virtio-net header.
+    Frame(Frame),
+    /// A disk request has ended.
+    Disk(DiskCompletion),
+    /// Bytes typed at the console.
+    Console(Vec<u8>),
+    /// Random bytes, in answer to [`Effect::EntropyWanted`].
+    Entropy(Vec<u8>),
+}
+
+/// An Ethernet frame led by its 12-byte virtio-net header (virtio 1.2 § 5.1.6), at most `limits::FRAME_BYTES_MAX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(pub Vec<u8>);
+
+/// Names a disk request among those in flight: the descriptor-chain head it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskRequestId(pub u16);
+
+/// A disk request in host buffers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskRequest {
+    /// Its name, unique among the requests in flight.
+    pub id: DiskRequestId,
+    /// What to do.
+    pub operation: DiskOperation,
+}
+
+/// What a disk request does. Ranges are inside the disk: the device has checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskOperation {
+    /// Read `byte_count` bytes from `offset`.
+    Read {
+        /// First byte on the disk.
+        offset: u64,
+        /// How many bytes.
+        byte_count: usize,
+    },
+    /// Write `data` at `offset`.
+    Write {
+        /// First byte on the disk.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// Make every completed write durable.
+    Flush,
+}
+
+/// How a disk request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCompletion {
+    /// Which request.
+    pub id: DiskRequestId,
+    /// What happened.
+    pub outcome: DiskOutcome,
+}
+
+/// What happened to a disk request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskOutcome {
+    /// A read: the bytes.
+    Read(Vec<u8>),
+    /// A write or flush: done.
+    Done,
+    /// The host could not do it; the guest sees an I/O error.
+    Failed,
+}
+
+/// A guest that breaks a device's rules (S2). It stops its own VM and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the guest broke a rule of {device}: {what}")]
+pub struct GuestFault {
+    /// The device by name, as in `virtio-blk`.
+    pub device: &'static str,
+    /// What it did, with the offending numbers.
+    pub what: String,
+}
+
+/// The sixteen interrupt request lines of the PIC pair: present levels, and rising edges not yet seen by the PIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IrqLines {
+    levels: u16,
+    rising: u16,
+}
+
+impl IrqLines {
+    /// Drives `line` (0 to 15) high or low.
+    pub fn set(&mut self, line: u8, high: bool) {
+        let bit = 1_u16 << (line & 15);
+        if high {
+            self.rising |= bit & !self.levels;
+            self.levels |= bit;
+        } else {
+            self.levels &= !bit;
+        }
+    }
+
+    /// Drives `line` high and low again: an edge.
+    pub fn pulse(&mut self, line: u8) {
+        self.set(line, false);
+        self.set(line, true);
+        self.set(line, false);
+    }
+
+    /// Present levels, one bit a line.
+    #[must_use]
+    pub fn levels(&self) -> u16 {
+        self.levels
+    }
+
+    /// Takes the rising edges since the last call, one bit a line.
+    pub fn take_rising(&mut self) -> u16 {
+        std::mem::take(&mut self.rising)
+    }
+}

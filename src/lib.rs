@@ -1,0 +1,8 @@
+//! Antipode keeps one virtual machine alive across two datacenters.
+//!
+//! Modules build on each other in one direction, from the ground up: `base` → `devices` → `machine` → `cli`
+//! (`docs/architecture.md`; `tests/tidy.rs` enforces it).
+
+pub mod base;
+pub mod devices;
+pub mod machine;

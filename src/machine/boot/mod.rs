@@ -1,0 +1,1 @@
+//! Loads a stock Debian kernel by direct 64-bit boot.

@@ -1,0 +1,3 @@
+//! The deterministic KVM machine: kvm, memory, cpuid, boot, run loop.
+
+pub mod boot;
