@@ -17,6 +17,7 @@ pub mod acpi_pm;
 pub mod pci;
 pub mod pic;
 pub mod pit;
+pub mod platform;
 pub mod rtc;
 pub mod serial;
 pub mod virtio;
@@ -40,15 +41,16 @@ pub struct AtExit<'a> {
     pub effects: &'a mut Vec<Effect>,
 }
 
-/// A device that answers a range of I/O ports. Offsets count from the start of its range.
+/// A device that answers I/O ports. `port` is the absolute port number of the access's first byte, and lies in the
+/// ranges that [`platform`] gives the device.
 ///
 /// `data` is 1, 2 or 4 bytes long, as the guest's access was; it may reach past the device's last register. A model
-/// must accept every offset and length: what it does not decode reads as ones and ignores writes, as an ISA bus does.
+/// must accept every port and length: what it does not decode reads as ones and ignores writes, as an ISA bus does.
 pub trait PortDevice {
-    /// The guest reads `data.len()` bytes at `offset`.
-    fn port_read(&mut self, offset: u16, data: &mut [u8], at: &mut AtExit<'_>);
-    /// The guest writes `data` at `offset`.
-    fn port_write(&mut self, offset: u16, data: &[u8], at: &mut AtExit<'_>);
+    /// The guest reads `data.len()` bytes at `port`.
+    fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>);
+    /// The guest writes `data` at `port`.
+    fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>);
 }
 
 /// What a device asks of the outside world.
@@ -84,6 +86,8 @@ pub enum Input {
     Console(Vec<u8>),
     /// Random bytes, in answer to [`Effect::EntropyWanted`].
     Entropy(Vec<u8>),
+    /// The operator pressed the power button.
+    PowerButton,
 }
 
 /// An Ethernet frame led by its 12-byte virtio-net header (virtio 1.2 § 5.1.6), at most `limits::FRAME_BYTES_MAX`.
