@@ -14,6 +14,8 @@
 //! (registers and behaviour), `tests.rs`.
 
 pub mod acpi_pm;
+#[cfg(test)]
+mod bench;
 pub mod pci;
 pub mod pic;
 pub mod pit;
@@ -51,6 +53,13 @@ pub trait PortDevice {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>);
     /// The guest writes `data` at `port`.
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>);
+}
+
+/// The first instant at which a clock of `hertz` has completed `ticks` periods: the inverse of
+/// [`VirtualTime::ticks_at`], so that a deadline is never a nanosecond early and never drifts.
+pub(crate) fn instant_of_tick(ticks: u64, hertz: u64) -> VirtualTime {
+    let nanos = (u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(hertz));
+    VirtualTime::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// What a device asks of the outside world.
