@@ -41,6 +41,15 @@ pub const ENTROPY_BYTES_MAX: usize = 4096;
 /// Console bytes waiting for the guest's serial FIFO; the console worker stops reading beyond it.
 pub const CONSOLE_INPUT_BYTES_MAX: usize = 4096;
 
+/// Bytes of one configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of a VM's name: it serves as a DNS label and as part of file names.
+pub const VM_NAME_BYTES_MAX: usize = 63;
+
+/// Bytes of a network interface's name without the terminating zero (Linux `IFNAMSIZ` − 1).
+pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
+
 const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
 const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());
