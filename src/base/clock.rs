@@ -4,6 +4,10 @@
 //! Virtual time is a function of exits: [`VirtualClock::sample`] is called while an exit is handled and holds its
 //! answer until the next call, so that all devices see one instant per exit. It never runs backwards, whatever
 //! the host clock does.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the host's clocks"
+)]
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The command line: what the operator types, and what the program answers (O1).
 //!
-//! Two stages. [`args`] mirrors what was typed and nothing else; [`settings`] resolves it (reads the environment,
+//! Two stages. `args` mirrors what was typed and nothing else; `settings` resolves it (reads the environment,
 //! checks filters, opens what is named) into values that need no further checking. Each command then has a file
 //! of its own. Every command ends in an [`ExitCode`] or a [`Failure`]; the documented codes are one catalogue.
 //!
