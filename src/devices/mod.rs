@@ -103,14 +103,14 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(pub Vec<u8>);
 
-/// Names a disk request among those in flight: the descriptor-chain head it came from.
+/// Names a disk request: a serial number that its device never uses twice, not even after a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DiskRequestId(pub u16);
+pub struct DiskRequestId(pub u64);
 
 /// A disk request in host buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskRequest {
-    /// Its name, unique among the requests in flight.
+    /// Its name.
     pub id: DiskRequestId,
     /// What to do.
     pub operation: DiskOperation,
