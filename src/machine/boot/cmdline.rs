@@ -7,7 +7,7 @@
 //!
 //! | setting | why |
 //! |---|---|
-//! | `nokaslr` | The edited sites, and the addresses in reports, are those the kernel was linked for; KASLR would also draw on entropy before the machine can log any. |
+//! | `nokaslr` | The edited sites, and the addresses in reports, are those the kernel was linked for. The decompressor, which would move it, never runs; this says so to whoever reads the line. Linux does not know the word itself and hands it to `init` as an argument. |
 //! | `norandmaps` | User address layouts would be drawn from the kernel's generator; equal on both sites anyway, but every trace then reads alike. |
 //! | `randomize_kstack_offset=off` | Each system call would read the time-stamp counter: one exit per call. |
 //! | `lpj=1000000` | Delay loops are calibrated against the timer otherwise, which takes seconds of exits and gives each host its own value. At 250 Hz this is 250 loops per µs: no host is slower, and no device of ours needs the wait. |

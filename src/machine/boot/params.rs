@@ -12,11 +12,15 @@ const BYTE_COUNT: usize = 4096;
 const ACPI_RSDP_ADDRESS: usize = 0x070;
 const E820_ENTRY_COUNT: usize = 0x1E8;
 const TYPE_OF_LOADER: usize = 0x210;
+const LOAD_FLAGS: usize = 0x211;
 const RAMDISK_IMAGE: usize = 0x218;
 const RAMDISK_SIZE: usize = 0x21C;
 const CMDLINE_POINTER: usize = 0x228;
 const E820_TABLE: usize = 0x2D0;
 const E820_ENTRY_BYTES: usize = 20;
+/// The decompressor, which never runs here, sets this flag if it has randomised addresses; the kernel then
+/// randomises its memory regions too.
+const LOAD_FLAG_KASLR: u8 = 1 << 1;
 /// A loader without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xFF;
 
@@ -84,6 +88,7 @@ pub(super) fn boot_params(header: &SetupHeader, placement: Placement, ram_byte_c
     let mut page = vec![0; BYTE_COUNT];
     put(&mut page, SETUP_HEADER_OFFSET, &header.bytes);
     put(&mut page, TYPE_OF_LOADER, &[LOADER_UNDEFINED]);
+    page[LOAD_FLAGS] &= !LOAD_FLAG_KASLR;
     put(&mut page, RAMDISK_IMAGE, &placement.initrd.to_le_bytes());
     put(
         &mut page,
@@ -144,7 +149,9 @@ mod tests {
             initrd_byte_count: 77,
             rsdp: 0xE_0000,
         };
-        let page = boot_params(&SetupHeader::for_bare_elf(), placement, 128 << 20);
+        let mut header = SetupHeader::for_bare_elf();
+        header.bytes[LOAD_FLAGS - SETUP_HEADER_OFFSET] |= LOAD_FLAG_KASLR;
+        let page = boot_params(&header, placement, 128 << 20);
         let word = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().unwrap());
         assert_eq!(page.len(), 4096);
         assert_eq!(page[0x1EF], 0, "sentinel");
