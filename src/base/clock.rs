@@ -31,6 +31,12 @@ impl HostClock for SystemClock {
     }
 }
 
+/// The host's time of day, for the one purpose of setting a new VM's calendar.
+#[must_use]
+pub fn wall_clock_unix_seconds() -> i64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
+}
+
 /// Virtual time that follows a host clock's rate from the moment the VM was created.
 #[derive(Debug)]
 pub struct VirtualClock<C> {

@@ -35,6 +35,18 @@ pub const DISK_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Disk requests in flight at once.
 pub const DISK_REQUESTS_IN_FLIGHT_MAX: usize = VIRTQUEUE_SIZE_MAX as usize;
 
+/// Threads that carry out one VM's disk requests.
+pub const DISK_WORKER_THREADS: usize = 4;
+
+/// Received frames between the TAP and the guest's ring; beyond it the TAP's own queue fills.
+pub const RECEIVE_FRAMES_UNDER_WAY_MAX: usize = 256;
+
+/// Bytes of frames that wait for the TAP; beyond it frames are dropped, as a NIC drops them.
+pub const TRANSMIT_BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
+
+/// Console output bytes that wait for the terminal; beyond it output is dropped and the loss is reported.
+pub const CONSOLE_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
 /// Bytes of one answer of the entropy device.
 pub const ENTROPY_BYTES_MAX: usize = 4096;
 

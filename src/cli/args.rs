@@ -26,6 +26,18 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Boot a VM, unprotected, with its console on this terminal (`Ctrl-A x` stops it).
+    Run {
+        /// The VM's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say what this host can do for Antipode, and what it cannot.
+    Doctor {
+        /// Where to measure durable writes.
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        disk: PathBuf,
+    },
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

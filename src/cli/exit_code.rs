@@ -72,6 +72,8 @@ exit_codes! {
     GuestFault = 23, "guest-fault", "The guest broke a rule of a device, or touched memory where nothing is.", "Look for a broken or hostile driver in the guest.";
     /// KVM left the guest for a reason outside the closed list.
     UnexpectedExit = 24, "unexpected-exit", "KVM left the guest for a reason that no rule covers.", "Run `antipode doctor`; report the exit's name.";
+    /// The guest halted with interrupts off.
+    GuestHalted = 25, "guest-halted", "The guest halted with interrupts off; nothing can wake it.", "Start it again; let the guest power off instead of halting.";
     /// The host refused an operation after the start.
     HostIo = 30, "host-io", "The host failed an operation on a file, terminal or network after the start.", "Mend what the message names: space, rights, hardware.";
     /// KVM failed after the start.

@@ -14,10 +14,12 @@
 //! Logs go to standard error.
 
 mod args;
+mod doctor;
 mod exit_code;
 mod failure;
 mod logging;
 mod manual;
+mod run;
 mod settings;
 
 use std::ffi::OsString;
@@ -64,6 +66,8 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     logging::start(settings.log);
     match settings.action {
+        Action::Run(config) => run::run(&config, settings.json, output),
+        Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }

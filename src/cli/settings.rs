@@ -21,6 +21,8 @@ pub(super) struct Settings {
 /// A command whose arguments are known to be good.
 #[derive(Debug)]
 pub(super) enum Action {
+    Run(PathBuf),
+    Doctor(PathBuf),
     Completions(Shell),
     Man(ManTarget),
 }
@@ -41,6 +43,8 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
         json,
         log: logging::filter(log, log_variable)?,
         action: match command {
+            Command::Run { config } => Action::Run(config),
+            Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),

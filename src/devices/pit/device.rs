@@ -47,6 +47,18 @@ impl Pit {
         }
     }
 
+    /// The timer as a PC's firmware hands it over: channel 0 at the longest period, 18.2 Hz. Linux reads it for
+    /// randomness long before it programs it, and waits for ever on a channel without a count.
+    #[must_use]
+    pub fn as_firmware_leaves_it() -> Self {
+        const CHANNEL_0_SQUARE_WAVE: u8 = 0x36;
+        let mut pit = Self::new();
+        pit.write_byte(CONTROL, CHANNEL_0_SQUARE_WAVE, 0);
+        pit.write_byte(COUNTER_0, 0, 0);
+        pit.write_byte(COUNTER_0, 0, 0);
+        pit
+    }
+
     /// When channel 0's output next rises, so that [`Pit::advance`] is due; never if `None`.
     ///
     /// It is counted from the last `advance` (every port access does one too), and lies in the past if that edge is

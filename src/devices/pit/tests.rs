@@ -350,3 +350,14 @@ proptest! {
         let _ = (pit.next_deadline(), latched(&mut bench, &mut pit, 0));
     }
 }
+
+#[test]
+fn after_the_firmware_channel_0_has_a_count() {
+    let mut bench = Bench::new();
+    let mut pit = Pit::as_firmware_leaves_it();
+    at_tick(&mut bench, 3);
+    bench.outb(&mut pit, CONTROL, 0xC2);
+    let status = bench.inb(&mut pit, 0x40);
+    assert_eq!(status & 0x7F, 0x36, "mode 3, both bytes, count loaded");
+    assert!(pit.next_deadline().is_some());
+}
