@@ -1,2 +1,3 @@
-//! The lab.
+//! Entry of the lab's command line.
+
 fn main() {}
