@@ -1,0 +1,8 @@
+//! The lab: two whole datacenters on one machine, without root and without a usable KVM.
+//!
+//! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
+//! installed) → [`image`] (guests that boot).
+
+pub mod archive;
+pub mod debian;
+pub mod image;
