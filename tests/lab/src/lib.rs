@@ -3,6 +3,7 @@
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot).
 
+pub mod agent;
 pub mod archive;
 pub mod debian;
 pub mod switch;
