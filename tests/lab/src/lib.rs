@@ -6,4 +6,5 @@
 pub mod agent;
 pub mod archive;
 pub mod debian;
+pub mod host;
 pub mod switch;

@@ -22,6 +22,7 @@
 //! a host that is booted again takes over its port's socket and starts with an empty pipe.
 
 pub mod capture;
+pub mod cli;
 pub mod client;
 pub mod control;
 pub mod fabric;
