@@ -7,4 +7,5 @@ pub mod agent;
 pub mod archive;
 pub mod debian;
 pub mod host;
+pub mod playground;
 pub mod switch;

@@ -1,12 +1,12 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{host, switch};
+use antipode_lab::{host, playground, switch};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Two whole datacenters on one machine: emulated hosts, a shaped network, faults and checkers
 #[derive(Debug, Parser)]
-#[command(name = "antipode-lab", version)]
+#[command(name = "antipode-lab", bin_name = "cargo lab", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -14,14 +14,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(playground::cli::UpArgs),
+    Shell(playground::cli::ShellArgs),
+    Exec(playground::cli::ExecArgs),
+    Link(playground::cli::LinkArgs),
+    Links(playground::cli::LinksArgs),
+    Capture(playground::cli::CaptureArgs),
     Host(host::cli::Args),
+    #[command(hide = true)]
     Switch(switch::cli::Args),
 }
 
 fn main() -> ExitCode {
+    let success = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().command {
+        Command::Up(args) => playground::cli::up(&args),
+        Command::Shell(args) => playground::cli::shell(&args),
+        Command::Exec(args) => playground::cli::exec(&args),
+        Command::Link(args) => playground::cli::link(&args).map(success),
+        Command::Links(args) => playground::cli::links(&args).map(success),
+        Command::Capture(args) => playground::cli::capture(&args).map(success),
         Command::Host(args) => host::cli::run(&args),
-        Command::Switch(args) => switch::cli::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {
         eprintln!("antipode-lab: {error:#}");

@@ -52,6 +52,14 @@ impl RunDirectory {
         self.sockets.path().join(name)
     }
 
+    /// Removes everything at once, for a run that is given up while other threads still use it.
+    pub fn abandon(&self) {
+        for directory in [self.path.as_path(), self.sockets.path()] {
+            // Whoever writes there may be quicker; the directory is scratch.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+
     /// The run went well: nothing of it is kept.
     pub fn finish(mut self) {
         self.kept = false;

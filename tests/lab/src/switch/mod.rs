@@ -16,6 +16,7 @@
 //! - [`capture`]: pcapng with one interface per port and direction flags per frame.
 //! - [`control`]: commands and answers, one JSON object a line, over a unix socket.
 //! - [`transport`]: the only file with sockets; one thread, `ppoll`, batched reads and writes.
+//! - [`process`], [`units`], [`cli`]: the switch as a child of the lab, and quantities as people write them.
 //! - [`client`]: how the lab and the command line talk to a running switch.
 //!
 //! QEMU 7.2 connects (`-netdev stream,server=off`) and does not reconnect, so the switch listens and starts first;
@@ -28,5 +29,7 @@ pub mod control;
 pub mod fabric;
 pub mod framing;
 pub mod link;
+pub mod process;
 pub mod random;
 pub mod transport;
+pub mod units;
