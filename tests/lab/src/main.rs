@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{host, playground, switch};
+use antipode_lab::{host, image, playground, switch};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -21,6 +21,7 @@ enum Command {
     Links(playground::cli::LinksArgs),
     Capture(playground::cli::CaptureArgs),
     Host(host::cli::Args),
+    Image(image::cli::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
 }
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Links(args) => playground::cli::links(&args).map(success),
         Command::Capture(args) => playground::cli::capture(&args).map(success),
         Command::Host(args) => host::cli::run(&args),
+        Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {
