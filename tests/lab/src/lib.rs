@@ -1,8 +1,13 @@
 //! The lab: two whole datacenters on one machine, without root and without a usable KVM.
 //!
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
-//! installed) → [`image`] (guests that boot).
+//! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
+//! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them).
 
+pub mod agent;
 pub mod archive;
 pub mod debian;
+pub mod host;
 pub mod image;
+pub mod playground;
+pub mod switch;

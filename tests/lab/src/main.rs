@@ -1,24 +1,46 @@
 //! Entry of the lab's command line.
 
+use antipode_lab::{host, image, playground, switch};
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-use clap::Parser;
+/// Two whole datacenters on one machine: emulated hosts, a shaped network, faults and checkers
+#[derive(Debug, Parser)]
+#[command(name = "antipode-lab", bin_name = "cargo lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-/// Two whole datacenters on one machine: emulated hosts, a shaped network, faults and checkers.
-#[derive(Parser)]
-#[command(version)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Build a guest image from Debian's packages, or find it in the cache.
-    Image(antipode_lab::image::cli::Args),
+    Up(playground::cli::UpArgs),
+    Shell(playground::cli::ShellArgs),
+    Exec(playground::cli::ExecArgs),
+    Link(playground::cli::LinkArgs),
+    Links(playground::cli::LinksArgs),
+    Capture(playground::cli::CaptureArgs),
+    Host(host::cli::Args),
+    Image(image::cli::Args),
+    #[command(hide = true)]
+    Switch(switch::cli::Args),
 }
 
 fn main() -> ExitCode {
-    let Command::Image(args) = Command::parse();
-    match antipode_lab::image::cli::run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("antipode-lab: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let success = |()| ExitCode::SUCCESS;
+    let done = match Cli::parse().command {
+        Command::Up(args) => playground::cli::up(&args),
+        Command::Shell(args) => playground::cli::shell(&args),
+        Command::Exec(args) => playground::cli::exec(&args),
+        Command::Link(args) => playground::cli::link(&args).map(success),
+        Command::Links(args) => playground::cli::links(&args).map(success),
+        Command::Capture(args) => playground::cli::capture(&args).map(success),
+        Command::Host(args) => host::cli::run(&args),
+        Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
+        Command::Switch(args) => switch::cli::run(&args).map(success),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("antipode-lab: {error:#}");
+        ExitCode::FAILURE
+    })
 }

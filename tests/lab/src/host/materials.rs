@@ -1,0 +1,69 @@
+//! What every host is made from: fetched or built once, then shared.
+
+use super::build::static_binary;
+use super::error::Result;
+use crate::debian::{Cache, Kernel, KernelFlavour};
+use std::path::{Path, PathBuf};
+
+/// Kernel, busybox and binaries for hosts.
+#[derive(Debug, Clone)]
+pub struct Materials {
+    /// The workspace's `target/lab`.
+    pub lab_directory: PathBuf,
+    /// The hosts' kernel.
+    pub kernel: Kernel,
+    /// A static busybox.
+    pub busybox: PathBuf,
+    /// The static `antipode-lab-agent`.
+    pub agent: PathBuf,
+    /// The static `antipode` that hosts have in their `PATH`.
+    pub antipode: Option<PathBuf>,
+}
+
+impl Materials {
+    /// Everything, with the `antipode` of this workspace.
+    ///
+    /// # Errors
+    /// A package that cannot be had or a build that failed.
+    pub fn prepare() -> Result<Self> {
+        let mut materials = Self::without_antipode()?;
+        materials.antipode = Some(static_binary(&materials.lab_directory, "antipode", "antipode")?);
+        Ok(materials)
+    }
+
+    /// Everything, with an `antipode` built elsewhere (static, or it will not start in a host).
+    ///
+    /// # Errors
+    /// As [`Materials::prepare`].
+    pub fn with_antipode(path: &Path) -> Result<Self> {
+        Ok(Self {
+            antipode: Some(path.to_owned()),
+            ..Self::without_antipode()?
+        })
+    }
+
+    /// Everything but `antipode`.
+    ///
+    /// # Errors
+    /// As [`Materials::prepare`].
+    pub fn without_antipode() -> Result<Self> {
+        let cache = Cache::of_workspace()?;
+        let kernel = cache.kernel(&cache.resolve_kernel(KernelFlavour::Cloud)?)?;
+        let busybox = cache.closure(&["busybox-static"])?;
+        let mut trees = busybox.iter().filter(|package| package.name == "busybox-static");
+        let tree = trees
+            .next()
+            .map(|package| cache.tree(package))
+            .transpose()?
+            .unwrap_or_default();
+        let lab_directory = cache.root().to_owned();
+        let agent = static_binary(&lab_directory, "antipode-lab", "antipode-lab-agent")?;
+        Ok(Self {
+            lab_directory,
+            kernel,
+            busybox: tree.join("bin/busybox"),
+            agent,
+            antipode: None,
+        })
+    }
+}

@@ -1,0 +1,86 @@
+//! What a host is made of.
+
+use std::path::PathBuf;
+
+/// One emulated host. [`HostSpec::new`] gives one that runs KVM with 1 GiB and no network or disk.
+#[derive(Debug, Clone)]
+pub struct HostSpec {
+    /// Its host name, and the name of its directory in a run.
+    pub name: String,
+    /// Memory, guests of its own included.
+    pub memory_mib: u32,
+    /// Processors. Each is a thread of this machine.
+    pub cpus: u32,
+    /// Load `kvm_amd`, so that there is `/dev/kvm`. Costs about a second of boot.
+    pub kvm: bool,
+    /// Network cards, `eth0` first.
+    pub nics: Vec<Nic>,
+    /// Disks, `/dev/vda` first.
+    pub disks: Vec<Disk>,
+    /// Files in its system from the start.
+    pub files: Vec<HostFile>,
+    /// Modules to load beyond the usual, with what they need.
+    pub modules: Vec<String>,
+    /// Added to the kernel's command line.
+    pub kernel_parameters: Vec<String>,
+}
+
+impl HostSpec {
+    /// A host that runs KVM with 1 GiB, two processors, no network and no disk.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory_mib: 1_024,
+            cpus: 2,
+            kvm: true,
+            nics: Vec::new(),
+            disks: Vec::new(),
+            files: Vec::new(),
+            modules: Vec::new(),
+            kernel_parameters: Vec::new(),
+        }
+    }
+}
+
+/// A network card joined to a port of the switch.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// The port's socket; the switch must listen on it.
+    pub socket: PathBuf,
+    /// Its address on the wire.
+    pub mac: [u8; 6],
+    /// Address and prefix length that init sets, such as `10.9.0.11/24`.
+    pub address: Option<String>,
+}
+
+/// A disk: a raw file of this machine.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What becomes of writes.
+    pub mode: DiskMode,
+}
+
+/// What becomes of writes to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskMode {
+    /// They go to the file, and survive a power cut once flushed.
+    ReadWrite,
+    /// They vanish with the host.
+    Snapshot,
+    /// They fail.
+    ReadOnly,
+}
+
+/// A file placed into a host's system before it boots.
+#[derive(Debug, Clone)]
+pub struct HostFile {
+    /// Absolute path in the host.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// The file of this machine that is copied.
+    pub source: PathBuf,
+}
