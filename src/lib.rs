@@ -4,5 +4,6 @@
 //! (`docs/architecture.md`; `tests/tidy.rs` enforces it).
 
 pub mod base;
+pub mod cli;
 pub mod devices;
 pub mod machine;

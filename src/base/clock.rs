@@ -4,6 +4,10 @@
 //! Virtual time is a function of exits: [`VirtualClock::sample`] is called while an exit is handled and holds its
 //! answer until the next call, so that all devices see one instant per exit. It never runs backwards, whatever
 //! the host clock does.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the host's clocks"
+)]
 
 use std::time::Duration;
 
@@ -25,6 +29,12 @@ impl HostClock for SystemClock {
             .map_or(Duration::ZERO, Duration::from);
         u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// The host's time of day, for the one purpose of setting a new VM's calendar.
+#[must_use]
+pub fn wall_clock_unix_seconds() -> i64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }
 
 /// Virtual time that follows a host clock's rate from the moment the VM was created.

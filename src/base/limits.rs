@@ -35,11 +35,32 @@ pub const DISK_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Disk requests in flight at once.
 pub const DISK_REQUESTS_IN_FLIGHT_MAX: usize = VIRTQUEUE_SIZE_MAX as usize;
 
+/// Threads that carry out one VM's disk requests.
+pub const DISK_WORKER_THREADS: usize = 4;
+
+/// Received frames between the TAP and the guest's ring; beyond it the TAP's own queue fills.
+pub const RECEIVE_FRAMES_UNDER_WAY_MAX: usize = 256;
+
+/// Bytes of frames that wait for the TAP; beyond it frames are dropped, as a NIC drops them.
+pub const TRANSMIT_BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
+
+/// Console output bytes that wait for the terminal; beyond it output is dropped and the loss is reported.
+pub const CONSOLE_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
 /// Bytes of one answer of the entropy device.
 pub const ENTROPY_BYTES_MAX: usize = 4096;
 
 /// Console bytes waiting for the guest's serial FIFO; the console worker stops reading beyond it.
 pub const CONSOLE_INPUT_BYTES_MAX: usize = 4096;
+
+/// Bytes of one configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of a VM's name: it serves as a DNS label and as part of file names.
+pub const VM_NAME_BYTES_MAX: usize = 63;
+
+/// Bytes of a network interface's name without the terminating zero (Linux `IFNAMSIZ` − 1).
+pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
 
 const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);

@@ -14,6 +14,9 @@
 //! (registers and behaviour), `tests.rs`.
 
 pub mod acpi_pm;
+#[cfg(test)]
+mod bench;
+pub mod board;
 pub mod pci;
 pub mod pic;
 pub mod pit;
@@ -51,6 +54,13 @@ pub trait PortDevice {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>);
     /// The guest writes `data` at `port`.
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>);
+}
+
+/// The first instant at which a clock of `hertz` has completed `ticks` periods: the inverse of
+/// [`VirtualTime::ticks_at`], so that a deadline is never a nanosecond early and never drifts.
+pub(crate) fn instant_of_tick(ticks: u64, hertz: u64) -> VirtualTime {
+    let nanos = (u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(hertz));
+    VirtualTime::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// What a device asks of the outside world.
@@ -94,14 +104,14 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(pub Vec<u8>);
 
-/// Names a disk request among those in flight: the descriptor-chain head it came from.
+/// Names a disk request: a serial number that its device never uses twice, not even after a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DiskRequestId(pub u16);
+pub struct DiskRequestId(pub u64);
 
 /// A disk request in host buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskRequest {
-    /// Its name, unique among the requests in flight.
+    /// Its name.
     pub id: DiskRequestId,
     /// What to do.
     pub operation: DiskOperation,

@@ -1,3 +1,26 @@
-//! The deterministic KVM machine: kvm, memory, cpuid, boot, run loop.
+//! The deterministic machine: a VM's configuration, the guest kernel, KVM, the CPU's tables, and the run loop.
+//!
+//! ```text
+//!   config ─▶ launch ─▶ vm ─▶ kvm            boot    kernel editing and placement
+//!                       │                    cpu     CPUID and MSR tables
+//!                       ├─▶ user_tsc         entry   the vCPU at the kernel's first instruction
+//!                       ├─▶ devices::board   paging  walking the guest's page tables
+//!                       └─▶ workers          probe   what this host can do
+//! ```
 
 pub mod boot;
+pub mod config;
+pub mod cpu;
+mod entry;
+pub mod kvm;
+pub mod launch;
+mod outcome;
+mod paging;
+pub mod probe;
+mod user_tsc;
+mod vm;
+pub mod workers;
+
+pub use outcome::Outcome;
+pub use user_tsc::UserTscError;
+pub use vm::{RunError, Totals};

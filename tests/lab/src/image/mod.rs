@@ -33,7 +33,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::debian::{self, Cache, KernelFlavour, hex_digest, run_tool};
+use crate::debian::{self, Cache, KernelFlavour, hex_digest, requirements, run_tool};
 
 const KERNEL_FILE: &str = "vmlinuz";
 const INITRD_FILE: &str = "initrd.cpio";
@@ -161,6 +161,16 @@ impl Image {
 ///
 /// [`Error::Debian`] tells what to do if packages are missing.
 pub fn build(cache: &Cache, service: Service, flavour: KernelFlavour) -> Result<Image> {
+    match find_or_make(cache, service, flavour) {
+        // The archive drops a version soon after it has a newer one, and the lists may still name the old.
+        Err(Error::Debian(debian::Error::Download { .. })) if requirements::refresh_lists()? => {
+            find_or_make(cache, service, flavour)
+        }
+        outcome => outcome,
+    }
+}
+
+fn find_or_make(cache: &Cache, service: Service, flavour: KernelFlavour) -> Result<Image> {
     let recipe = Recipe::resolve(cache, service, flavour)?;
     let images = images_directory(cache)?;
     let directory = images.join(recipe.directory_name());
@@ -172,9 +182,22 @@ pub fn build(cache: &Cache, service: Service, flavour: KernelFlavour) -> Result<
     make(cache, &recipe, &fresh)?;
     // Another run may have been quicker: then its files, which are the same, stay.
     let moved = std::fs::rename(&fresh, &directory);
+    delete_outdated(&images, &recipe);
     match Image::open(&directory) {
         Some(image) => Ok(image),
         None => Err(debian::Error::file("create", &directory)(moved.err().unwrap_or_else(unreadable)).into()),
+    }
+}
+
+/// Deletes other images of the same service and kernel: made from older packages or by an older builder, nothing finds
+/// them any more. Failing to is no harm, they are found again next time.
+fn delete_outdated(images: &Path, recipe: &Recipe) {
+    let (current, prefix) = (recipe.directory_name(), recipe.directory_prefix());
+    for entry in std::fs::read_dir(images).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&prefix) && name != current {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -94,10 +94,15 @@ impl Recipe {
     /// The name of the image's directory.
     #[must_use]
     pub fn directory_name(&self) -> String {
+        format!("{}{}", self.directory_prefix(), &self.digest()[..16])
+    }
+
+    /// What the names of all images of this service and kernel begin with.
+    pub(super) fn directory_prefix(&self) -> String {
         let flavour = match self.kernel.flavour {
             KernelFlavour::Cloud => "cloud",
             KernelFlavour::Generic => "generic",
         };
-        format!("{}-{flavour}-{}", self.service, &self.digest()[..16])
+        format!("{}-{flavour}-", self.service)
     }
 }

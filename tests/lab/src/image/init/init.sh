@@ -83,6 +83,7 @@ supervise() {
             *"$ready_line"*) say "service $service ready" ;;
         esac
     done
+    [ ! -e /run/stopping ] || return
     say "service $service ended; its last lines were:"
     tail -n 20 /run/service.log
 }
@@ -100,6 +101,7 @@ stop_process() {
 # stop poweroff|reboot
 stop() {
     trap '' TERM USR1 USR2
+    : > /run/stopping
     say "stopping service $service"
     service_stop
     kill -KILL -1

@@ -1,0 +1,148 @@
+//! The exit codes: one catalogue, which the help and the manual show and `docs/exit-codes.md` repeats.
+//!
+//! Numbers are a promise to scripts: they are never given a new meaning. 2 is what shells and clap mean by it, 77
+//! is what test harnesses mean by it; 101 is what a Rust program ends with when it panics, always a defect.
+
+use std::fmt::Write as _;
+
+macro_rules! exit_codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $meaning:literal, $remedy:literal;)+) => {
+        /// How the program ended.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum ExitCode {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl ExitCode {
+            /// Every code, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name used in JSON and documents.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it means.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
+
+            /// What to do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)+ }
+            }
+        }
+    };
+}
+
+exit_codes! {
+    /// The command did what it was asked; of `run`: the guest switched itself off.
+    Done = 0, "done", "The command did what it was asked. Of `run`: the guest switched itself off.", "Nothing.";
+    /// A defect of ours, noticed before it did harm.
+    Internal = 1, "internal", "A defect of antipode, noticed by itself.", "Report it with the message.";
+    /// The command line is wrong.
+    Usage = 2, "usage", "The command line is wrong.", "See `antipode --help`.";
+    /// The configuration file is missing or wrong.
+    Config = 10, "config", "The configuration file is missing or has mistakes; all are shown.", "Mend each at its line and column.";
+    /// The kernel is missing, foreign, corrupt, or cannot be edited.
+    KernelRefused = 11, "kernel-refused", "The kernel is missing, foreign, corrupt, or cannot be made deterministic.", "Use a Debian `vmlinuz`; the message says what is wrong with this one.";
+    /// The initial RAM disk is missing or does not fit.
+    InitrdRefused = 12, "initrd-refused", "The initrd is missing or does not fit into guest RAM.", "Name the right file or raise `memory_mib`.";
+    /// The disk is missing, has a wrong size, or cannot be opened.
+    DiskRefused = 13, "disk-refused", "The disk is missing, cannot be opened, or is no multiple of 512 bytes.", "Name the right image, or mend its size or rights.";
+    /// Another process holds the disk.
+    DiskLocked = 14, "disk-locked", "Another process holds the disk.", "Stop the other VM or tool that uses it.";
+    /// The TAP interface is missing, busy or not ours.
+    TapRefused = 15, "tap-refused", "The TAP interface is missing, busy, or not permitted.", "Create it for this user with `ip tuntap add`, or stop its other user.";
+    /// There is no KVM here.
+    KvmMissing = 16, "kvm-missing", "There is no usable `/dev/kvm`: it is missing or not permitted.", "Load the KVM module, or join the group that owns the device.";
+    /// This KVM cannot run the guest.
+    KvmUnusable = 17, "kvm-unusable", "This host's KVM lacks something that the guest needs.", "Run `antipode doctor`, which names it.";
+    /// The guest asked for a reset.
+    GuestReboot = 20, "guest-reboot", "The guest rebooted; an unprotected VM ends then.", "Start it again if that was wanted.";
+    /// The guest's kernel panicked.
+    GuestPanic = 21, "guest-panic", "The guest's kernel panicked.", "Read the guest's console.";
+    /// The guest's processor shut down.
+    TripleFault = 22, "triple-fault", "The guest's processor met a triple fault.", "Read the guest's console; of a stock kernel, report it.";
+    /// The guest broke a device's rules.
+    GuestFault = 23, "guest-fault", "The guest broke a rule of a device, or touched memory where nothing is.", "Look for a broken or hostile driver in the guest.";
+    /// KVM left the guest for a reason outside the closed list.
+    UnexpectedExit = 24, "unexpected-exit", "KVM left the guest for a reason that no rule covers.", "Run `antipode doctor`; report the exit's name.";
+    /// The guest halted with interrupts off.
+    GuestHalted = 25, "guest-halted", "The guest halted with interrupts off; nothing can wake it.", "Start it again; let the guest power off instead of halting.";
+    /// The host refused an operation after the start.
+    HostIo = 30, "host-io", "The host failed an operation on a file, terminal or network after the start.", "Mend what the message names: space, rights, hardware.";
+    /// KVM failed after the start.
+    KvmFailed = 31, "kvm-failed", "KVM refused an operation after the start.", "Read the host's kernel log.";
+    /// The operator ended the command.
+    Interrupted = 32, "interrupted", "The operator ended the command with a signal.", "Nothing.";
+    /// What was asked for cannot be had on this host, and no harm is done.
+    Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
+}
+
+impl ExitCode {
+    /// The number that the process ends with.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// The section of the help and of the manual.
+pub(super) fn help() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for code in ExitCode::ALL {
+        let _ = writeln!(
+            text,
+            "  {:>3}  {:<16} {}",
+            code.number(),
+            code.name(),
+            code.meaning().replace('`', "")
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page is for readers, the catalogue for the program: neither may know a code that the other does not.
+    #[test]
+    fn the_page_lists_exactly_these_codes() {
+        let page = include_str!("../../docs/exit-codes.md");
+        let rows = page.lines().filter(|line| line.starts_with("| "));
+        let listed: Vec<&str> = rows.skip(2).collect();
+        let expected: Vec<String> = ExitCode::ALL
+            .iter()
+            .map(|code| {
+                let (name, meaning, remedy) = (code.name(), code.meaning(), code.remedy());
+                format!("| {} | `{name}` | {meaning} | {remedy} |", code.number())
+            })
+            .collect();
+        assert!(
+            listed == expected,
+            "docs/exit-codes.md should hold:\n{}",
+            expected.join("\n")
+        );
+    }
+
+    #[test]
+    fn numbers_rise_and_names_differ() {
+        assert!(ExitCode::ALL.is_sorted_by(|a, b| a.number() < b.number()));
+        let mut names: Vec<&str> = ExitCode::ALL.iter().map(|code| code.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ExitCode::ALL.len());
+    }
+}

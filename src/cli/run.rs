@@ -1,0 +1,165 @@
+//! `antipode run`: one unprotected VM in the foreground, its console on standard input and output.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, Signal};
+use serde_json::json;
+
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Problem, written};
+use crate::devices::Input;
+use crate::machine::kvm::KvmError;
+use crate::machine::launch::{LaunchError, PreparedVm, RunReport};
+use crate::machine::workers::{DiskError, Event, Inbox};
+use crate::machine::{Outcome, RunError, config};
+
+/// Runs the VM that the file at `path` describes, to its end.
+pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let config = config::load(path)?;
+    let vm = PreparedVm::from_config(&config)?;
+    // Blocked before any thread starts, so that only the one that waits for them gets them.
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    signals
+        .thread_block()
+        .map_err(|errno| host_failure("blocking signals", errno.into()))?;
+    let report = vm.run(|inbox| serve_signals(signals, inbox.clone()))?;
+    let code = exit_code_of(&report.outcome);
+    let shown = if json {
+        writeln!(output, "{}", as_json(&report, code))
+    } else {
+        show(&report, &mut io::stderr().lock())
+    };
+    written(shown).map(|()| code)
+}
+
+/// The first signal presses the guest's power button, the next one stops the VM.
+fn serve_signals(signals: SigSet, inbox: Inbox) {
+    let serve = move || {
+        let mut was_asked = false;
+        while signals.wait().is_ok() {
+            if was_asked {
+                inbox.post([Event::Stop]);
+                return;
+            }
+            tracing::warn!("pressed the guest's power button; a second signal stops the VM at once");
+            inbox.post([Event::Device(Input::PowerButton)]);
+            was_asked = true;
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("signals".into()).spawn(serve) {
+        tracing::error!(%error, "no thread for signals: only SIGKILL will stop this VM from outside");
+    }
+}
+
+fn exit_code_of(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::PowerOff => ExitCode::Done,
+        Outcome::Reboot => ExitCode::GuestReboot,
+        Outcome::Panic => ExitCode::GuestPanic,
+        Outcome::TripleFault => ExitCode::TripleFault,
+        Outcome::DeadHalt => ExitCode::GuestHalted,
+        Outcome::DeviceFault(_) | Outcome::WildMmio { .. } => ExitCode::GuestFault,
+        Outcome::Refused(_) => ExitCode::UnexpectedExit,
+        Outcome::Stopped => ExitCode::Interrupted,
+    }
+}
+
+fn exits_per_second(report: &RunReport) -> u64 {
+    let exits = u128::from(report.totals.exit_count.get());
+    let per_second = exits * 1000 / report.wall.as_millis().max(1);
+    u64::try_from(per_second).unwrap_or(u64::MAX)
+}
+
+fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
+    let totals = &report.totals;
+    let exits: serde_json::Map<String, serde_json::Value> = totals
+        .exits
+        .iter()
+        .map(|(kind, count)| (kind.name().into(), json!(count)))
+        .collect();
+    json!({
+        "ok": code == ExitCode::Done,
+        "exit_code": code.number(),
+        "exit_name": code.name(),
+        "outcome": report.outcome.name(),
+        "what": report.outcome.describe(),
+        "exits": exits,
+        "exits_total": totals.exit_count.get(),
+        "exits_per_second": exits_per_second(report),
+        "guest_seconds": seconds(totals.virtual_time.saturating_since(crate::base::units::VirtualTime::ZERO)),
+        "wall_seconds": seconds(report.wall),
+        "rewritten_rdtsc": report.rewritten.rdtsc(),
+        "rewritten_cr4": report.rewritten.cr4_writes(),
+        "kernel_rdtsc": totals.kernel_rdtsc,
+        "user_rdtsc": totals.user_rdtsc,
+        "interrupts": totals.interrupts,
+        "kicks": totals.kicks,
+    })
+}
+
+fn seconds(span: std::time::Duration) -> f64 {
+    (span.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn show(report: &RunReport, output: &mut impl Write) -> io::Result<()> {
+    let totals = &report.totals;
+    writeln!(output, "{}", report.outcome.describe())?;
+    writeln!(
+        output,
+        "  ran {:.1} s of guest time in {:.1} s; {} exits, {}/s",
+        seconds(
+            totals
+                .virtual_time
+                .saturating_since(crate::base::units::VirtualTime::ZERO)
+        ),
+        seconds(report.wall),
+        totals.exit_count.get(),
+        exits_per_second(report)
+    )?;
+    let kinds: Vec<String> = totals
+        .exits
+        .iter()
+        .map(|(kind, count)| format!("{} {count}", kind.name()))
+        .collect();
+    writeln!(output, "  exits by kind: {}", kinds.join(", "))?;
+    writeln!(
+        output,
+        "  time-stamp counter: {} kernel instructions rewritten, {} kernel and {} user reads answered",
+        report.rewritten.rdtsc(),
+        totals.kernel_rdtsc,
+        totals.user_rdtsc
+    )
+}
+
+fn host_failure(what: &str, error: io::Error) -> Failure {
+    Failure::new(
+        ExitCode::HostIo,
+        Problem::new(format!("{what}: {error}"), ExitCode::HostIo.remedy()),
+    )
+}
+
+fn code_of(error: &LaunchError) -> ExitCode {
+    match error {
+        LaunchError::Unreadable { what: "initrd", .. } | LaunchError::Boot(_) => ExitCode::InitrdRefused,
+        LaunchError::Unreadable { .. } | LaunchError::Kernel { .. } => ExitCode::KernelRefused,
+        LaunchError::Cmdline(_) => ExitCode::Config,
+        LaunchError::Disk(DiskError::Locked { .. }) => ExitCode::DiskLocked,
+        LaunchError::Disk(_) => ExitCode::DiskRefused,
+        LaunchError::Tap(_) => ExitCode::TapRefused,
+        LaunchError::Kvm(KvmError::Open(_)) => ExitCode::KvmMissing,
+        LaunchError::Kvm(_) | LaunchError::UnfitKvm(_) => ExitCode::KvmUnusable,
+        LaunchError::Run(RunError::UserTsc(_)) => ExitCode::KernelRefused,
+        LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
+        LaunchError::Run(RunError::Host { .. }) | LaunchError::Host { .. } => ExitCode::HostIo,
+    }
+}
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
+        let code = code_of(&error);
+        Self::new(code, Problem::new(error.to_string(), code.remedy()))
+    }
+}

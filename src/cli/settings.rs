@@ -1,0 +1,62 @@
+//! What was typed, resolved: every value checked, the environment taken into account.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap_complete::Shell;
+use tracing_subscriber::EnvFilter;
+
+use super::args::{Args, Command};
+use super::failure::{Failure, Problem};
+use super::{ExitCode, logging};
+
+/// What to do and how to speak of it.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) json: bool,
+    pub(super) log: EnvFilter,
+    pub(super) action: Action,
+}
+
+/// A command whose arguments are known to be good.
+#[derive(Debug)]
+pub(super) enum Action {
+    Run(PathBuf),
+    Doctor(PathBuf),
+    Completions(Shell),
+    Man(ManTarget),
+}
+
+/// Where manual pages go.
+#[derive(Debug)]
+pub(super) enum ManTarget {
+    /// The main page to standard output.
+    StandardOutput,
+    /// Every page into this folder, which exists.
+    Folder(PathBuf),
+}
+
+/// Resolves `args`; `log_variable` is what the environment says about logging.
+pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Settings, Failure> {
+    let Args { json, log, command } = args;
+    Ok(Settings {
+        json,
+        log: logging::filter(log, log_variable)?,
+        action: match command {
+            Command::Run { config } => Action::Run(config),
+            Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
+            Command::Completions { shell } => Action::Completions(shell),
+            Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
+            Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),
+        },
+    })
+}
+
+fn existing_folder(folder: PathBuf) -> Result<PathBuf, Failure> {
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let problem = Problem::new("there is no such folder", "create it, or name another")
+        .at(folder.display().to_string());
+    Err(Failure::new(ExitCode::Usage, problem))
+}

@@ -1,0 +1,199 @@
+//! The board: all devices, the port decoder and the interrupt lines between them.
+//!
+//! It is what the machine sees of the devices: port accesses and inputs go in, effects come out, and the PIC says
+//! which interrupt the CPU shall take.
+
+use super::acpi_pm::AcpiPm;
+use super::pci::{PciBus, PciDevices};
+use super::pic::Pic;
+use super::pit::Pit;
+use super::platform::{
+    ACPI_PORTS, KEYBOARD_COMMAND_PORT, PCI_CONFIG_PORTS, PCI_IO_WINDOW, PIC_ELCR_PORTS, PIC_MASTER_PORTS,
+    PIC_SLAVE_PORTS, PIT_GATE_PORT, PIT_PORTS, RTC_PORTS, SERIAL_PORTS,
+};
+use super::rtc::Rtc;
+use super::serial::Serial;
+use super::virtio_net::Offloads;
+use super::{AtExit, Effect, Input, IrqLines, PortDevice};
+use crate::base::guest_memory::GuestMemory;
+use crate::base::units::VirtualTime;
+
+/// The moment of an exit, as the board needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment<'a> {
+    /// Virtual time.
+    pub now: VirtualTime,
+    /// Guest RAM.
+    pub memory: &'a GuestMemory,
+}
+
+/// All devices of a VM.
+#[derive(Debug)]
+pub struct Board {
+    pic: Pic,
+    pit: Pit,
+    rtc: Rtc,
+    serial: Serial,
+    acpi_pm: AcpiPm,
+    pci: PciBus,
+    irqs: IrqLines,
+    effects: Vec<Effect>,
+}
+
+impl Board {
+    /// A board in its reset state; its calendar starts at `wall_clock_unix_seconds`.
+    #[must_use]
+    pub fn new(wall_clock_unix_seconds: i64, pci_devices: PciDevices) -> Self {
+        Self {
+            pic: Pic::new(),
+            pit: Pit::as_firmware_leaves_it(),
+            rtc: Rtc::new(wall_clock_unix_seconds),
+            serial: Serial::new(),
+            acpi_pm: AcpiPm::new(),
+            pci: PciBus::new(pci_devices),
+            irqs: IrqLines::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Whether what `port` does depends on the time. Elsewhere the machine need not read the clock.
+    #[must_use]
+    pub fn needs_time(port: u16) -> bool {
+        PIT_PORTS.contains(&port)
+            || port == PIT_GATE_PORT
+            || RTC_PORTS.contains(&port)
+            || ACPI_PORTS.contains(&port)
+    }
+
+    /// The guest reads `data.len()` bytes at `port`.
+    pub fn port_read(&mut self, port: u16, data: &mut [u8], moment: Moment<'_>) {
+        // A port that nobody decodes floats high on an ISA bus; Linux probes many.
+        data.fill(0xFF);
+        self.with_device(port, moment, |device, at| device.port_read(port, data, at));
+    }
+
+    /// The guest writes `data` at `port`.
+    pub fn port_write(&mut self, port: u16, data: &[u8], moment: Moment<'_>) {
+        self.with_device(port, moment, |device, at| device.port_write(port, data, at));
+    }
+
+    fn with_device(
+        &mut self,
+        port: u16,
+        moment: Moment<'_>,
+        access: impl FnOnce(&mut dyn PortDevice, &mut AtExit<'_>),
+    ) {
+        let mut at = AtExit {
+            now: moment.now,
+            memory: moment.memory,
+            irqs: &mut self.irqs,
+            effects: &mut self.effects,
+        };
+        let device: &mut dyn PortDevice = match port {
+            p if PIC_MASTER_PORTS.contains(&p)
+                || PIC_SLAVE_PORTS.contains(&p)
+                || PIC_ELCR_PORTS.contains(&p) =>
+            {
+                &mut self.pic
+            }
+            p if PIT_PORTS.contains(&p) || p == PIT_GATE_PORT => &mut self.pit,
+            p if RTC_PORTS.contains(&p) => &mut self.rtc,
+            p if SERIAL_PORTS.contains(&p) => &mut self.serial,
+            p if ACPI_PORTS.contains(&p) || p == KEYBOARD_COMMAND_PORT => &mut self.acpi_pm,
+            p if PCI_CONFIG_PORTS.contains(&p) || PCI_IO_WINDOW.contains(&p) => &mut self.pci,
+            _ => return,
+        };
+        access(device, &mut at);
+        self.pic.sync(&mut self.irqs);
+    }
+
+    /// Hands over what arrived from outside. Frames share one interrupt, and so do disk completions.
+    pub fn deliver(&mut self, inputs: impl IntoIterator<Item = Input>, moment: Moment<'_>) {
+        let mut at = AtExit {
+            now: moment.now,
+            memory: moment.memory,
+            irqs: &mut self.irqs,
+            effects: &mut self.effects,
+        };
+        let (mut frames, mut completions) = (Vec::new(), Vec::new());
+        for input in inputs {
+            match input {
+                Input::Frame(frame) => frames.push(frame),
+                Input::Disk(completion) => completions.push(completion),
+                Input::Console(bytes) => {
+                    let taken = self.serial.console_input(&bytes, &mut at);
+                    debug_assert_eq!(
+                        taken,
+                        bytes.len(),
+                        "the console worker holds credits for what it sends"
+                    );
+                }
+                Input::Entropy(bytes) => self.pci.provide_entropy(&bytes, &mut at),
+                Input::PowerButton => self.acpi_pm.press_power_button(&mut at),
+            }
+        }
+        if !frames.is_empty() {
+            self.pci.receive_frames(frames, &mut at);
+        }
+        if !completions.is_empty() {
+            self.pci.complete_disk(completions, &mut at);
+        }
+        self.pic.sync(&mut self.irqs);
+    }
+
+    /// What the guest's network driver agreed to receive unfinished.
+    #[must_use]
+    pub fn receive_offloads(&self) -> Offloads {
+        self.pci.receive_offloads()
+    }
+
+    /// Lets every timer that is due expire.
+    pub fn advance(&mut self, moment: Moment<'_>) {
+        let mut at = AtExit {
+            now: moment.now,
+            memory: moment.memory,
+            irqs: &mut self.irqs,
+            effects: &mut self.effects,
+        };
+        self.pit.advance(&mut at);
+        self.rtc.advance(&mut at);
+        self.acpi_pm.advance(&mut at);
+        self.pic.sync(&mut self.irqs);
+    }
+
+    /// When the next timer expires, `None` if none runs.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<VirtualTime> {
+        [
+            self.pit.next_deadline(),
+            self.rtc.next_deadline(),
+            self.acpi_pm.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether the PIC asks the CPU for an interrupt.
+    #[must_use]
+    pub fn interrupt_pending(&self) -> bool {
+        self.pic.interrupt_pending()
+    }
+
+    /// The CPU takes the interrupt: its vector.
+    pub fn acknowledge_interrupt(&mut self) -> u8 {
+        self.pic.acknowledge()
+    }
+
+    /// Takes what the devices ask of the outside world.
+    #[must_use]
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Typed bytes that the serial port can still hold.
+    #[must_use]
+    pub fn console_input_room(&self) -> usize {
+        self.serial.input_room()
+    }
+}

@@ -1,0 +1,302 @@
+//! One vCPU: run it, answer its exits, inject its interrupts, read and write its registers.
+//!
+//! General registers travel through `kvm_run` (KVM_CAP_SYNC_REGS) where the host offers it: no ioctl per exit.
+
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use kvm_bindings::{
+    CpuId, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs, kvm_vcpu_events,
+};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+use nix::libc::{EAGAIN, EINTR};
+
+use super::{Exit, KvmError, PortAccess};
+use crate::base::guest_memory::GuestMemory;
+
+nix::ioctl_write_ptr!(
+    /// `KVM_INTERRUPT` (0x4004ae86): `kvm-ioctls` has no wrapper for it.
+    kvm_interrupt_ioctl,
+    0xAE,
+    0x86,
+    kvm_interrupt
+);
+
+/// A vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    has_sync_regs: bool,
+    /// Keeps the guest's RAM mapped for as long as the vCPU can run.
+    _memory: Rc<GuestMemory>,
+}
+
+impl Vcpu {
+    pub(super) fn new(mut fd: VcpuFd, has_sync_regs: bool, memory: Rc<GuestMemory>) -> Self {
+        if has_sync_regs {
+            fd.set_sync_valid_reg(SyncReg::Register);
+        }
+        Self {
+            fd,
+            has_sync_regs,
+            _memory: memory,
+        }
+    }
+
+    pub(super) fn immediate_exit_flag(&mut self) -> *mut u8 {
+        &raw mut self.fd.get_kvm_run().immediate_exit
+    }
+
+    /// Sets the CPUID table.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn set_cpuid(&self, table: &CpuId) -> Result<(), KvmError> {
+        self.fd
+            .set_cpuid2(table)
+            .map_err(KvmError::ioctl("KVM_SET_CPUID2"))
+    }
+
+    /// Runs the guest until something must be handled.
+    ///
+    /// # Errors
+    /// When KVM_RUN fails for another reason than a signal.
+    pub fn run(&mut self) -> Result<Exit, KvmError> {
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(error) if error.errno() == EINTR || error.errno() == EAGAIN => {
+                self.fd.set_kvm_immediate_exit(0);
+                return Ok(Exit::Interrupted);
+            }
+            Err(error) => return Err(KvmError::ioctl("KVM_RUN")(error)),
+        };
+        Ok(match exit {
+            VcpuExit::IoIn(..) => Exit::PortRead(self.port_access()),
+            VcpuExit::IoOut(..) => Exit::PortWrite(self.port_access()),
+            VcpuExit::MmioRead(address, _) => Exit::MmioRead { address },
+            VcpuExit::MmioWrite(address, _) => Exit::MmioWrite { address },
+            VcpuExit::Hlt => Exit::Halt,
+            VcpuExit::IrqWindowOpen => Exit::IrqWindow,
+            VcpuExit::X86Rdmsr(read) => Exit::Rdmsr { index: read.index },
+            VcpuExit::X86Wrmsr(write) => Exit::Wrmsr {
+                index: write.index,
+                value: write.data,
+            },
+            VcpuExit::SetTpr => Exit::SetTpr,
+            VcpuExit::Debug(_) => Exit::Debug,
+            VcpuExit::Shutdown => Exit::Shutdown,
+            VcpuExit::Intr => Exit::Interrupted,
+            VcpuExit::InternalError => Exit::Refused(self.describe_internal_error()),
+            VcpuExit::FailEntry(reason, cpu) => Exit::Refused(format!(
+                "KVM could not enter the guest (hardware reason {reason:#x} on CPU {cpu})"
+            )),
+            other => Exit::Refused(format!("KVM exit outside the closed list: {other:?}")),
+        })
+    }
+
+    /// Completes the effect of the last exit's instruction without running the guest further.
+    ///
+    /// # Errors
+    /// When KVM_RUN fails, or does more than complete the instruction.
+    pub fn complete_instruction(&mut self) -> Result<(), KvmError> {
+        self.fd.set_kvm_immediate_exit(1);
+        let exit = self.run();
+        self.fd.set_kvm_immediate_exit(0);
+        match exit? {
+            Exit::Interrupted => Ok(()),
+            other => Err(KvmError::Ioctl {
+                call: "KVM_RUN with immediate_exit",
+                source: std::io::Error::other(format!("expected EINTR, got {other:?}")),
+            }),
+        }
+    }
+
+    fn describe_internal_error(&mut self) -> String {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so `internal` is the field KVM filled; all its
+        // fields are plain integers.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let kind = match internal.suberror {
+            1 => "cannot emulate an instruction",
+            2 => "unexpected simultaneous exceptions",
+            3 => "an exit while delivering an event",
+            4 => "an exit reason of the hardware that it does not know",
+            _ => "an unnamed internal error",
+        };
+        let rip = self.registers().map_or(0, |regs| regs.rip);
+        format!(
+            "KVM internal error {}: {kind}, at guest RIP {rip:#x}",
+            internal.suberror
+        )
+    }
+
+    fn port_access(&mut self) -> PortAccess {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only right after an exit with KVM_EXIT_IO, so `io` is the field KVM filled.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        PortAccess {
+            port: io.port,
+            size: io.size,
+            count: io.count,
+        }
+    }
+
+    /// The bytes of the present port access. Call it only while handling a port exit.
+    pub fn port_data(&mut self) -> &mut [u8] {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the union field holds plain integers, valid in any state.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let length = usize::from(io.size) * io.count as usize;
+        let offset = usize::try_from(io.data_offset).unwrap_or(0);
+        let mapping = (&raw mut *run).cast::<u8>();
+        // SAFETY: KVM places the data inside the mapping that `kvm_run` heads (API documentation, KVM_EXIT_IO).
+        let data = unsafe { mapping.add(offset) };
+        // SAFETY: as above for `length` bytes; the borrow of `self` keeps others off the mapping.
+        unsafe { std::slice::from_raw_parts_mut(data, length) }
+    }
+
+    /// Answers an MSR access: `Some(value)` for a read (ignored for a write), `None` for `#GP`.
+    pub fn answer_msr(&mut self, answer: Option<u64>) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only while handling an MSR exit, so `msr` is the field KVM filled and will read.
+        let msr = unsafe { &mut run.__bindgen_anon_1.msr };
+        msr.error = u8::from(answer.is_none());
+        msr.data = answer.unwrap_or(0);
+    }
+
+    /// Whether [`Self::inject_interrupt`] may be called: as KVM saw it when the last run ended.
+    pub fn ready_for_interrupt(&mut self) -> bool {
+        let run = self.fd.get_kvm_run();
+        run.ready_for_interrupt_injection != 0 && run.if_flag != 0
+    }
+
+    /// Whether the guest's interrupt flag was set when the last run ended.
+    pub fn interrupts_enabled(&mut self) -> bool {
+        self.fd.get_kvm_run().if_flag != 0
+    }
+
+    /// Asks for an exit as soon as the guest can take an interrupt, or withdraws the wish.
+    pub fn request_interrupt_window(&mut self, wanted: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(wanted);
+    }
+
+    /// Queues external interrupt `vector`. At most once between two runs: KVM's queue has one place.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn inject_interrupt(&mut self, vector: u8) -> Result<(), KvmError> {
+        let interrupt = kvm_interrupt {
+            irq: u32::from(vector),
+        };
+        // SAFETY: the descriptor is a vCPU's, the pointer is to a live `kvm_interrupt`, which KVM only reads.
+        unsafe { kvm_interrupt_ioctl(self.fd.as_raw_fd(), &raw const interrupt) }.map_err(|errno| {
+            KvmError::Ioctl {
+                call: "KVM_INTERRUPT",
+                source: errno.into(),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn registers(&mut self) -> Result<kvm_regs, KvmError> {
+        if self.has_sync_regs {
+            return Ok(self.fd.sync_regs_mut().regs);
+        }
+        self.fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))
+    }
+
+    /// Sets the general registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_registers(&mut self, registers: &kvm_regs) -> Result<(), KvmError> {
+        if self.has_sync_regs {
+            self.fd.sync_regs_mut().regs = *registers;
+            self.fd.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
+        self.fd
+            .set_regs(registers)
+            .map_err(KvmError::ioctl("KVM_SET_REGS"))
+    }
+
+    /// The system registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn system_registers(&self) -> Result<kvm_sregs, KvmError> {
+        self.fd.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))
+    }
+
+    /// Sets the system registers.
+    ///
+    /// # Errors
+    /// When KVM refuses, as it does for values that the processor would not take.
+    pub fn set_system_registers(&self, registers: &kvm_sregs) -> Result<(), KvmError> {
+        self.fd
+            .set_sregs(registers)
+            .map_err(KvmError::ioctl("KVM_SET_SREGS"))
+    }
+
+    /// Pending exceptions and interrupts.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn events(&self) -> Result<kvm_vcpu_events, KvmError> {
+        self.fd
+            .get_vcpu_events()
+            .map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))
+    }
+
+    /// Sets pending exceptions and interrupts.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_events(&self, events: &kvm_vcpu_events) -> Result<(), KvmError> {
+        self.fd
+            .set_vcpu_events(events)
+            .map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))
+    }
+
+    /// The debug registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn debug_registers(&self) -> Result<kvm_debugregs, KvmError> {
+        self.fd
+            .get_debug_regs()
+            .map_err(KvmError::ioctl("KVM_GET_DEBUGREGS"))
+    }
+
+    /// Sets the debug registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_debug_registers(&self, registers: &kvm_debugregs) -> Result<(), KvmError> {
+        self.fd
+            .set_debug_regs(registers)
+            .map_err(KvmError::ioctl("KVM_SET_DEBUGREGS"))
+    }
+
+    /// Sets what makes the guest stop for a debugger: single steps, breakpoints.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<(), KvmError> {
+        // KVM notes the RIP to step from in this call, so registers that were set must have arrived.
+        if self.has_sync_regs {
+            let registers = self.fd.sync_regs_mut().regs;
+            self.fd
+                .set_regs(&registers)
+                .map_err(KvmError::ioctl("KVM_SET_REGS"))?;
+            self.fd.clear_sync_dirty_reg(SyncReg::Register);
+        }
+        self.fd
+            .set_guest_debug(debug)
+            .map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))
+    }
+}

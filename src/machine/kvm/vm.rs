@@ -1,0 +1,175 @@
+//! The host's KVM and one VM on it: memory slots and the MSR filter.
+
+use std::rc::Rc;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_ioctls::{
+    Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
+};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::{KvmError, Vcpu};
+use crate::base::guest_memory::GuestMemory;
+
+/// A run of MSRs that KVM itself may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsrPassRange {
+    /// First MSR.
+    pub base: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The host's KVM.
+#[derive(Debug)]
+pub struct KvmHost {
+    kvm: Kvm,
+}
+
+impl KvmHost {
+    /// Opens `/dev/kvm`.
+    ///
+    /// # Errors
+    /// [`KvmError::Open`] when it is missing or not accessible.
+    pub fn open() -> Result<Self, KvmError> {
+        let kvm =
+            Kvm::new().map_err(|error| KvmError::Open(std::io::Error::from_raw_os_error(error.errno())))?;
+        Ok(Self { kvm })
+    }
+
+    /// The CPUID leaves that this host's KVM can offer a guest.
+    ///
+    /// # Errors
+    /// When KVM refuses to say.
+    pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// Creates a VM whose RAM is `memory`, with a dirty log if `log_dirty_pages`.
+    ///
+    /// # Errors
+    /// When KVM refuses, or lacks what Antipode needs.
+    pub fn create_vm(&self, memory: GuestMemory, log_dirty_pages: bool) -> Result<KvmVm, KvmError> {
+        let fd = self.kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        let vm = KvmVm {
+            fd,
+            memory: Rc::new(memory),
+        };
+        vm.require(Cap::UserMemory, "KVM_CAP_USER_MEMORY", "to give the guest RAM")?;
+        vm.require(
+            Cap::ImmediateExit,
+            "KVM_CAP_IMMEDIATE_EXIT",
+            "to stop a running vCPU without a race",
+        )?;
+        vm.map_memory(log_dirty_pages)?;
+        Ok(vm)
+    }
+}
+
+/// A VM: its memory, and at most one vCPU, which shares the memory so that it outlives both.
+#[derive(Debug)]
+pub struct KvmVm {
+    fd: VmFd,
+    memory: Rc<GuestMemory>,
+}
+
+impl KvmVm {
+    fn require(&self, cap: Cap, capability: &'static str, purpose: &'static str) -> Result<(), KvmError> {
+        if self.fd.check_extension(cap) {
+            Ok(())
+        } else {
+            Err(KvmError::Lacking { capability, purpose })
+        }
+    }
+
+    fn map_memory(&self, log_dirty_pages: bool) -> Result<(), KvmError> {
+        for (slot, region) in (0_u32..).zip(self.memory.ram().iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: if log_dirty_pages {
+                    kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES
+                } else {
+                    0
+                },
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the range is a live mapping of `memory`, which this VM and its vCPU own together, so that it
+            // is unmapped only when neither can run any more.
+            unsafe { self.fd.set_user_memory_region(slot) }
+                .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+
+    /// The guest's RAM.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Pages written by the guest in slot 0 of `byte_count` bytes since the log was last fetched, one bit a page.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn dirty_log(&self, byte_count: usize) -> Result<Vec<u64>, KvmError> {
+        self.fd
+            .get_dirty_log(0, byte_count)
+            .map_err(KvmError::ioctl("KVM_GET_DIRTY_LOG"))
+    }
+
+    /// Denies the guest every MSR but those in `pass`; a denied access comes back as an exit (E3).
+    ///
+    /// # Errors
+    /// When KVM lacks MSR filtering or refuses the filter.
+    pub fn deny_msrs_except(&self, pass: &[MsrPassRange]) -> Result<(), KvmError> {
+        let purpose = "to keep host MSR values from the guest";
+        self.require(Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR", purpose)?;
+        self.require(Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER", purpose)?;
+        let reasons = MsrExitReason::Unknown | MsrExitReason::Inval | MsrExitReason::Filter;
+        let cap = kvm_enable_cap {
+            cap: kvm_bindings::KVM_CAP_X86_USER_SPACE_MSR,
+            args: [u64::from(reasons.bits()), 0, 0, 0],
+            ..kvm_enable_cap::default()
+        };
+        self.fd
+            .enable_cap(&cap)
+            .map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_X86_USER_SPACE_MSR)"))?;
+        let bitmaps: Vec<Vec<u8>> = pass
+            .iter()
+            .map(|range| vec![0xFF; range.count.div_ceil(8) as usize])
+            .collect();
+        let ranges: Vec<MsrFilterRange<'_>> = pass
+            .iter()
+            .zip(&bitmaps)
+            .map(|(range, bitmap)| MsrFilterRange {
+                flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+                base: range.base,
+                msr_count: range.count,
+                bitmap,
+            })
+            .collect();
+        self.fd
+            .set_msr_filter(MsrFilterDefaultAction::DENY, &ranges)
+            .map_err(KvmError::ioctl("KVM_X86_SET_MSR_FILTER"))
+    }
+
+    /// Creates the vCPU.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn create_vcpu(&self) -> Result<Vcpu, KvmError> {
+        let fd = self
+            .fd
+            .create_vcpu(0)
+            .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
+        Ok(Vcpu::new(
+            fd,
+            self.fd.check_extension(Cap::SyncRegs),
+            Rc::clone(&self.memory),
+        ))
+    }
+}

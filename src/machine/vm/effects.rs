@@ -1,0 +1,128 @@
+//! Between the devices and the workers: what arrived goes in, what the devices ask for goes out.
+
+use super::{Outside, RunError, Vm};
+use crate::base::entropy::EntropySource;
+use crate::base::units::GuestPhys;
+use crate::devices::board::Moment;
+use crate::devices::{Effect, Input};
+use crate::machine::outcome::Outcome;
+use crate::machine::workers::{Event, Inbox};
+
+/// The BIOS data area's reset flag, and the value by which Linux asks for a warm boot. The command line makes a
+/// panicking kernel, and only that, reboot warm.
+const RESET_FLAG: GuestPhys = GuestPhys(0x472);
+const RESET_FLAG_WARM: [u8; 2] = [0x34, 0x12];
+
+impl Vm {
+    pub(super) fn take_events(&mut self, inbox: &Inbox, outside: &Outside) -> Option<Outcome> {
+        let mut inputs = Vec::new();
+        let mut frames = 0;
+        for event in inbox.take() {
+            match event {
+                Event::Stop => return Some(Outcome::Stopped),
+                Event::Device(input) => {
+                    frames += usize::from(matches!(input, Input::Frame(_)));
+                    inputs.push(input);
+                }
+            }
+        }
+        self.board.deliver(
+            inputs,
+            Moment {
+                now: self.now,
+                memory: self.kvm.memory(),
+            },
+        );
+        if let Some(network) = &outside.network {
+            network.frames_taken(frames);
+        }
+        None
+    }
+
+    pub(super) fn carry_out_effects(&mut self, outside: &mut Outside) -> Result<Option<Outcome>, RunError> {
+        self.return_console_credits(outside);
+        self.follow_receive_offloads(outside);
+        loop {
+            let effects = self.board.take_effects();
+            if effects.is_empty() {
+                return Ok(None);
+            }
+            let (mut requests, mut frames) = (Vec::new(), Vec::new());
+            let mut outcome = None;
+            for effect in effects {
+                match effect {
+                    Effect::ConsoleOutput(byte) => self.console_bytes.push(byte),
+                    Effect::Disk(request) => requests.push(request),
+                    Effect::Transmit(frame) => frames.push(frame),
+                    Effect::EntropyWanted { byte_count } => self.provide_entropy(byte_count, outside)?,
+                    Effect::PowerOff => outcome = outcome.or(Some(Outcome::PowerOff)),
+                    Effect::Reset => outcome = outcome.or_else(|| Some(self.name_reset())),
+                    Effect::Fault(fault) => outcome = Some(Outcome::DeviceFault(fault)),
+                }
+            }
+            if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
+                disk.submit(requests);
+            }
+            if let (Some(network), false) = (&outside.network, frames.is_empty()) {
+                network.transmit(frames);
+            }
+            self.show_console_lines(outside);
+            if outcome.is_some() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Console bytes go out by lines, so that a guest that prints does not cost a wake-up a byte.
+    fn show_console_lines(&mut self, outside: &Outside) {
+        if self.console_bytes.ends_with(b"\n") || self.console_bytes.len() >= 256 {
+            outside.console.show(&std::mem::take(&mut self.console_bytes));
+        }
+    }
+
+    fn return_console_credits(&mut self, outside: &Outside) {
+        let room = self.board.console_input_room();
+        if room > self.console_room {
+            outside.console.input_taken(room - self.console_room);
+        }
+        self.console_room = room;
+    }
+
+    fn follow_receive_offloads(&mut self, outside: &Outside) {
+        let wanted = self.board.receive_offloads();
+        if wanted != self.receive_offloads {
+            self.receive_offloads = wanted;
+            if let Some(network) = &outside.network {
+                network.set_receive_offloads(wanted);
+            }
+        }
+    }
+
+    fn provide_entropy(&mut self, byte_count: usize, outside: &mut Outside) -> Result<(), RunError> {
+        let mut bytes = vec![0; byte_count];
+        outside
+            .entropy
+            .fill(&mut bytes)
+            .map_err(|source| RunError::Host {
+                what: "reading random bytes",
+                source,
+            })?;
+        self.board.deliver(
+            [Input::Entropy(bytes)],
+            Moment {
+                now: self.now,
+                memory: self.kvm.memory(),
+            },
+        );
+        Ok(())
+    }
+
+    /// A reset is a panic if the kernel left the warm-boot flag, else a reboot.
+    fn name_reset(&self) -> Outcome {
+        let mut flag = [0; 2];
+        match self.kvm.memory().read(RESET_FLAG, &mut flag) {
+            Ok(()) if flag == RESET_FLAG_WARM => Outcome::Panic,
+            _ => Outcome::Reboot,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What each exit of the guest means.
+
+use super::{RunError, Vm};
+use crate::devices::board::{Board, Moment};
+use crate::devices::platform::{TRAP_CR4_PORTS, TRAP_GENERAL_PROTECTION_PORT, TRAP_RDTSC_PORT};
+use crate::machine::cpu::{self, MsrAnswer};
+use crate::machine::kvm::{Exit, KvmError, PortAccess};
+use crate::machine::outcome::Outcome;
+
+const GENERAL_PROTECTION_VECTOR: u8 = 13;
+
+impl Vm {
+    pub(super) fn handle(&mut self, exit: Exit) -> Result<Option<Outcome>, RunError> {
+        match exit {
+            Exit::PortRead(access) => self.port_read(access)?,
+            Exit::PortWrite(access) => self.port_write(access)?,
+            Exit::Rdmsr { index } => {
+                self.sample_time();
+                let answer = cpu::answer_read(index, self.now);
+                self.answer_msr(answer);
+            }
+            Exit::Wrmsr { index, value } => {
+                let answer = cpu::answer_write(index, value, self.now);
+                self.answer_msr(answer);
+            }
+            Exit::Halt if !self.vcpu.interrupts_enabled() => return Ok(Some(Outcome::DeadHalt)),
+            Exit::Halt => self.is_halted = true,
+            Exit::IrqWindow | Exit::SetTpr | Exit::Debug => {}
+            Exit::Interrupted => {
+                self.totals.kicks += 1;
+                self.sample_time();
+                self.timer_armed_for = self.timer_armed_for.filter(|armed| *armed > self.now);
+            }
+            Exit::MmioRead { address } => {
+                return Ok(Some(Outcome::WildMmio {
+                    address,
+                    is_write: false,
+                }));
+            }
+            Exit::MmioWrite { address } => {
+                return Ok(Some(Outcome::WildMmio {
+                    address,
+                    is_write: true,
+                }));
+            }
+            Exit::Shutdown => return Ok(Some(Outcome::TripleFault)),
+            Exit::Refused(reason) => return Ok(Some(Outcome::Refused(reason))),
+        }
+        Ok(None)
+    }
+
+    fn answer_msr(&mut self, answer: MsrAnswer) {
+        self.vcpu.answer_msr(match answer {
+            MsrAnswer::Value(value) => Some(value),
+            MsrAnswer::Fault => None,
+        });
+    }
+
+    fn port_read(&mut self, access: PortAccess) -> Result<(), RunError> {
+        if access.port == TRAP_RDTSC_PORT && access.size == 4 {
+            return self.answer_rdtsc();
+        }
+        if Board::needs_time(access.port) {
+            self.sample_time();
+        }
+        let moment = Moment {
+            now: self.now,
+            memory: self.kvm.memory(),
+        };
+        for element in self.vcpu.port_data().chunks_exact_mut(usize::from(access.size)) {
+            self.board.port_read(access.port, element, moment);
+        }
+        Ok(())
+    }
+
+    fn port_write(&mut self, access: PortAccess) -> Result<(), RunError> {
+        if access.port == TRAP_GENERAL_PROTECTION_PORT && self.is_kernel_mode()? {
+            self.sample_time();
+            self.user_tsc
+                .general_protection(&mut self.vcpu, self.kvm.memory(), self.now)?;
+            return Ok(());
+        }
+        if TRAP_CR4_PORTS.contains(&access.port) && self.is_kernel_mode()? {
+            return self.write_cr4(access.port - TRAP_CR4_PORTS.start());
+        }
+        if Board::needs_time(access.port) {
+            self.sample_time();
+        }
+        let moment = Moment {
+            now: self.now,
+            memory: self.kvm.memory(),
+        };
+        for element in self.vcpu.port_data().chunks_exact(usize::from(access.size)) {
+            self.board.port_write(access.port, element, moment);
+        }
+        Ok(())
+    }
+
+    /// Whether the guest runs at privilege level 0: a program with I/O privilege gets no trap port.
+    fn is_kernel_mode(&self) -> Result<bool, KvmError> {
+        Ok(self.vcpu.system_registers()?.ss.dpl == 0)
+    }
+
+    /// EDX goes back through the registers, EAX as the port's data; and through the registers too, because where KVM
+    /// completes the port read by its emulator, setting registers makes it forget the data.
+    fn answer_rdtsc(&mut self) -> Result<(), RunError> {
+        self.sample_time();
+        self.totals.kernel_rdtsc += 1;
+        let ticks = self.now.ticks_at(cpu::TSC_HERTZ);
+        let mut regs = self.vcpu.registers()?;
+        regs.rax = ticks & 0xFFFF_FFFF;
+        regs.rdx = ticks >> 32;
+        self.vcpu.set_registers(&regs)?;
+        self.vcpu.port_data().copy_from_slice(&ticks.to_le_bytes()[..4]);
+        Ok(())
+    }
+
+    fn write_cr4(&mut self, register: u16) -> Result<(), RunError> {
+        let regs = self.vcpu.registers()?;
+        let general = [
+            regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
+            regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+        ];
+        let value = general.get(usize::from(register)).copied().unwrap_or_default();
+        if !self.user_tsc.write_cr4(&self.vcpu, value)? {
+            self.inject_general_protection_at(regs.rip)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the instruction at `rip`, whose exit is being handled, fault.
+    fn inject_general_protection_at(&mut self, rip: u64) -> Result<(), KvmError> {
+        self.vcpu.complete_instruction()?;
+        let mut regs = self.vcpu.registers()?;
+        regs.rip = rip;
+        self.vcpu.set_registers(&regs)?;
+        let mut events = self.vcpu.events()?;
+        events.exception.injected = 1;
+        events.exception.nr = GENERAL_PROTECTION_VECTOR;
+        events.exception.has_error_code = 1;
+        events.exception.error_code = 0;
+        self.vcpu.set_events(&events)
+    }
+}

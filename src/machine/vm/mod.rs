@@ -1,0 +1,280 @@
+//! A running VM: the vCPU thread's loop.
+//!
+//! ```text
+//!        ┌──────────────────────────────────────────────────────────────┐
+//!        ▼                                                              │
+//!   take what arrived ─▶ expire timers ─▶ carry out effects ─▶ ended? ──┼─▶ Outcome
+//!                                              │                        │
+//!                       halted, no interrupt ◀─┤                        │
+//!                         (park till work)     ▼                        │
+//!                                        inject or ask for a window     │
+//!                                              │                        │
+//!                                           KVM_RUN ─▶ exit ─▶ devices ─┘
+//! ```
+//!
+//! All devices and all of guest memory are touched on this thread, between two runs of the vCPU, and nowhere else
+//! (E1). Virtual time is sampled only where an exit needs it: at ports whose device depends on time, at RDTSC, and
+//! when a timer may be due; all other exits see the last sample.
+//!
+//! An unprotected VM takes events where they arrive: a kick interrupts the guest anywhere. Nothing is recorded, so
+//! no position needs a name.
+
+mod effects;
+mod exits;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::boot::EntryPoint;
+use super::cpu::{self};
+use super::entry::set_entry_state;
+use super::kvm::{Exit, ExitKind, KickTimer, Kicker, KvmError, KvmHost, KvmVm, Vcpu};
+use super::outcome::Outcome;
+use super::user_tsc::{UserTsc, UserTscError};
+use super::workers::{Console, DiskWorkers, HostEntropy, Inbox, Network};
+use crate::base::clock::{SystemClock, VirtualClock};
+use crate::base::guest_memory::GuestMemory;
+use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::devices::board::{Board, Moment};
+use crate::devices::virtio_net::Offloads;
+
+/// Shortest span between two timer kicks. A guest may program its timer faster than a host can kick; it would then
+/// never get to run an instruction.
+const KICK_SPAN_MIN: Duration = Duration::from_micros(20);
+
+/// The host failed the VM.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// User-mode RDTSC cannot be trapped in this kernel.
+    #[error(transparent)]
+    UserTsc(#[from] UserTscError),
+    /// Another host resource failed.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was done.
+        what: &'static str,
+        /// The host's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What carries a VM's effects to the outside.
+#[derive(Debug)]
+pub(super) struct Outside {
+    /// The console.
+    pub console: Console,
+    /// The disk's workers, if the VM has a disk.
+    pub disk: Option<DiskWorkers>,
+    /// The network, if the VM has one.
+    pub network: Option<Network>,
+    /// Random bytes for the guest.
+    pub entropy: HostEntropy,
+}
+
+/// Totals of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Counted exits by kind.
+    pub exits: BTreeMap<ExitKind, u64>,
+    /// All counted exits.
+    pub exit_count: ExitOrdinal,
+    /// Interrupts injected.
+    pub interrupts: u64,
+    /// Times the vCPU was kicked out of the guest.
+    pub kicks: u64,
+    /// Kernel-mode RDTSC answered.
+    pub kernel_rdtsc: u64,
+    /// User-mode RDTSC answered.
+    pub user_rdtsc: u64,
+    /// Virtual time at the end.
+    pub virtual_time: VirtualTime,
+}
+
+/// A VM on its vCPU thread.
+#[derive(Debug)]
+pub(super) struct Vm {
+    vcpu: Vcpu,
+    kicker: Kicker,
+    kvm: KvmVm,
+    board: Board,
+    clock: VirtualClock<SystemClock>,
+    now: VirtualTime,
+    timer: KickTimer,
+    timer_armed_for: Option<VirtualTime>,
+    user_tsc: UserTsc,
+    is_halted: bool,
+    console_room: usize,
+    console_bytes: Vec<u8>,
+    receive_offloads: Offloads,
+    totals: Totals,
+}
+
+impl Vm {
+    /// Creates the VM on the calling thread, which becomes its vCPU thread. `memory` holds the loaded
+    /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`.
+    ///
+    /// # Errors
+    /// When the host's KVM refuses.
+    pub(super) fn create(
+        kvm: &KvmHost,
+        memory: GuestMemory,
+        board: Board,
+        kernel_iretq: u64,
+        entry: &EntryPoint,
+    ) -> Result<Self, RunError> {
+        let kvm = kvm.create_vm(memory, false)?;
+        kvm.deny_msrs_except(cpu::PASSED_RANGES)?;
+        let mut vcpu = kvm.create_vcpu()?;
+        vcpu.set_cpuid(&cpu::deterministic_table())?;
+        set_entry_state(&mut vcpu, entry)?;
+        let kicker = Kicker::attach(&mut vcpu).map_err(|source| RunError::Host {
+            what: "installing the kick signal",
+            source,
+        })?;
+        let timer = KickTimer::for_this_thread().map_err(|source| RunError::Host {
+            what: "creating the vCPU's timer",
+            source,
+        })?;
+        let console_room = board.console_input_room();
+        Ok(Self {
+            vcpu,
+            kicker,
+            kvm,
+            board,
+            clock: VirtualClock::starting_now(SystemClock),
+            now: VirtualTime::ZERO,
+            timer,
+            timer_armed_for: None,
+            user_tsc: UserTsc::searching(kernel_iretq),
+            is_halted: false,
+            console_room,
+            console_bytes: Vec::new(),
+            receive_offloads: Offloads::default(),
+            totals: Totals::default(),
+        })
+    }
+
+    /// The way for other threads to reach this VM.
+    #[must_use]
+    pub(super) fn inbox(&self) -> Inbox {
+        Inbox::new(self.kicker.waker())
+    }
+
+    /// Runs the VM to its end.
+    ///
+    /// # Errors
+    /// When the host fails it.
+    pub(super) fn run(mut self, inbox: &Inbox, mut outside: Outside) -> Result<(Outcome, Totals), RunError> {
+        let outcome = loop {
+            if self.kicker.take_work()
+                && let Some(outcome) = self.take_events(inbox, &outside)
+            {
+                break outcome;
+            }
+            if let Some(outcome) = self.carry_out_effects(&mut outside)? {
+                break outcome;
+            }
+            if self.is_halted && !self.board.interrupt_pending() {
+                self.wait_for_work(&outside);
+                continue;
+            }
+            if let Some(outcome) = self.run_once()? {
+                // Effects of the last exit (console bytes, a final write) still go out.
+                self.carry_out_effects(&mut outside)?;
+                break outcome;
+            }
+        };
+        outside.console.show(&std::mem::take(&mut self.console_bytes));
+        self.totals.user_rdtsc = self.user_tsc.answered();
+        self.totals.virtual_time = self.now;
+        Ok((outcome, self.totals))
+    }
+
+    /// Reads the clock and lets due timers expire.
+    fn sample_time(&mut self) {
+        self.now = self.clock.sample();
+        if self
+            .board
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= self.now)
+        {
+            self.board.advance(Moment {
+                now: self.now,
+                memory: self.kvm.memory(),
+            });
+        }
+    }
+
+    fn wait_for_work(&mut self, outside: &Outside) {
+        if !self.console_bytes.is_empty() {
+            outside.console.show(&std::mem::take(&mut self.console_bytes));
+        }
+        let limit = self
+            .board
+            .next_deadline()
+            .map(|deadline| self.clock.host_span_until(deadline));
+        if limit.is_none_or(|limit| limit > Duration::ZERO) {
+            self.kicker.park(limit);
+        }
+        self.sample_time();
+    }
+
+    /// Enters the guest once and handles the exit.
+    fn run_once(&mut self) -> Result<Option<Outcome>, RunError> {
+        self.arm_timer()?;
+        if !self.kicker.enter_guest() {
+            return Ok(None);
+        }
+        let exit = self.enter();
+        self.kicker.leave_guest();
+        let exit = exit?;
+        tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
+        if let Some(kind) = exit.counted() {
+            self.totals.exit_count = self.totals.exit_count.next();
+            *self.totals.exits.entry(kind).or_default() += 1;
+            if !self.user_tsc.is_armed() {
+                self.user_tsc.try_arm(&self.vcpu, self.kvm.memory())?;
+            }
+        }
+        self.handle(exit)
+    }
+
+    fn enter(&mut self) -> Result<Exit, KvmError> {
+        let pending = self.board.interrupt_pending();
+        let inject = pending && self.vcpu.ready_for_interrupt();
+        if inject {
+            let vector = self.board.acknowledge_interrupt();
+            self.vcpu.inject_interrupt(vector)?;
+            self.totals.interrupts += 1;
+            self.is_halted = false;
+        }
+        // After one injection another line may be waiting: it needs a window of its own.
+        let another = if inject {
+            self.board.interrupt_pending()
+        } else {
+            pending
+        };
+        self.vcpu.request_interrupt_window(another);
+        self.vcpu.run()
+    }
+
+    /// Arms the host timer for the next deadline, unless it fires before that anyway.
+    fn arm_timer(&mut self) -> Result<(), RunError> {
+        let Some(deadline) = self.board.next_deadline() else {
+            return Ok(());
+        };
+        if self.timer_armed_for.is_none_or(|armed| deadline < armed) {
+            let span = self.clock.host_span_until(deadline).max(KICK_SPAN_MIN);
+            self.timer.arm(span).map_err(|source| RunError::Host {
+                what: "arming the vCPU's timer",
+                source,
+            })?;
+            self.timer_armed_for = Some(deadline);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Tiny guests of our own on this machine's `/dev/kvm`. Where it is missing, each test says so and is skipped.
+#![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
+
+use antipode::base::clock::SystemClock;
+use antipode::base::units::GuestPhys;
+use antipode::machine::kvm::{Exit, KvmHost, PortAccess};
+use antipode::machine::probe::{DATA, TinyGuest, judge, probe_kvm};
+use iced_x86::IcedError;
+use iced_x86::code_asm::{CodeAssembler, al, dx, eax, edi, rcx, rdi};
+
+/// A guest running `code`, or `None` with a note where there is no KVM.
+fn guest(code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Option<TinyGuest> {
+    if let Err(error) = KvmHost::open() {
+        eprintln!("skipped: {error}");
+        return None;
+    }
+    Some(TinyGuest::new(code).unwrap())
+}
+
+#[test]
+fn kvm_port_accesses_carry_data_both_ways() {
+    let Some(mut guest) = guest(|a| {
+        a.mov(dx, 0x510_i32)?;
+        a.in_(eax, dx)?;
+        a.add(eax, 1)?;
+        a.out(dx, eax)?;
+        a.out(0x42_i32, al)?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    let wide = PortAccess {
+        port: 0x510,
+        size: 4,
+        count: 1,
+    };
+    assert_eq!(guest.run().unwrap(), Exit::PortRead(wide));
+    guest
+        .vcpu
+        .port_data()
+        .copy_from_slice(&0x1122_3344_u32.to_le_bytes());
+    assert_eq!(guest.run().unwrap(), Exit::PortWrite(wide));
+    assert_eq!(guest.vcpu.port_data(), 0x1122_3345_u32.to_le_bytes());
+    assert_eq!(
+        guest.run().unwrap(),
+        Exit::PortWrite(PortAccess {
+            port: 0x42,
+            size: 1,
+            count: 1
+        })
+    );
+    assert_eq!(guest.vcpu.port_data(), [0x45]);
+    assert_eq!(guest.run().unwrap(), Exit::Halt);
+}
+
+#[test]
+fn kvm_string_output_arrives_whole() {
+    let Some(mut guest) = guest(|a| {
+        a.mov(rdi, DATA)?;
+        a.mov(eax, 0x6463_6261_i32)?;
+        a.stosd()?;
+        a.mov(iced_x86::code_asm::rsi, DATA)?;
+        a.mov(rcx, 4_i64)?;
+        a.mov(dx, 0x3F8_i32)?;
+        a.rep().outsb()?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    let mut written = Vec::new();
+    loop {
+        match guest.run().unwrap() {
+            Exit::PortWrite(access) => {
+                assert_eq!((access.port, access.size), (0x3F8, 1));
+                written.extend_from_slice(guest.vcpu.port_data());
+            }
+            Exit::Halt => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(written, b"abcd");
+}
+
+#[test]
+fn kvm_registers_set_at_a_port_read_reach_the_guest() {
+    let Some(mut guest) = guest(|a| {
+        a.in_(eax, 0xF7_i32)?;
+        a.mov(rdi, DATA)?;
+        a.mov(iced_x86::code_asm::dword_ptr(rdi), eax)?;
+        a.mov(iced_x86::code_asm::dword_ptr(rdi + 4), iced_x86::code_asm::edx)?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    assert!(matches!(guest.run().unwrap(), Exit::PortRead(_)));
+    let mut regs = guest.vcpu.registers().unwrap();
+    regs.rax = 7;
+    regs.rdx = 0xAABB_CCDD;
+    guest.vcpu.set_registers(&regs).unwrap();
+    guest.vcpu.port_data().copy_from_slice(&7_u32.to_le_bytes());
+    assert_eq!(guest.run().unwrap(), Exit::Halt);
+    let mut stored = [0; 8];
+    guest.vm.memory().read(GuestPhys(DATA), &mut stored).unwrap();
+    assert_eq!(
+        u64::from_le_bytes(stored),
+        0xAABB_CCDD_0000_0007,
+        "a rewritten RDTSC gets EDX:EAX"
+    );
+}
+
+#[test]
+fn kvm_a_wild_address_is_an_exit_and_touches_nothing() {
+    let Some(mut guest) = guest(|a| {
+        a.mov(rdi, 0x3000_0000_i64)?;
+        a.mov(iced_x86::code_asm::dword_ptr(rdi), edi)?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    assert_eq!(guest.run().unwrap(), Exit::MmioWrite { address: 0x3000_0000 });
+}
+
+#[test]
+fn kvm_a_triple_fault_is_a_shutdown() {
+    let Some(mut guest) = guest(|a| {
+        a.ud2()?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    assert_eq!(guest.run().unwrap(), Exit::Shutdown);
+}
+
+#[test]
+fn kvm_a_waker_gets_a_spinning_guest_s_thread_back() {
+    let Some(mut guest) = guest(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.jmp(again)
+    }) else {
+        return;
+    };
+    let waker = guest.kicker.waker();
+    for _ in 0..50 {
+        let waker = waker.clone();
+        let poster = std::thread::spawn(move || waker.wake());
+        while !guest.kicker.take_work() {
+            if guest.kicker.enter_guest() {
+                assert_eq!(guest.vcpu.run().unwrap(), Exit::Interrupted);
+                guest.kicker.leave_guest();
+            }
+        }
+        poster.join().unwrap();
+    }
+}
+
+#[test]
+fn kvm_the_probe_ends_with_a_verdict() {
+    if let Err(error) = KvmHost::open() {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let findings = probe_kvm(&SystemClock).unwrap();
+    let verdict = judge(&findings);
+    assert!(findings.kernel_instructions_per_second > 0, "{findings:?}");
+    assert_eq!(verdict.can_run_linux(), verdict.obstacles.is_empty());
+    eprintln!("{findings:#?}\n{verdict:#?}");
+}
