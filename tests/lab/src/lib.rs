@@ -2,7 +2,7 @@
 //!
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
-//! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them).
+//! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there).
 
 pub mod agent;
 pub mod archive;
@@ -10,4 +10,5 @@ pub mod debian;
 pub mod host;
 pub mod image;
 pub mod playground;
+pub mod scenario;
 pub mod switch;
