@@ -21,6 +21,7 @@ enum Command {
     Links(playground::cli::LinksArgs),
     Capture(playground::cli::CaptureArgs),
     Host(host::cli::Args),
+    CheckHosts(host::check::Args),
     Image(image::cli::Args),
     Boot(scenario::boot::Args),
     #[command(hide = true)]
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Links(args) => playground::cli::links(&args).map(success),
         Command::Capture(args) => playground::cli::capture(&args).map(success),
         Command::Host(args) => host::cli::run(&args),
+        Command::CheckHosts(args) => host::check::run(&args).map(success),
         Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
         Command::Boot(args) => Ok(scenario::boot::run(&args)),
         Command::Switch(args) => switch::cli::run(&args).map(success),
