@@ -135,20 +135,13 @@ fn describe(file: &[u8]) -> &'static str {
 
 /// The release in the kernel's banner.
 fn release_of(image: &[u8]) -> Option<String> {
-    let starts = image
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == BANNER[0])
-        .map(|(start, _)| start);
-    starts
-        .filter(|&start| image[start..].starts_with(BANNER))
-        .find_map(|start| {
-            let rest = &image[start + BANNER.len()..];
-            let rest = &rest[..rest.len().min(RELEASE_BYTES_MAX)];
-            let end = rest.iter().position(|byte| *byte == b' ')?;
-            let release = std::str::from_utf8(&rest[..end]).ok()?;
-            release
-                .starts_with(|first: char| first.is_ascii_digit())
-                .then(|| release.to_owned())
-        })
+    memchr::memmem::find_iter(image, BANNER).find_map(|start| {
+        let rest = &image[start + BANNER.len()..];
+        let rest = &rest[..rest.len().min(RELEASE_BYTES_MAX)];
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let release = std::str::from_utf8(&rest[..end]).ok()?;
+        release
+            .starts_with(|first: char| first.is_ascii_digit())
+            .then(|| release.to_owned())
+    })
 }
