@@ -12,7 +12,7 @@ use super::config::{ConsoleMode, VmConfig};
 use super::cpu;
 use super::kvm::{KvmError, KvmHost};
 use super::outcome::Outcome;
-use super::probe::probe_cmpxchg16b;
+use super::probe::{probe_cmpxchg16b, probe_exit_cost};
 use super::vm::{Outside, RunError, Totals, Vm};
 use super::workers::{
     Console, DiskError, DiskFile, DiskWorkers, HostEntropy, Inbox, Network, Tap, TapError, TerminalGuard,
@@ -215,7 +215,8 @@ impl PreparedVm {
         let iretq = self.kernel.user_return_iretq;
         // The decompressed kernel is tens of megabytes; the guest has its own copy now.
         drop(self.kernel);
-        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry)?;
+        let exit_cost = probe_exit_cost(&SystemClock).unwrap_or(Duration::ZERO);
+        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry, exit_cost)?;
         let inbox = vm.inbox();
         let _terminal = match self.console {
             ConsoleMode::Interactive => {

@@ -104,12 +104,7 @@ fn kernel_instructions_per_second(clock: &impl HostClock) -> Result<u64, TinyGue
 }
 
 fn port_exits_per_second(clock: &impl HostClock) -> Result<u64, TinyGuestError> {
-    let mut guest = TinyGuest::new(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.out(0x80_i32, al)?;
-        a.jmp(again)
-    })?;
+    let mut guest = port_writer()?;
     let start_ns = clock.monotonic_ns();
     let mut exits = 0;
     loop {
@@ -120,6 +115,34 @@ fn port_exits_per_second(clock: &impl HostClock) -> Result<u64, TinyGuestError> 
             return Ok(exits * 1_000_000 / elapsed_us);
         }
     }
+}
+
+/// Mean time of an exit to us and back, of a guest that does nothing else.
+///
+/// # Errors
+/// When the probe guest cannot be made or run.
+pub fn probe_exit_cost(clock: &impl HostClock) -> Result<Duration, TinyGuestError> {
+    const WARM_UP: u64 = 8;
+    const MEASURED: u64 = 32;
+    let mut guest = port_writer()?;
+    for _ in 0..WARM_UP {
+        guest.run()?;
+    }
+    let start_ns = clock.monotonic_ns();
+    for _ in 0..MEASURED {
+        guest.run()?;
+    }
+    Ok(Duration::from_nanos((clock.monotonic_ns() - start_ns) / MEASURED))
+}
+
+/// A guest that writes a port for ever.
+fn port_writer() -> Result<TinyGuest, TinyGuestError> {
+    TinyGuest::new(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.out(0x80_i32, al)?;
+        a.jmp(again)
+    })
 }
 
 /// Whether kernel-mode `LOCK CMPXCHG16B` works: the quickest sign of a software KVM.

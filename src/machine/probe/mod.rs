@@ -9,7 +9,7 @@ mod tiny_guest;
 mod verdict;
 
 pub use host::{DiskProbe, probe_disk, probe_pmu};
-pub use kvm_probes::{KvmFindings, probe_cmpxchg16b, probe_kvm};
+pub use kvm_probes::{KvmFindings, probe_cmpxchg16b, probe_exit_cost, probe_kvm};
 pub use tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError};
 pub use verdict::{Verdict, judge};
 

@@ -38,9 +38,13 @@ use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS};
 use crate::devices::virtio_net::Offloads;
 
-/// Shortest span between two timer kicks. A guest may program its timer faster than a host can kick; it would then
-/// never get to run an instruction.
-const KICK_SPAN_MIN: Duration = Duration::from_micros(20);
+/// Exits that a guest may spend on one timer expiry before the next is let through. Linux makes about five a tick;
+/// where an exit is so dear that they take as long as the tick's period, it would do nothing but tick.
+const TIMER_GUARD_EXITS: u32 = 16;
+/// Bounds of the span between two timer expiries of a guest that computes. The lower one guards against a guest that
+/// programs its timer faster than a host can kick, the upper one keeps a slow host's guest in time.
+const TIMER_GUARD_MIN: Duration = Duration::from_micros(20);
+const TIMER_GUARD_MAX: Duration = Duration::from_millis(8);
 
 /// The host failed the VM.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +121,9 @@ pub(super) struct Vm {
     now: VirtualTime,
     timer: KickTimer,
     timer_armed_for: Option<VirtualTime>,
+    timer_guard: Duration,
+    /// Until when a guest that has not halted since the last timer expiry is left alone.
+    guarded_until: VirtualTime,
     user_tsc: UserTsc,
     is_halted: bool,
     window_just_opened: bool,
@@ -128,7 +135,7 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Creates the VM on the calling thread, which becomes its vCPU thread. `memory` holds the loaded
-    /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`.
+    /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`; an exit costs `exit_cost` here.
     ///
     /// # Errors
     /// When the host's KVM refuses.
@@ -138,6 +145,7 @@ impl Vm {
         board: Board,
         kernel_iretq: u64,
         entry: &EntryPoint,
+        exit_cost: Duration,
     ) -> Result<Self, RunError> {
         let mut kvm = kvm.create_vm(memory, false)?;
         kvm.post_port_writes(&POSTED_WRITE_PORTS)?;
@@ -168,6 +176,8 @@ impl Vm {
             now: VirtualTime::ZERO,
             timer,
             timer_armed_for: None,
+            timer_guard: (exit_cost * TIMER_GUARD_EXITS).clamp(TIMER_GUARD_MIN, TIMER_GUARD_MAX),
+            guarded_until: VirtualTime::ZERO,
             user_tsc: UserTsc::searching(kernel_iretq),
             is_halted: false,
             window_just_opened: false,
@@ -216,18 +226,22 @@ impl Vm {
         Ok((outcome, self.totals))
     }
 
+    /// When the next timer shall expire: when it is due, but not before the guest has had time for the last one.
+    fn next_expiry(&self) -> Option<VirtualTime> {
+        self.board
+            .next_deadline()
+            .map(|deadline| deadline.max(self.guarded_until))
+    }
+
     /// Reads the clock, shows the guest the time, and lets due timers expire.
     fn sample_time(&mut self) {
         self.now = self.clock.sample();
-        if self
-            .board
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= self.now)
-        {
+        if self.next_expiry().is_some_and(|deadline| deadline <= self.now) {
             self.board.advance(Moment {
                 now: self.now,
                 memory: self.kvm.memory(),
             });
+            self.guarded_until = self.now + self.timer_guard;
         }
         let (address, counter) = self.board.hpet().main_counter(self.now);
         if let Some(page) = self.kvm.page() {
@@ -255,9 +269,10 @@ impl Vm {
         if !self.console_bytes.is_empty() {
             outside.console.show(&std::mem::take(&mut self.console_bytes));
         }
+        // It has halted, so it has done all that the last expiry gave it to do.
+        self.guarded_until = VirtualTime::ZERO;
         let limit = self
-            .board
-            .next_deadline()
+            .next_expiry()
             .map(|deadline| self.clock.host_span_until(deadline));
         if limit.is_none_or(|limit| limit > Duration::ZERO) {
             self.kicker.park(limit);
@@ -308,11 +323,11 @@ impl Vm {
 
     /// Arms the host timer for the next deadline, unless it fires before that anyway.
     fn arm_timer(&mut self) -> Result<(), RunError> {
-        let Some(deadline) = self.board.next_deadline() else {
+        let Some(deadline) = self.next_expiry() else {
             return Ok(());
         };
         if self.timer_armed_for.is_none_or(|armed| deadline < armed) {
-            let span = self.clock.host_span_until(deadline).max(KICK_SPAN_MIN);
+            let span = self.clock.host_span_until(deadline);
             self.timer.arm(span).map_err(|source| RunError::Host {
                 what: "arming the vCPU's timer",
                 source,
