@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{host, image, playground, switch};
+use antipode_lab::{bench, host, image, playground, switch};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -22,6 +22,7 @@ enum Command {
     Capture(playground::cli::CaptureArgs),
     Host(host::cli::Args),
     Image(image::cli::Args),
+    Bench(bench::cli::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
 }
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Links(args) => playground::cli::links(&args).map(success),
         Command::Capture(args) => playground::cli::capture(&args).map(success),
         Command::Host(args) => host::cli::run(&args),
+        Command::Bench(args) => bench::cli::run(&args),
         Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
