@@ -98,6 +98,7 @@ fn as_json(examination: &Examination, code: ExitCode) -> serde_json::Value {
                 "obstacles": verdict.obstacles,
                 "instruction_clock": verdict.instruction_clock,
                 "kernel_instructions_per_second": findings.kernel_instructions_per_second,
+                "port_exits_per_second": findings.port_exits_per_second,
                 "missing_features": findings.missing_features,
                 "probes": probes,
             })
@@ -158,6 +159,11 @@ fn show_kvm(findings: &KvmFindings, verdict: &Verdict, output: &mut dyn Write) -
         output,
         "  kernel code: {} million instructions/s",
         findings.kernel_instructions_per_second / 1_000_000
+    )?;
+    writeln!(
+        output,
+        "  exits: {} a second at most",
+        findings.port_exits_per_second
     )?;
     for (_, name, finding) in kvm_rows(findings) {
         show_row(output, name, finding, "")?;

@@ -76,8 +76,7 @@ fn exits_per_second(report: &RunReport) -> u64 {
 fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
     let totals = &report.totals;
     let exits: serde_json::Map<String, serde_json::Value> = totals
-        .exits
-        .iter()
+        .exits_by_kind()
         .map(|(kind, count)| (kind.name().into(), json!(count)))
         .collect();
     json!({
@@ -95,6 +94,7 @@ fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
         "rewritten_cr4": report.rewritten.cr4_writes(),
         "kernel_rdtsc": totals.kernel_rdtsc,
         "user_rdtsc": totals.user_rdtsc,
+        "posted_writes": totals.posted_writes,
         "interrupts": totals.interrupts,
         "kicks": totals.kicks,
     })
@@ -120,8 +120,7 @@ fn show(report: &RunReport, output: &mut impl Write) -> io::Result<()> {
         exits_per_second(report)
     )?;
     let kinds: Vec<String> = totals
-        .exits
-        .iter()
+        .exits_by_kind()
         .map(|(kind, count)| format!("{} {count}", kind.name()))
         .collect();
     writeln!(output, "  exits by kind: {}", kinds.join(", "))?;

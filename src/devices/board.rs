@@ -180,6 +180,13 @@ impl Board {
         self.pic.interrupt_pending()
     }
 
+    /// Whether a posted write could make an interrupt pending, so that the machine should look as soon as the guest
+    /// can take one.
+    #[must_use]
+    pub fn may_become_pending(&self) -> bool {
+        self.pic.has_request()
+    }
+
     /// The CPU takes the interrupt: its vector.
     pub fn acknowledge_interrupt(&mut self) -> u8 {
         self.pic.acknowledge()
@@ -195,5 +202,115 @@ impl Board {
     #[must_use]
     pub fn console_input_room(&self) -> usize {
         self.serial.input_room()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::devices::virtio_blk::{DiskConfig, VirtioBlk};
+    use crate::devices::virtio_net::{NetworkConfig, VirtioNet};
+    use crate::devices::virtio_rng::VirtioRng;
+    use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame};
+
+    fn board() -> Board {
+        let disk = DiskConfig {
+            byte_count: 1 << 20,
+            read_only: false,
+            serial: [0; 20],
+        };
+        let network = NetworkConfig {
+            mac: [2, 0, 0, 0, 0, 1],
+            transmit: Offloads::ALL,
+            receive: Offloads::ALL,
+            mtu: None,
+        };
+        Board::new(
+            0,
+            PciDevices {
+                disk: Some(VirtioBlk::new(disk)),
+                network: Some(VirtioNet::new(network)),
+                entropy: VirtioRng::new(),
+            },
+        )
+    }
+
+    /// One thing a guest or its surroundings may do.
+    #[derive(Debug, Clone)]
+    enum Act {
+        Read(u16, usize),
+        Write(u16, usize, u32),
+        Input(Input),
+        Wait(u64),
+        TakeInterrupt,
+    }
+
+    /// Ports of devices are likelier than the rest, or most accesses would meet nobody.
+    fn port() -> impl Strategy<Value = u16> {
+        prop_oneof![
+            any::<u16>(),
+            0x20_u16..0x80,
+            0xA0_u16..0xA2,
+            0x3F8_u16..0x400,
+            0x4D0_u16..0x4D2,
+            0x600_u16..0x610,
+            0xCF8_u16..0xD00,
+            0xC400_u16..0xCE00
+        ]
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let size = prop_oneof![Just(1_usize), Just(2), Just(4)];
+        let outcome = prop_oneof![
+            Just(DiskOutcome::Done),
+            Just(DiskOutcome::Failed),
+            Just(DiskOutcome::Read(vec![7]))
+        ];
+        let input = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..90).prop_map(|bytes| Input::Frame(Frame(bytes))),
+            (0..4_u64, outcome).prop_map(|(id, outcome)| Input::Disk(DiskCompletion {
+                id: DiskRequestId(id),
+                outcome
+            })),
+            prop::collection::vec(any::<u8>(), 0..9).prop_map(Input::Console),
+            prop::collection::vec(any::<u8>(), 0..9).prop_map(Input::Entropy),
+            Just(Input::PowerButton)
+        ];
+        prop_oneof![
+            4 => (port(), size.clone()).prop_map(|(port, size)| Act::Read(port, size)),
+            8 => (port(), size, any::<u32>()).prop_map(|(port, size, value)| Act::Write(port, size, value)),
+            1 => input.prop_map(Act::Input),
+            2 => (0..10_000_000_u64).prop_map(Act::Wait),
+            1 => Just(Act::TakeInterrupt)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_guest_does_to_its_ports_breaks_the_board(acts in prop::collection::vec(act(), 0..300)) {
+            let memory = GuestMemory::allocate(64 << 20).unwrap();
+            let mut board = board();
+            let mut nanos = 0;
+            for act in acts {
+                let moment = Moment { now: VirtualTime::from_nanos(nanos), memory: &memory };
+                match act {
+                    Act::Read(port, size) => board.port_read(port, &mut [0; 4][..size], moment),
+                    Act::Write(port, size, value) => board.port_write(port, &value.to_le_bytes()[..size], moment),
+                    Act::Input(Input::Console(bytes)) if bytes.len() > board.console_input_room() => {}
+                    Act::Input(input) => board.deliver([input], moment),
+                    Act::Wait(span) => nanos += span,
+                    Act::TakeInterrupt if board.interrupt_pending() => {
+                        board.acknowledge_interrupt();
+                    }
+                    Act::TakeInterrupt => {}
+                }
+                if board.next_deadline().is_some_and(|deadline| deadline <= moment.now) {
+                    board.advance(moment);
+                }
+                prop_assert!(board.take_effects().len() <= 64, "an access has few effects");
+            }
+        }
     }
 }

@@ -74,3 +74,20 @@ pub const TRAP_GENERAL_PROTECTION_PORT: u16 = 0xF4;
 /// Ports that replace a kernel-mode `mov %reg, %cr4`: this plus the register's number, 0 (RAX) to 15 (R15). The
 /// register is in the port, not in a table of addresses, so that code which the kernel copies still works.
 pub const TRAP_CR4_PORTS: RangeInclusive<u16> = 0xE0..=0xEF;
+
+/// Ports whose writes need no answer at once: KVM may collect them and hand them over with the next exit, in order
+/// (`KVM_CAP_COALESCED_PIO`). Devices act at exits alone, and every read of these devices is one, so the guest cannot
+/// tell; but the writes of an interrupt's acknowledgement, of a console line and of PCI and clock indices cost no exit
+/// of their own. Left out is whatever starts something outside (notifications, power) or sets a deadline (PIT counts).
+pub const POSTED_WRITE_PORTS: [RangeInclusive<u16>; 6] = [
+    PIC_MASTER_PORTS,
+    PIC_SLAVE_PORTS,
+    // The PIT's control word alone: counts begin with the write of the count.
+    *PIT_PORTS.end()..=*PIT_PORTS.end(),
+    // The RTC's index register.
+    *RTC_PORTS.start()..=*RTC_PORTS.start(),
+    // The serial port's data register.
+    *SERIAL_PORTS.start()..=*SERIAL_PORTS.start(),
+    // The address register of PCI configuration space.
+    *PCI_CONFIG_PORTS.start()..=*PCI_CONFIG_PORTS.start() + 3,
+];

@@ -17,6 +17,7 @@ use super::workers::{
     Console, DiskError, DiskFile, DiskWorkers, HostEntropy, Inbox, Network, Tap, TapError, TerminalGuard,
 };
 use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
+use crate::base::entropy::EntropySource;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::devices::board::Board;
@@ -149,6 +150,13 @@ impl PreparedVm {
             path: path.clone(),
             source,
         })?;
+        tracing::info!(
+            release = kernel.report.release,
+            rdtsc = kernel.report.rdtsc(),
+            cr4_writes = kernel.report.cr4_writes(),
+            look_alikes = kernel.report.look_alikes(),
+            "rewrote the kernel's time-stamp reads and CR4 writes"
+        );
         let initrd = match &config.kernel.initrd {
             Some(path) => read_bounded("initrd", path, config.memory_bytes)?,
             None => Vec::new(),
@@ -185,7 +193,10 @@ impl PreparedVm {
             what: "reserving guest RAM",
             source,
         })?;
-        let entry = boot::place(&self.kernel, &self.initrd, &self.cmdline, &memory)?;
+        let mut entropy = host("opening the random-number generator", HostEntropy::open())?;
+        let mut seed = [0; boot::RANDOM_SEED_BYTES];
+        host("reading random bytes", entropy.fill(&mut seed))?;
+        let entry = boot::place(&self.kernel, &self.initrd, &self.cmdline, &seed, &memory)?;
         drop(self.initrd);
         let board = Board::new(
             self.wall_clock_unix_seconds,
@@ -223,7 +234,7 @@ impl PreparedVm {
                 Some((tap, _)) => Some(host("starting the network", Network::start(tap, &inbox))?),
                 None => None,
             },
-            entropy: host("opening the random-number generator", HostEntropy::open())?,
+            entropy,
         };
         on_start(&inbox);
         let start_ns = SystemClock.monotonic_ns();

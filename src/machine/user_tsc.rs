@@ -130,7 +130,7 @@ impl UserTsc {
         self.answered
     }
 
-    /// Looks for the final IDT and arms the trap there. Call it at every counted exit until armed.
+    /// Looks for the final IDT and arms the trap there. Call it at every exit of one kind, until armed.
     ///
     /// # Errors
     /// [`UnknownTrapEntry`] when the kernel's #GP entry has no room for the trap.

@@ -10,8 +10,8 @@ use super::acpi;
 use super::cmdline::CommandLine;
 use super::elf::Segment;
 use super::error::BootError;
-use super::layout::{BOOT_PARAMS, CMDLINE, GDT, PAGE_TABLES, STACK_TOP};
-use super::params::{Placement, boot_params};
+use super::layout::{BOOT_PARAMS, CMDLINE, GDT, PAGE_TABLES, RANDOM_SEED, STACK_TOP};
+use super::params::{Placement, RANDOM_SEED_BYTES, boot_params, random_seed_node};
 use super::{EditedKernel, layout};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::LOW_RAM_END;
@@ -57,7 +57,7 @@ pub struct EntryPoint {
     pub data_selector: u16,
 }
 
-/// Writes the kernel, `boot_params`, the command line, the initrd, ACPI tables, a GDT and page tables into `memory`.
+/// Writes the kernel, `boot_params`, the command line, the random seed, the initrd, ACPI tables, a GDT and page tables into `memory`.
 ///
 /// # Errors
 /// A kernel, initrd or command line that does not fit; nothing has been written then.
@@ -65,6 +65,7 @@ pub fn place(
     kernel: &EditedKernel,
     initrd: &[u8],
     cmdline: &CommandLine,
+    random_seed: &[u8; RANDOM_SEED_BYTES],
     memory: &GuestMemory,
 ) -> Result<EntryPoint, BootError> {
     let initrd_address = plan(kernel, initrd, cmdline, memory)?;
@@ -77,6 +78,12 @@ pub fn place(
     let mut line = cmdline.as_str().as_bytes().to_vec();
     line.push(0);
     write(memory, "the command line", CMDLINE, &line)?;
+    write(
+        memory,
+        "the random seed",
+        RANDOM_SEED,
+        &random_seed_node(random_seed),
+    )?;
     for (address, table) in acpi::tables() {
         write(memory, "an ACPI table", address, &table)?;
     }
@@ -87,6 +94,7 @@ pub fn place(
         initrd: if initrd.is_empty() { 0 } else { initrd_address },
         initrd_byte_count: u32::try_from(initrd.len()).unwrap_or(u32::MAX),
         rsdp: acpi::RSDP,
+        setup_data: RANDOM_SEED,
     };
     write(
         memory,

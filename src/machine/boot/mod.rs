@@ -38,6 +38,7 @@ mod tiny;
 pub use cmdline::CommandLine;
 pub use error::{BootError, CmdlineError, KernelError};
 pub use load::{EntryPoint, place};
+pub use params::RANDOM_SEED_BYTES;
 pub use rewrite::{RewriteReport, SectionReport, UntouchedSite};
 
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;

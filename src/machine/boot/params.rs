@@ -16,6 +16,7 @@ const LOAD_FLAGS: usize = 0x211;
 const RAMDISK_IMAGE: usize = 0x218;
 const RAMDISK_SIZE: usize = 0x21C;
 const CMDLINE_POINTER: usize = 0x228;
+const SETUP_DATA: usize = 0x250;
 const E820_TABLE: usize = 0x2D0;
 const E820_ENTRY_BYTES: usize = 20;
 /// The decompressor, which never runs here, sets this flag if it has randomised addresses; the kernel then
@@ -81,6 +82,19 @@ pub(super) struct Placement {
     pub(super) initrd: u32,
     pub(super) initrd_byte_count: u32,
     pub(super) rsdp: u64,
+    pub(super) setup_data: u64,
+}
+
+/// Bytes of the seed: what Linux's generator takes to count itself initialised.
+pub const RANDOM_SEED_BYTES: usize = 32;
+
+/// The seed as a node of the `setup_data` list (boot protocol 2.09, `SETUP_RNG_SEED` of Linux 6.0): without it the
+/// kernel gathers randomness from thousands of counter reads, each of them an exit. Linux wipes it once used.
+pub(super) fn random_seed_node(seed: &[u8; RANDOM_SEED_BYTES]) -> Vec<u8> {
+    const SETUP_RNG_SEED: u32 = 9;
+    let no_next = 0_u64.to_le_bytes();
+    let length = 32_u32.to_le_bytes();
+    [&no_next[..], &SETUP_RNG_SEED.to_le_bytes(), &length, seed].concat()
 }
 
 /// The page itself.
@@ -97,6 +111,7 @@ pub(super) fn boot_params(header: &SetupHeader, placement: Placement, ram_byte_c
     );
     put(&mut page, CMDLINE_POINTER, &placement.cmdline.to_le_bytes());
     put(&mut page, ACPI_RSDP_ADDRESS, &placement.rsdp.to_le_bytes());
+    put(&mut page, SETUP_DATA, &placement.setup_data.to_le_bytes());
     let map = memory_map(ram_byte_count);
     put(
         &mut page,
@@ -148,6 +163,7 @@ mod tests {
             initrd: 0x7F0_0000,
             initrd_byte_count: 77,
             rsdp: 0xE_0000,
+            setup_data: 0x0011_2233_4455_6677,
         };
         let mut header = SetupHeader::for_bare_elf();
         header.bytes[LOAD_FLAGS - SETUP_HEADER_OFFSET] |= LOAD_FLAG_KASLR;

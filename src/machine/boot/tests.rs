@@ -17,6 +17,8 @@ fn refusal(kernel: &TinyKernel) -> String {
     prepare(&kernel.elf()).unwrap_err().to_string()
 }
 
+const SEED: [u8; RANDOM_SEED_BYTES] = [0xA5; RANDOM_SEED_BYTES];
+
 #[test]
 fn a_kernel_is_edited_and_reported() {
     let tiny = TinyKernel::editable();
@@ -174,7 +176,7 @@ fn everything_lies_where_the_entry_protocol_wants_it() {
         .unwrap();
     let cmdline = CommandLine::build("quiet").unwrap();
     let initrd = vec![0xAB; 5000];
-    let entry = place(&kernel, &initrd, &cmdline, &memory).unwrap();
+    let entry = place(&kernel, &initrd, &cmdline, &SEED, &memory).unwrap();
 
     assert_eq!(entry.rip, TEXT_PHYSICAL);
     assert_eq!(read(&memory, entry.rip, 2), [0xE5, 0xF7]);
@@ -218,7 +220,7 @@ fn translated(memory: &GuestMemory, tables: u64, address: u64) -> u64 {
 fn without_an_initrd_its_pointer_is_zero() {
     let kernel = prepare(&TinyKernel::editable().elf()).unwrap();
     let memory = GuestMemory::allocate(RAM).unwrap();
-    let entry = place(&kernel, &[], &CommandLine::build("").unwrap(), &memory).unwrap();
+    let entry = place(&kernel, &[], &CommandLine::build("").unwrap(), &SEED, &memory).unwrap();
     assert_eq!(read(&memory, entry.boot_params + 0x218, 8), [0; 8]);
 }
 
@@ -228,17 +230,19 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let memory = GuestMemory::allocate(RAM).unwrap();
     let mut kernel = prepare(&TinyKernel::editable().elf()).unwrap();
     let initrd = vec![1; 70 << 20];
-    let text = place(&kernel, &initrd, &cmdline, &memory)
+    let text = place(&kernel, &initrd, &cmdline, &SEED, &memory)
         .unwrap_err()
         .to_string();
     assert!(text.contains("at least 72 MiB"), "{text}");
     kernel.header.cmdline_byte_count_max = 100;
     assert!(matches!(
-        place(&kernel, &[], &cmdline, &memory),
+        place(&kernel, &[], &cmdline, &SEED, &memory),
         Err(BootError::CmdlineTooLong { limit: 100, .. })
     ));
     kernel.segments[0].memory_byte_count = RAM;
-    let text = place(&kernel, &[], &cmdline, &memory).unwrap_err().to_string();
+    let text = place(&kernel, &[], &cmdline, &SEED, &memory)
+        .unwrap_err()
+        .to_string();
     assert!(
         text.contains("RAM ends at 0x4000000") && text.contains("at least 65 MiB"),
         "{text}"
@@ -271,7 +275,13 @@ fn damaged(base: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 fn prepare_and_place(file: &[u8]) {
     if let Ok(kernel) = prepare(file) {
         let memory = GuestMemory::allocate(RAM).unwrap();
-        let _ = place(&kernel, b"initrd", &CommandLine::build("").unwrap(), &memory);
+        let _ = place(
+            &kernel,
+            b"initrd",
+            &CommandLine::build("").unwrap(),
+            &SEED,
+            &memory,
+        );
     }
 }
 

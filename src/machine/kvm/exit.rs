@@ -11,6 +11,32 @@ pub struct PortAccess {
     pub count: u32,
 }
 
+/// A port write that KVM collected instead of stopping for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PostedWrite {
+    /// The port.
+    pub port: u16,
+    data: [u8; 4],
+    length: u8,
+}
+
+impl PostedWrite {
+    pub(super) fn new(port: u64, length: u32, data: [u8; 8]) -> Option<Self> {
+        let length = u8::try_from(length).ok().filter(|length| *length <= 4)?;
+        Some(Self {
+            port: u16::try_from(port).ok()?,
+            data: [data[0], data[1], data[2], data[3]],
+            length,
+        })
+    }
+
+    /// The bytes written.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data[..usize::from(self.length)]
+    }
+}
+
 /// Why the vCPU stopped running. All but [`Exit::Interrupted`] and [`Exit::Refused`] are counted (E5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {

@@ -11,7 +11,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
-use super::{Exit, KvmError, PortAccess};
+use super::{Exit, KvmError, PortAccess, PostedWrite};
 use crate::base::guest_memory::GuestMemory;
 
 nix::ioctl_write_ptr!(
@@ -27,6 +27,7 @@ nix::ioctl_write_ptr!(
 pub struct Vcpu {
     fd: VcpuFd,
     has_sync_regs: bool,
+    posts_writes: bool,
     /// Keeps the guest's RAM mapped for as long as the vCPU can run.
     _memory: Rc<GuestMemory>,
 }
@@ -39,6 +40,7 @@ impl Vcpu {
         Self {
             fd,
             has_sync_regs,
+            posts_writes: false,
             _memory: memory,
         }
     }
@@ -109,6 +111,36 @@ impl Vcpu {
                 source: std::io::Error::other(format!("expected EINTR, got {other:?}")),
             }),
         }
+    }
+
+    pub(super) fn map_posted_writes(&mut self) -> Result<(), KvmError> {
+        self.fd
+            .map_coalesced_mmio_ring()
+            .map_err(KvmError::ioctl("mmap of the coalesced-write ring"))?;
+        self.posts_writes = true;
+        Ok(())
+    }
+
+    /// Takes the oldest port write that KVM collected. Take all of them before anything else of an exit is handled:
+    /// they precede it.
+    ///
+    /// # Errors
+    /// When KVM's ring holds what no port write can be.
+    pub fn next_posted_write(&mut self) -> Result<Option<PostedWrite>, KvmError> {
+        if !self.posts_writes {
+            return Ok(None);
+        }
+        let call = "reading the coalesced-write ring";
+        let Some(entry) = self.fd.coalesced_mmio_read().map_err(KvmError::ioctl(call))? else {
+            return Ok(None);
+        };
+        let impossible = || KvmError::Ioctl {
+            call,
+            source: std::io::Error::other("an entry is no port write"),
+        };
+        PostedWrite::new(entry.phys_addr, entry.len, entry.data)
+            .ok_or_else(impossible)
+            .map(Some)
     }
 
     fn describe_internal_error(&mut self) -> String {

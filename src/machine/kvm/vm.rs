@@ -1,10 +1,12 @@
 //! The host's KVM and one VM on it: memory slots and the MSR filter.
 
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
 use kvm_ioctls::{
-    Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
+    Cap, IoEventAddress, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
+    VmFd,
 };
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
@@ -56,6 +58,7 @@ impl KvmHost {
         let vm = KvmVm {
             fd,
             memory: Rc::new(memory),
+            posts_writes: false,
         };
         vm.require(Cap::UserMemory, "KVM_CAP_USER_MEMORY", "to give the guest RAM")?;
         vm.require(
@@ -73,6 +76,7 @@ impl KvmHost {
 pub struct KvmVm {
     fd: VmFd,
     memory: Rc<GuestMemory>,
+    posts_writes: bool,
 }
 
 impl KvmVm {
@@ -157,6 +161,26 @@ impl KvmVm {
             .map_err(KvmError::ioctl("KVM_X86_SET_MSR_FILTER"))
     }
 
+    /// Lets KVM collect writes to `ports` until the next exit ([`Vcpu::next_posted_write`]) where it can; elsewhere
+    /// each stays an exit of its own. Call it before [`Self::create_vcpu`].
+    ///
+    /// # Errors
+    /// When KVM has the capability and refuses.
+    pub fn post_port_writes(&mut self, ports: &[RangeInclusive<u16>]) -> Result<(), KvmError> {
+        if !self.fd.check_extension(Cap::CoalescedPio) {
+            return Ok(());
+        }
+        for range in ports {
+            let start = IoEventAddress::Pio(u64::from(*range.start()));
+            let length = u32::from(range.end() - range.start()) + 1;
+            self.fd
+                .register_coalesced_mmio(start, length)
+                .map_err(KvmError::ioctl("KVM_REGISTER_COALESCED_MMIO"))?;
+        }
+        self.posts_writes = true;
+        Ok(())
+    }
+
     /// Creates the vCPU.
     ///
     /// # Errors
@@ -166,10 +190,11 @@ impl KvmVm {
             .fd
             .create_vcpu(0)
             .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
-        Ok(Vcpu::new(
-            fd,
-            self.fd.check_extension(Cap::SyncRegs),
-            Rc::clone(&self.memory),
-        ))
+        let has_sync_regs = self.fd.check_extension(Cap::SyncRegs);
+        let mut vcpu = Vcpu::new(fd, has_sync_regs, Rc::clone(&self.memory));
+        if self.posts_writes {
+            vcpu.map_posted_writes()?;
+        }
+        Ok(vcpu)
     }
 }

@@ -15,7 +15,7 @@ use crate::base::limits::GUEST_RAM_BYTES_MIN;
 use crate::machine::cpu;
 use crate::machine::kvm::{Exit, KickTimer, KvmError, KvmHost};
 
-/// How long the speed probe runs at most.
+/// How long each speed probe runs.
 const SPEED_PROBE_SPAN: Duration = Duration::from_millis(100);
 /// Instructions of one round of the speed loop.
 const LOOP_INSTRUCTIONS: u64 = 2;
@@ -30,6 +30,8 @@ pub struct KvmFindings {
     pub missing_features: Vec<&'static str>,
     /// Instructions per second in kernel mode.
     pub kernel_instructions_per_second: u64,
+    /// Exits per second of a guest that does nothing but write a port.
+    pub port_exits_per_second: u64,
     /// `LOCK CMPXCHG16B` in ring 0, which Linux's slab allocator uses.
     pub cmpxchg16b: Finding,
     /// A denied MSR comes back as an exit and can be answered.
@@ -59,6 +61,7 @@ pub fn probe_kvm(clock: &impl HostClock) -> Result<KvmFindings, KvmError> {
     Ok(KvmFindings {
         missing_features: cpu::missing_on_host(&host.supported_cpuid()?),
         kernel_instructions_per_second: kernel_instructions_per_second(clock).unwrap_or(0),
+        port_exits_per_second: port_exits_per_second(clock).unwrap_or(0),
         cmpxchg16b: probe_cmpxchg16b(),
         msr_filter: Finding::from_result(msr_filter()),
         interrupt_window: Finding::from_result(interrupt_window()),
@@ -98,6 +101,25 @@ fn kernel_instructions_per_second(clock: &impl HostClock) -> Result<u64, TinyGue
     let elapsed_us = (clock.monotonic_ns() - start_ns) / 1000;
     let rounds = guest.vcpu.registers()?.rcx;
     Ok(rounds * LOOP_INSTRUCTIONS * 1_000_000 / elapsed_us.max(1))
+}
+
+fn port_exits_per_second(clock: &impl HostClock) -> Result<u64, TinyGuestError> {
+    let mut guest = TinyGuest::new(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.out(0x80_i32, al)?;
+        a.jmp(again)
+    })?;
+    let start_ns = clock.monotonic_ns();
+    let mut exits = 0;
+    loop {
+        guest.run()?;
+        exits += 1;
+        let elapsed_us = (clock.monotonic_ns() - start_ns) / 1000;
+        if u128::from(elapsed_us) >= SPEED_PROBE_SPAN.as_micros() {
+            return Ok(exits * 1_000_000 / elapsed_us);
+        }
+    }
 }
 
 /// Whether kernel-mode `LOCK CMPXCHG16B` works: the quickest sign of a software KVM.

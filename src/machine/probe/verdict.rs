@@ -67,6 +67,7 @@ mod tests {
         KvmFindings {
             missing_features: vec![],
             kernel_instructions_per_second: 700_000_000,
+            port_exits_per_second: 500_000,
             cmpxchg16b: Finding::Works,
             msr_filter: Finding::Works,
             interrupt_window: Finding::Works,

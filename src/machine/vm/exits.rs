@@ -10,6 +10,19 @@ use crate::machine::outcome::Outcome;
 const GENERAL_PROTECTION_VECTOR: u8 = 13;
 
 impl Vm {
+    /// Hands over the port writes that KVM collected before the present exit.
+    pub(super) fn take_posted_writes(&mut self) -> Result<(), KvmError> {
+        while let Some(write) = self.vcpu.next_posted_write()? {
+            self.totals.posted_writes += 1;
+            let moment = Moment {
+                now: self.now,
+                memory: self.kvm.memory(),
+            };
+            self.board.port_write(write.port, write.data(), moment);
+        }
+        Ok(())
+    }
+
     pub(super) fn handle(&mut self, exit: Exit) -> Result<Option<Outcome>, RunError> {
         match exit {
             Exit::PortRead(access) => self.port_read(access)?,
@@ -28,8 +41,7 @@ impl Vm {
             Exit::IrqWindow | Exit::SetTpr | Exit::Debug => {}
             Exit::Interrupted => {
                 self.totals.kicks += 1;
-                self.sample_time();
-                self.timer_armed_for = self.timer_armed_for.filter(|armed| *armed > self.now);
+                self.note_kick();
             }
             Exit::MmioRead { address } => {
                 return Ok(Some(Outcome::WildMmio {
@@ -47,6 +59,12 @@ impl Vm {
             Exit::Refused(reason) => return Ok(Some(Outcome::Refused(reason))),
         }
         Ok(None)
+    }
+
+    /// A kick came, or may have been swallowed by a run that only completed an instruction.
+    fn note_kick(&mut self) {
+        self.sample_time();
+        self.timer_armed_for = self.timer_armed_for.filter(|armed| *armed > self.now);
     }
 
     fn answer_msr(&mut self, answer: MsrAnswer) {
@@ -78,6 +96,7 @@ impl Vm {
             self.sample_time();
             self.user_tsc
                 .general_protection(&mut self.vcpu, self.kvm.memory(), self.now)?;
+            self.note_kick();
             return Ok(());
         }
         if TRAP_CR4_PORTS.contains(&access.port) && self.is_kernel_mode()? {
@@ -104,6 +123,11 @@ impl Vm {
     /// EDX goes back through the registers, EAX as the port's data; and through the registers too, because where KVM
     /// completes the port read by its emulator, setting registers makes it forget the data.
     fn answer_rdtsc(&mut self) -> Result<(), RunError> {
+        // The kernel reads the counter at every hard interrupt, so the final IDT is found long before the first
+        // program runs, without a look at the system registers at every exit.
+        if !self.user_tsc.is_armed() {
+            self.user_tsc.try_arm(&self.vcpu, self.kvm.memory())?;
+        }
         self.sample_time();
         self.totals.kernel_rdtsc += 1;
         let ticks = self.now.ticks_at(cpu::TSC_HERTZ);
@@ -131,6 +155,7 @@ impl Vm {
     /// Makes the instruction at `rip`, whose exit is being handled, fault.
     fn inject_general_protection_at(&mut self, rip: u64) -> Result<(), KvmError> {
         self.vcpu.complete_instruction()?;
+        self.note_kick();
         let mut regs = self.vcpu.registers()?;
         regs.rip = rip;
         self.vcpu.set_registers(&regs)?;

@@ -22,7 +22,6 @@
 mod effects;
 mod exits;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::boot::EntryPoint;
@@ -36,6 +35,7 @@ use crate::base::clock::{SystemClock, VirtualClock};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::board::{Board, Moment};
+use crate::devices::platform::POSTED_WRITE_PORTS;
 use crate::devices::virtio_net::Offloads;
 
 /// Shortest span between two timer kicks. A guest may program its timer faster than a host can kick; it would then
@@ -79,9 +79,11 @@ pub(super) struct Outside {
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
     /// Counted exits by kind.
-    pub exits: BTreeMap<ExitKind, u64>,
+    pub exits: [u64; ExitKind::ALL.len()],
     /// All counted exits.
     pub exit_count: ExitOrdinal,
+    /// Port writes that were collected without an exit.
+    pub posted_writes: u64,
     /// Interrupts injected.
     pub interrupts: u64,
     /// Times the vCPU was kicked out of the guest.
@@ -92,6 +94,16 @@ pub struct Totals {
     pub user_rdtsc: u64,
     /// Virtual time at the end.
     pub virtual_time: VirtualTime,
+}
+
+impl Totals {
+    /// Exits of each kind that occurred.
+    pub fn exits_by_kind(&self) -> impl Iterator<Item = (ExitKind, u64)> {
+        ExitKind::ALL
+            .into_iter()
+            .zip(self.exits)
+            .filter(|(_, count)| *count > 0)
+    }
 }
 
 /// A VM on its vCPU thread.
@@ -107,6 +119,7 @@ pub(super) struct Vm {
     timer_armed_for: Option<VirtualTime>,
     user_tsc: UserTsc,
     is_halted: bool,
+    window_just_opened: bool,
     console_room: usize,
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
@@ -126,7 +139,8 @@ impl Vm {
         kernel_iretq: u64,
         entry: &EntryPoint,
     ) -> Result<Self, RunError> {
-        let kvm = kvm.create_vm(memory, false)?;
+        let mut kvm = kvm.create_vm(memory, false)?;
+        kvm.post_port_writes(&POSTED_WRITE_PORTS)?;
         kvm.deny_msrs_except(cpu::PASSED_RANGES)?;
         let mut vcpu = kvm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
@@ -151,6 +165,7 @@ impl Vm {
             timer_armed_for: None,
             user_tsc: UserTsc::searching(kernel_iretq),
             is_halted: false,
+            window_just_opened: false,
             console_room,
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
@@ -233,12 +248,11 @@ impl Vm {
         self.kicker.leave_guest();
         let exit = exit?;
         tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
+        self.take_posted_writes()?;
         if let Some(kind) = exit.counted() {
+            self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();
-            *self.totals.exits.entry(kind).or_default() += 1;
-            if !self.user_tsc.is_armed() {
-                self.user_tsc.try_arm(&self.vcpu, self.kvm.memory())?;
-            }
+            self.totals.exits[kind as usize] += 1;
         }
         self.handle(exit)
     }
@@ -252,13 +266,16 @@ impl Vm {
             self.totals.interrupts += 1;
             self.is_halted = false;
         }
-        // After one injection another line may be waiting: it needs a window of its own.
+        // After one injection another line may be waiting: it needs a window of its own. And a line that is masked or
+        // behind one in service may be freed by a posted write: a look at the next window tells. One look an exit, or
+        // a line that stays masked would keep the guest from running.
         let another = if inject {
             self.board.interrupt_pending()
         } else {
             pending
         };
-        self.vcpu.request_interrupt_window(another);
+        let look = !self.window_just_opened && self.board.may_become_pending();
+        self.vcpu.request_interrupt_window(another || look);
         self.vcpu.run()
     }
 

@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{bench, host, image, playground, switch};
+use antipode_lab::{bench, host, image, playground, scenario, switch};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -22,6 +22,7 @@ enum Command {
     Capture(playground::cli::CaptureArgs),
     Host(host::cli::Args),
     Image(image::cli::Args),
+    Boot(scenario::boot::Args),
     Bench(bench::cli::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Host(args) => host::cli::run(&args),
         Command::Bench(args) => bench::cli::run(&args),
         Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
+        Command::Boot(args) => Ok(scenario::boot::run(&args)),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {

@@ -6,8 +6,8 @@ set -e
 bridge=$1 card=$2 tap=$3
 addresses=$(ip -4 -o addr show dev "$card" | sed -n 's/.* inet \([^ ]*\).*/\1/p')
 brctl addbr "$bridge"
-brctl setfd "$bridge" 0
-brctl stp "$bridge" off
+# No spanning tree here, so nothing to wait for before forwarding.
+echo 0 > "/sys/class/net/$bridge/bridge/forward_delay"
 # A bridge takes the lowest address of its ports, so a guest that starts would change it; fixed, it stays the card's.
 ip link set "$bridge" address "$(cat "/sys/class/net/$card/address")"
 # The group filter would drop a guest's multicasts until its first report.

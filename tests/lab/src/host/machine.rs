@@ -327,3 +327,7 @@ mod tests {
         assert_eq!(parse_cpu_ticks("nonsense"), None);
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod host_tests;

@@ -1,0 +1,47 @@
+//! How the commands of this module end: words or one JSON object on standard output, and an exit code.
+
+use crate::host::RunDirectory;
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+/// Prints what a command found: with `json` one line, else `words` of it. A failure in words goes to standard error.
+pub(super) fn conclude(json: bool, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
+    match outcome {
+        Ok(found) if json => println!("{found}"),
+        Ok(found) => println!("{}", words(&found)),
+        Err(error) if json => {
+            println!("{}", json!({ "ok": false, "error": format!("{error:#}") }));
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            eprintln!("antipode-lab: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Seconds with three decimals: what is below is noise.
+pub(super) fn seconds(span: std::time::Duration) -> f64 {
+    (span.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Plays `scenario` with a directory of its own for logs and disks. A failure says where they are kept.
+pub(super) fn with_run<T>(
+    lab_directory: &std::path::Path,
+    name: &str,
+    scenario: impl FnOnce(&RunDirectory) -> Result<T>,
+) -> Result<T> {
+    let run = RunDirectory::create(lab_directory, name)?;
+    match scenario(&run) {
+        Ok(found) => {
+            run.finish();
+            Ok(found)
+        }
+        Err(error) => {
+            let logs = run.path().display();
+            Err(anyhow!("{error:#}\nthe logs of this run are in {logs}"))
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The site's own disk: an ext4 file system holding what an operator would have put there to run the guest.
+
+use super::{Error, Result};
+use crate::debian::run_tool;
+use crate::image::Image;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the site mounts it.
+pub(super) const DIRECTORY: &str = "/srv/vm";
+/// Names in it.
+pub(super) const KERNEL: &str = "vmlinuz";
+pub(super) const INITRD: &str = "initrd.cpio";
+pub(super) const DISK: &str = "disk.img";
+
+/// Modules of the site that mounting it takes.
+pub(super) const MODULES: &[&str] = &["ext4"];
+
+/// The script that mounts it.
+pub(super) const MOUNT: &str = "mkdir -p /srv/vm && mount -t ext4 /dev/vda /srv/vm";
+
+/// Room for the journal, metadata and configurations, beyond the files.
+const ROOM_BYTES: u64 = 128 << 20;
+
+/// Makes the disk as a sparse file in `directory`.
+///
+/// `mke2fs -d` fills it from a directory, so nothing is mounted here and no root is needed. That directory holds hard
+/// links to the image's files, which only it reads; the disk's holes stay holes.
+pub(super) fn make(image: &Image, directory: &Path) -> Result<PathBuf> {
+    let content = directory.join("store");
+    std::fs::create_dir_all(&content).map_err(Error::file("create", &content))?;
+    let mut bytes = ROOM_BYTES;
+    for (source, name) in [
+        (&image.kernel, KERNEL),
+        (&image.initrd, INITRD),
+        (&image.disk, DISK),
+    ] {
+        let target = content.join(name);
+        std::fs::hard_link(source, &target).map_err(Error::file("link", &target))?;
+        bytes += target.metadata().map_err(Error::file("read", &target))?.len();
+    }
+    let store = directory.join("store.ext4");
+    let mut command = Command::new("mke2fs");
+    command
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", "store"])
+        // Nothing is left for a thread of the site's kernel to write while a guest is being measured.
+        .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
+        .arg("-d")
+        .arg(&content)
+        .arg(&store)
+        .arg(format!("{}k", bytes >> 10))
+        // It is in a directory that an ordinary user may not have in the path.
+        .env("PATH", path_with_sbin());
+    run_tool(&mut command, "e2fsprogs")?;
+    std::fs::remove_dir_all(&content).map_err(Error::file("delete", &content))?;
+    Ok(store)
+}
+
+fn path_with_sbin() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}

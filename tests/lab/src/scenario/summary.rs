@@ -1,0 +1,59 @@
+//! What `antipode run --json` says at the end.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Its last line. Keys that the lab does not use are left aside.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct RunSummary {
+    /// Whether the guest switched itself off.
+    pub ok: bool,
+    /// As the process ended.
+    pub exit_code: u8,
+    /// The code's name.
+    pub exit_name: String,
+    /// How the VM ended.
+    pub outcome: String,
+    /// VM exits by kind.
+    pub exits: BTreeMap<String, u64>,
+    /// Their sum.
+    pub exits_total: u64,
+    /// Of the whole run.
+    pub exits_per_second: u64,
+    /// Virtual time that passed.
+    pub guest_seconds: f64,
+    /// Host time that passed.
+    pub wall_seconds: f64,
+    /// RDTSC instructions of the kernel that were rewritten.
+    pub rewritten_rdtsc: u64,
+    /// RDTSC instructions of programs that were answered.
+    pub user_rdtsc: u64,
+}
+
+impl RunSummary {
+    /// Finds it in everything that antipode wrote to standard output: the guest's console, then one line of JSON.
+    /// The guest may have left the cursor within a line.
+    #[must_use]
+    pub fn find(output: &str) -> Option<Self> {
+        let line = output.trim_end().lines().last()?;
+        line.match_indices('{')
+            .find_map(|(start, _)| serde_json::from_str(&line[start..]).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"exit_code":0,"exit_name":"done","exits":{"hlt":7},"exits_per_second":9,"exits_total":7,"guest_seconds":1.5,"interrupts":1,"ok":true,"outcome":"power-off","rewritten_rdtsc":80,"user_rdtsc":5,"wall_seconds":2.0,"what":"the guest {x} off"}"#;
+
+    #[test]
+    fn it_is_found_behind_whatever_the_guest_wrote() {
+        for console in ["", "boot\r\n", "a { b }\r\n", "no newline {"] {
+            let summary = RunSummary::find(&format!("{console}{LINE}\n")).unwrap();
+            assert_eq!((summary.exits_total, summary.exits["hlt"]), (7, 7));
+        }
+        assert_eq!(RunSummary::find("boot\r\n{\"ok\":true}\n"), None);
+        assert_eq!(RunSummary::find(""), None);
+    }
+}
