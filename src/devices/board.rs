@@ -4,12 +4,13 @@
 //! which interrupt the CPU shall take.
 
 use super::acpi_pm::AcpiPm;
+use super::hpet::Hpet;
 use super::pci::{PciBus, PciDevices};
 use super::pic::Pic;
 use super::pit::Pit;
 use super::platform::{
-    ACPI_PORTS, KEYBOARD_COMMAND_PORT, PCI_CONFIG_PORTS, PCI_IO_WINDOW, PIC_ELCR_PORTS, PIC_MASTER_PORTS,
-    PIC_SLAVE_PORTS, PIT_GATE_PORT, PIT_PORTS, RTC_PORTS, SERIAL_PORTS,
+    ACPI_PORTS, HPET_MMIO, KEYBOARD_COMMAND_PORT, PCI_CONFIG_PORTS, PCI_IO_WINDOW, PIC_ELCR_PORTS,
+    PIC_MASTER_PORTS, PIC_SLAVE_PORTS, PIT_GATE_PORT, PIT_PORTS, RTC_PORTS, SERIAL_PORTS,
 };
 use super::rtc::Rtc;
 use super::serial::Serial;
@@ -33,6 +34,7 @@ pub struct Board {
     pic: Pic,
     pit: Pit,
     rtc: Rtc,
+    hpet: Hpet,
     serial: Serial,
     acpi_pm: AcpiPm,
     pci: PciBus,
@@ -48,6 +50,7 @@ impl Board {
             pic: Pic::new(),
             pit: Pit::as_firmware_leaves_it(),
             rtc: Rtc::new(wall_clock_unix_seconds),
+            hpet: Hpet::new(),
             serial: Serial::new(),
             acpi_pm: AcpiPm::new(),
             pci: PciBus::new(pci_devices),
@@ -83,10 +86,13 @@ impl Board {
         moment: Moment<'_>,
         access: impl FnOnce(&mut dyn PortDevice, &mut AtExit<'_>),
     ) {
+        let mut cut_off = IrqLines::default();
+        let is_old_timer = PIT_PORTS.contains(&port) || port == PIT_GATE_PORT || RTC_PORTS.contains(&port);
+        let is_cut_off = is_old_timer && self.hpet.has_legacy_routing();
         let mut at = AtExit {
             now: moment.now,
             memory: moment.memory,
-            irqs: &mut self.irqs,
+            irqs: if is_cut_off { &mut cut_off } else { &mut self.irqs },
             effects: &mut self.effects,
         };
         let device: &mut dyn PortDevice = match port {
@@ -147,16 +153,58 @@ impl Board {
         self.pci.receive_offloads()
     }
 
-    /// Lets every timer that is due expire.
-    pub fn advance(&mut self, moment: Moment<'_>) {
+    /// The guest reads memory at `address`; false if no device lives there.
+    #[must_use]
+    pub fn mmio_read(&mut self, address: u64, data: &mut [u8], moment: Moment<'_>) -> bool {
+        self.with_hpet(address, moment, |hpet, at| hpet.mmio_read(address, data, at))
+    }
+
+    /// The guest writes memory at `address`; false if no device lives there.
+    #[must_use]
+    pub fn mmio_write(&mut self, address: u64, data: &[u8], moment: Moment<'_>) -> bool {
+        self.with_hpet(address, moment, |hpet, at| hpet.mmio_write(address, data, at))
+    }
+
+    fn with_hpet(
+        &mut self,
+        address: u64,
+        moment: Moment<'_>,
+        access: impl FnOnce(&mut Hpet, &mut AtExit<'_>),
+    ) -> bool {
+        if !HPET_MMIO.contains(&address) {
+            return false;
+        }
         let mut at = AtExit {
             now: moment.now,
             memory: moment.memory,
             irqs: &mut self.irqs,
             effects: &mut self.effects,
         };
-        self.pit.advance(&mut at);
-        self.rtc.advance(&mut at);
+        access(&mut self.hpet, &mut at);
+        self.pic.sync(&mut self.irqs);
+        true
+    }
+
+    /// Lets every timer that is due expire.
+    pub fn advance(&mut self, moment: Moment<'_>) {
+        // With legacy routing the HPET has taken the lines of PIT and RTC (IA-PC HPET 1.0a, § 2.3.9.1).
+        let mut cut_off = IrqLines::default();
+        let is_cut_off = self.hpet.has_legacy_routing();
+        let mut old_timers = AtExit {
+            now: moment.now,
+            memory: moment.memory,
+            irqs: if is_cut_off { &mut cut_off } else { &mut self.irqs },
+            effects: &mut self.effects,
+        };
+        self.pit.advance(&mut old_timers);
+        self.rtc.advance(&mut old_timers);
+        let mut at = AtExit {
+            now: moment.now,
+            memory: moment.memory,
+            irqs: &mut self.irqs,
+            effects: &mut self.effects,
+        };
+        self.hpet.advance(&mut at);
         self.acpi_pm.advance(&mut at);
         self.pic.sync(&mut self.irqs);
     }
@@ -164,14 +212,13 @@ impl Board {
     /// When the next timer expires, `None` if none runs.
     #[must_use]
     pub fn next_deadline(&self) -> Option<VirtualTime> {
-        [
-            self.pit.next_deadline(),
-            self.rtc.next_deadline(),
-            self.acpi_pm.next_deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let old_timers = if self.hpet.has_legacy_routing() {
+            [None, None]
+        } else {
+            [self.pit.next_deadline(), self.rtc.next_deadline()]
+        };
+        let others = [self.hpet.next_deadline(), self.acpi_pm.next_deadline()];
+        old_timers.into_iter().chain(others).flatten().min()
     }
 
     /// Whether the PIC asks the CPU for an interrupt.
@@ -306,6 +353,9 @@ mod tests {
                     }
                     Act::TakeInterrupt => {}
                 }
+                let address = HPET_MMIO.start() + nanos % 0x400;
+                prop_assert!(board.mmio_write(address, &nanos.to_le_bytes(), moment));
+                prop_assert!(!board.mmio_read(nanos, &mut [0; 4], moment), "no device lives so low");
                 if board.next_deadline().is_some_and(|deadline| deadline <= moment.now) {
                     board.advance(moment);
                 }

@@ -17,6 +17,7 @@ pub mod acpi_pm;
 #[cfg(test)]
 mod bench;
 pub mod board;
+pub mod hpet;
 pub mod pci;
 pub mod pic;
 pub mod pit;

@@ -33,6 +33,8 @@ pub const ACPI_PORTS: RangeInclusive<u16> = 0x600..=0x60F;
 pub const PCI_CONFIG_PORTS: RangeInclusive<u16> = 0xCF8..=0xCFF;
 /// I/O window of the PCI root, where the BARs of virtio devices live.
 pub const PCI_IO_WINDOW: RangeInclusive<u16> = 0xC000..=0xCFFF;
+/// Registers of the HPET in guest physical memory.
+pub const HPET_MMIO: RangeInclusive<u64> = 0xFED0_0000..=0xFED0_03FF;
 
 /// The value that resets the machine when written to [`ACPI_RESET_PORT`].
 pub const ACPI_RESET_VALUE: u8 = 1;
@@ -42,6 +44,8 @@ pub const ACPI_S5_SLEEP_TYPE: u8 = 5;
 pub const ACPI_PM_TIMER_HERTZ: u64 = 3_579_545;
 /// Rate of the PIT's input clock.
 pub const PIT_HERTZ: u64 = 1_193_182;
+/// Rate of the HPET's counter: the slowest that the specification allows is fast enough, and reaches farthest.
+pub const HPET_HERTZ: u64 = 10_000_000;
 
 /// PIT channel 0.
 pub const PIT_IRQ: u8 = 0;

@@ -26,6 +26,7 @@ const OEM_REVISION: u32 = 1;
 pub(super) const RSDP: u64 = ACPI_TABLES.start;
 const XSDT_AT: u64 = RSDP + 0x40;
 const FADT_AT: u64 = RSDP + 0x100;
+const HPET_AT: u64 = RSDP + 0x300;
 const DSDT_AT: u64 = RSDP + 0x400;
 
 /// Last byte of the memory window that PCI devices may use: below the addresses of a PC's interrupt controllers.
@@ -46,10 +47,12 @@ const RTC_CENTURY_REGISTER: u8 = 0x32;
 pub(super) fn tables() -> Vec<(u64, Vec<u8>)> {
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(FADT_AT);
+    xsdt.add_entry(HPET_AT);
     vec![
         (RSDP, bytes_of(&Rsdp::new(OEM_ID, XSDT_AT))),
         (XSDT_AT, bytes_of(&xsdt)),
         (FADT_AT, fadt()),
+        (HPET_AT, hpet()),
         (DSDT_AT, dsdt()),
         (ACPI_FACS.start, bytes_of(&FACS::new())),
     ]
@@ -98,6 +101,25 @@ fn fadt() -> Vec<u8> {
     fadt.x_pm1a_cnt_blk = io_register(16, AccessSize::WordAccess, ACPI_PM1_CONTROL_PORT);
     fadt.x_pm_tmr_blk = io_register(32, AccessSize::DwordAccess, ACPI_PM_TIMER_PORT);
     bytes_of(&fadt.finalize())
+}
+
+/// The HPET's table (IA-PC HPET 1.0a, § 3.2.4).
+fn hpet() -> Vec<u8> {
+    /// Vendor 8086h, legacy routing, 32-bit counter, three timers, revision 1: the low half of the capabilities.
+    const EVENT_TIMER_BLOCK: u32 = 0x8086_8201;
+    let registers = GAS::new(
+        AddressSpace::SystemMemory,
+        64,
+        0,
+        AccessSize::Undefined,
+        *platform::HPET_MMIO.start(),
+    );
+    let mut table = Sdt::new(*b"HPET", 36, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.append(EVENT_TIMER_BLOCK);
+    table.append_slice(&bytes_of(&registers));
+    // HPET number 0; 128 ticks at least between two periodic interrupts; no page protection.
+    table.append_slice(&[0, 128, 0, 0]);
+    bytes_of(&table)
 }
 
 fn dsdt() -> Vec<u8> {

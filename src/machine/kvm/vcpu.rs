@@ -187,6 +187,16 @@ impl Vcpu {
         unsafe { std::slice::from_raw_parts_mut(data, length) }
     }
 
+    /// The bytes of the present memory access outside RAM: written ones, or the place for those to be read. Call it
+    /// only while handling such an exit.
+    pub fn mmio_data(&mut self) -> &mut [u8] {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: called only right after an exit with KVM_EXIT_MMIO, so `mmio` is the field KVM filled and will read.
+        let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+        let length = usize::try_from(mmio.len).unwrap_or(0).min(mmio.data.len());
+        &mut mmio.data[..length]
+    }
+
     /// Answers an MSR access: `Some(value)` for a read (ignored for a write), `None` for `#GP`.
     pub fn answer_msr(&mut self, answer: Option<u64>) {
         let run = self.fd.get_kvm_run();

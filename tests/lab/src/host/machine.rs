@@ -327,7 +327,3 @@ mod tests {
         assert_eq!(parse_cpu_ticks("nonsense"), None);
     }
 }
-
-#[cfg(test)]
-#[path = "machine_tests.rs"]
-mod host_tests;

@@ -19,11 +19,13 @@
 //! - [`launcher`]: processes that die with the lab.
 //! - [`run_directory`]: logs and sockets of one run.
 //! - [`machine`]: the running host.
+//! - [`check`], [`cli`]: commands that need one host only.
 //!
 //! A host that has run a VM under KVM may stall for minutes when it starts the next (the emulation's fault, cause
 //! unknown): boot a fresh host for each VM where time matters.
 
 mod build;
+pub mod check;
 pub mod cli;
 pub mod error;
 pub mod initramfs;

@@ -12,9 +12,9 @@
 //!
 //! - [`topology`]: which hosts, cards and addresses. Pure.
 //! - [`cluster`]: a switch and hosts, up together; scenarios use it as well.
-//! - [`service`]: what `up` offers to other processes: one socket that leads to every host's agent.
-//! - [`shell`]: a terminal on a host.
-//! - [`report`]: what people read.
+//! - `service`: what `up` offers to other processes: one socket that leads to every host's agent.
+//! - `shell`: a terminal on a host.
+//! - `report`: what people read.
 //! - [`cli`]: `up`, `shell`, `exec`, `link`, `links`, `capture`.
 //!
 //! A playground that is up is described by `target/lab/up/<name>.json`, removed when it ends. If its process is

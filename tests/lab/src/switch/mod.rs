@@ -15,7 +15,8 @@
 //! - [`framing`]: QEMU's stream framing (4-byte big-endian length, then the frame).
 //! - [`capture`]: pcapng with one interface per port and direction flags per frame.
 //! - [`control`]: commands and answers, one JSON object a line, over a unix socket.
-//! - [`transport`]: the only file with sockets; one thread, `ppoll`, batched reads and writes.
+//! - [`transport`]: the only file with sockets; one thread, `ppoll`, batched reads and writes. `operator` is what it
+//!   does when told to.
 //! - [`process`], [`units`], [`cli`]: the switch as a child of the lab, and quantities as people write them.
 //! - [`client`]: how the lab and the command line talk to a running switch.
 //!
@@ -29,6 +30,7 @@ pub mod control;
 pub mod fabric;
 pub mod framing;
 pub mod link;
+mod operator;
 pub mod process;
 pub mod random;
 pub mod transport;

@@ -5,7 +5,7 @@
 //! slow) fills its bounded buffer and then loses frames, as a network card's ring would; it never blocks others.
 
 use super::capture::Writer;
-use super::control::{Answer, Command, Config, LINE_BYTES_MAX, PortConfig, PortReport, WayReport};
+use super::control::{Answer, Command, Config, LINE_BYTES_MAX, PortConfig};
 use super::fabric::{Effect, Event, Fabric, PortId, Way};
 use super::framing::{Decoder, encode};
 use super::link::Nanos;
@@ -57,9 +57,9 @@ pub enum Error {
     Poll(#[from] nix::Error),
 }
 
-struct Socket {
+pub(super) struct Socket {
     listener: UnixListener,
-    stream: Option<UnixStream>,
+    pub(super) stream: Option<UnixStream>,
     decoder: Decoder,
     outgoing: Vec<u8>,
 }
@@ -69,22 +69,22 @@ struct ControlClient {
     received: Vec<u8>,
 }
 
-struct Capture {
-    writer: Writer<BufWriter<File>>,
-    ports: Option<Vec<String>>,
-    interfaces: HashMap<PortId, u32>,
+pub(super) struct Capture {
+    pub(super) writer: Writer<BufWriter<File>>,
+    pub(super) ports: Option<Vec<String>>,
+    pub(super) interfaces: HashMap<PortId, u32>,
 }
 
 /// A running switch.
 pub struct Switch {
-    fabric: Fabric,
-    sockets: Vec<Socket>,
+    pub(super) fabric: Fabric,
+    pub(super) sockets: Vec<Socket>,
     control: UnixListener,
     clients: Vec<ControlClient>,
-    capture: Option<Capture>,
+    pub(super) capture: Option<Capture>,
     read_buffer: Vec<u8>,
     effects: Vec<Effect>,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 /// Which descriptor a poll result belongs to.
@@ -154,7 +154,7 @@ impl Switch {
         Ok(())
     }
 
-    fn add_port(&mut self, port: &PortConfig) -> Result<(), Error> {
+    pub(super) fn add_port(&mut self, port: &PortConfig) -> Result<(), Error> {
         let listener = listen(&port.socket)?;
         let id = self.fabric.add_port(&port.name, &port.segment);
         assert_eq!(id.0, self.sockets.len(), "ports and sockets are added together");
@@ -356,139 +356,10 @@ impl Switch {
             client.received = CLOSED.to_vec();
         }
     }
-
-    fn obey(&mut self, command: Command) -> Answer {
-        match command {
-            Command::Shape { port, way, shape } => match self.fabric.port(&port) {
-                None => self.unknown(&port),
-                Some(id) => {
-                    let changed = ways(way).map(|way| self.fabric.reshape(id, *way, shape));
-                    changed
-                        .collect::<Result<(), _>>()
-                        .map_or_else(|e| Answer::refused(e.to_string()), |()| Answer::done())
-                }
-            },
-            Command::Clear {
-                port: Some(name),
-                way,
-            } => match self.fabric.port(&name) {
-                None => self.unknown(&name),
-                Some(id) => self.clear([id], way),
-            },
-            Command::Clear { port: None, way } => self.clear((0..self.sockets.len()).map(PortId), way),
-            Command::Ports => Answer {
-                ports: Some(self.report()),
-                ..Answer::done()
-            },
-            Command::CaptureStart { file, ports } => self.start_capture(&file, ports),
-            Command::CaptureStop => match self.capture.take() {
-                None => Answer::refused("no capture is running"),
-                Some(mut capture) => match capture.writer.flush() {
-                    Ok(()) => Answer {
-                        captured_frames: Some(capture.writer.frames()),
-                        ..Answer::done()
-                    },
-                    Err(error) => Answer::refused(format!("the capture is incomplete: {error}")),
-                },
-            },
-            Command::AddPort(port) if self.fabric.port(&port.name).is_some() => {
-                Answer::refused(format!("port {} exists already", port.name))
-            }
-            Command::AddPort(port) => self
-                .add_port(&port)
-                .map_or_else(|e| Answer::refused(e.to_string()), |()| Answer::done()),
-            Command::Stop => {
-                self.stopping = true;
-                Answer::done()
-            }
-        }
-    }
-
-    fn unknown(&self, name: &str) -> Answer {
-        let known: Vec<&str> = self
-            .fabric
-            .ports()
-            .iter()
-            .map(super::fabric::Port::name)
-            .collect();
-        Answer::refused(format!("no port {name}; there are: {}", known.join(", ")))
-    }
-
-    fn clear(&mut self, ports: impl IntoIterator<Item = PortId>, way: Option<Way>) -> Answer {
-        for port in ports {
-            ways(way).for_each(|way| self.fabric.clear(port, *way));
-        }
-        Answer::done()
-    }
-
-    fn report(&self) -> Vec<PortReport> {
-        let report = |(port, socket): (&super::fabric::Port, &Socket)| {
-            let way = |way| WayReport {
-                shape: port.shape(way),
-                counters: port.counters(way),
-            };
-            PortReport {
-                name: port.name().to_owned(),
-                segment: self.fabric.segment_of(port).to_owned(),
-                connected: socket.stream.is_some(),
-                tx: way(Way::Tx),
-                rx: way(Way::Rx),
-            }
-        };
-        self.fabric
-            .ports()
-            .iter()
-            .zip(&self.sockets)
-            .map(report)
-            .collect()
-    }
-
-    fn start_capture(&mut self, file: &Path, ports: Option<Vec<String>>) -> Answer {
-        if self.capture.is_some() {
-            return Answer::refused("a capture is running; stop it first");
-        }
-        let names = ports.iter().flatten();
-        if let Some(unknown) = names.clone().find(|name| self.fabric.port(name).is_none()) {
-            return self.unknown(unknown);
-        }
-        match self.open_capture(file, ports) {
-            Ok(capture) => {
-                self.capture = Some(capture);
-                Answer::done()
-            }
-            Err(error) => Answer::refused(format!("cannot capture into {}: {error}", file.display())),
-        }
-    }
-
-    fn open_capture(&self, file: &Path, ports: Option<Vec<String>>) -> io::Result<Capture> {
-        let mut writer = Writer::new(BufWriter::new(File::create_new(file)?))?;
-        let mut interfaces = HashMap::new();
-        for (index, port) in self.fabric.ports().iter().enumerate() {
-            if ports
-                .as_ref()
-                .is_none_or(|names| names.iter().any(|name| name == port.name()))
-            {
-                interfaces.insert(PortId(index), writer.add_interface(port.name())?);
-            }
-        }
-        Ok(Capture {
-            writer,
-            ports,
-            interfaces,
-        })
-    }
 }
 
 /// Marks a control client whose connection is over; no command contains a NUL.
 const CLOSED: &[u8] = b"\0closed";
-
-fn ways(way: Option<Way>) -> std::slice::Iter<'static, Way> {
-    match way {
-        None => [Way::Tx, Way::Rx].iter(),
-        Some(Way::Tx) => [Way::Tx].iter(),
-        Some(Way::Rx) => [Way::Rx].iter(),
-    }
-}
 
 fn is_transient(error: &io::Error) -> bool {
     matches!(

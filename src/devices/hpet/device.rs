@@ -1,0 +1,260 @@
+//! Registers of the HPET (IA-PC HPET specification 1.0a, § 2.3).
+
+use crate::base::units::VirtualTime;
+use crate::devices::platform::{HPET_HERTZ, HPET_MMIO, PIT_IRQ, RTC_IRQ};
+use crate::devices::{AtExit, instant_of_tick};
+
+/// Ticks of the main counter since the VM was created.
+type Tick = u64;
+
+const TIMERS: usize = 3;
+/// Femtoseconds of one tick.
+const PERIOD_FS: u64 = 1_000_000_000_000_000 / HPET_HERTZ;
+const VENDOR: u64 = 0x8086;
+const REVISION: u64 = 1;
+
+const CAPABILITIES: u64 = 0x000;
+const CONFIGURATION: u64 = 0x010;
+const INTERRUPT_STATUS: u64 = 0x020;
+const MAIN_COUNTER: u64 = 0x0F0;
+const FIRST_TIMER: u64 = 0x100;
+const TIMER_STRIDE: u64 = 0x20;
+
+const ENABLE: u64 = 1 << 0;
+const LEGACY_ROUTING: u64 = 1 << 1;
+
+const TIMER_INTERRUPT_ENABLE: u64 = 1 << 2;
+const TIMER_PERIODIC: u64 = 1 << 3;
+const TIMER_PERIODIC_CAPABLE: u64 = 1 << 4;
+const TIMER_VALUE_SET: u64 = 1 << 6;
+const TIMER_32_BIT: u64 = 1 << 8;
+/// What software may set in a timer's configuration.
+const TIMER_WRITABLE: u64 = 1 << 1 | TIMER_INTERRUPT_ENABLE | TIMER_PERIODIC | TIMER_VALUE_SET | TIMER_32_BIT;
+
+const COUNTER_MASK: u64 = 0xFFFF_FFFF;
+/// Ticks until the counter shows the same value again.
+const COUNTER_SPAN: Tick = 1 << 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Timer {
+    configuration: u64,
+    comparator: u32,
+    period: u32,
+}
+
+impl Timer {
+    fn is_periodic(&self) -> bool {
+        self.configuration & TIMER_PERIODIC != 0
+    }
+}
+
+/// The event timer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hpet {
+    configuration: u64,
+    /// Value of the main counter at `started`, or its value while it is stopped.
+    base: u32,
+    started: Tick,
+    timers: [Timer; TIMERS],
+    /// Matches up to this tick have raised their interrupts.
+    done_to: Tick,
+}
+
+impl Hpet {
+    /// A stopped timer: what a PC's firmware hands over.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether timers 0 and 1 have taken IRQ 0 and IRQ 8 from PIT and RTC.
+    #[must_use]
+    pub fn has_legacy_routing(&self) -> bool {
+        self.configuration & (ENABLE | LEGACY_ROUTING) == ENABLE | LEGACY_ROUTING
+    }
+
+    fn is_running(&self) -> bool {
+        self.configuration & ENABLE != 0
+    }
+
+    fn counter(&self, now: Tick) -> u32 {
+        let elapsed = if self.is_running() {
+            now.saturating_sub(self.started)
+        } else {
+            0
+        };
+        low(u64::from(self.base).wrapping_add(elapsed))
+    }
+
+    /// The first tick after `tick` at which `timer` matches and raises an interrupt.
+    fn next_match_after(&self, timer: &Timer, tick: Tick) -> Option<Tick> {
+        if !self.has_legacy_routing() || timer.configuration & TIMER_INTERRUPT_ENABLE == 0 {
+            return None;
+        }
+        let tick = tick.max(self.started);
+        let ahead = u64::from(timer.comparator.wrapping_sub(self.counter(tick)));
+        Some(tick + if ahead == 0 { COUNTER_SPAN } else { ahead })
+    }
+
+    /// When the next interrupt is due; in the past if overdue.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<VirtualTime> {
+        let matches = self.timers[..2]
+            .iter()
+            .filter_map(|timer| self.next_match_after(timer, self.done_to));
+        matches.min().map(|tick| instant_of_tick(tick, HPET_HERTZ))
+    }
+
+    /// Raises the interrupts of matches that have come due; to be called at any exit.
+    pub fn advance(&mut self, at: &mut AtExit<'_>) {
+        let now = ticks(at);
+        if now <= self.done_to {
+            return;
+        }
+        for (index, irq) in [(0, PIT_IRQ), (1, RTC_IRQ)] {
+            let timer = self.timers[index];
+            let Some(due) = self
+                .next_match_after(&timer, self.done_to)
+                .filter(|due| *due <= now)
+            else {
+                continue;
+            };
+            at.irqs.pulse(irq);
+            if timer.is_periodic() && timer.period > 0 {
+                // The comparator moves on by whole periods, so that no lateness of an exit adds up.
+                let periods = (now - due) / u64::from(timer.period) + 1;
+                let moved =
+                    u64::from(timer.comparator).wrapping_add(periods.wrapping_mul(u64::from(timer.period)));
+                self.timers[index].comparator = low(moved);
+            }
+        }
+        self.done_to = now;
+    }
+
+    /// The guest reads `data.len()` bytes at guest physical `address`, which lies in [`HPET_MMIO`].
+    pub fn mmio_read(&mut self, address: u64, data: &mut [u8], at: &mut AtExit<'_>) {
+        self.advance(at);
+        data.fill(0xFF);
+        let offset = address - HPET_MMIO.start();
+        let Some(shift) = access_shift(offset, data.len()) else {
+            return;
+        };
+        let value = self.register(offset & !7, ticks(at)) >> shift;
+        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+    }
+
+    /// The guest writes `data` at guest physical `address`, which lies in [`HPET_MMIO`].
+    pub fn mmio_write(&mut self, address: u64, data: &[u8], at: &mut AtExit<'_>) {
+        self.advance(at);
+        let offset = address - HPET_MMIO.start();
+        let Some(shift) = access_shift(offset, data.len()) else {
+            return;
+        };
+        let mut bytes = [0; 8];
+        bytes[..data.len()].copy_from_slice(data);
+        let written = u64::from_le_bytes(bytes) << shift;
+        let mask = if data.len() == 8 {
+            u64::MAX
+        } else {
+            COUNTER_MASK << shift
+        };
+        self.set_register(offset & !7, written, mask, ticks(at));
+    }
+
+    fn register(&self, offset: u64, now: Tick) -> u64 {
+        match offset {
+            CAPABILITIES => {
+                let timers = (TIMERS as u64 - 1) << 8;
+                let legacy_capable = 1 << 15;
+                PERIOD_FS << 32 | VENDOR << 16 | legacy_capable | timers | REVISION
+            }
+            CONFIGURATION => self.configuration,
+            INTERRUPT_STATUS => 0,
+            MAIN_COUNTER => u64::from(self.counter(now)),
+            _ => match timer_at(offset) {
+                Some((index, false)) => self.timers[index].configuration | capabilities_of(index),
+                Some((index, true)) => u64::from(self.timers[index].comparator),
+                None => 0,
+            },
+        }
+    }
+
+    fn set_register(&mut self, offset: u64, written: u64, mask: u64, now: Tick) {
+        match offset {
+            CONFIGURATION => self.configure(self.configuration & !mask | written & mask, now),
+            MAIN_COUNTER if !self.is_running() && mask & COUNTER_MASK != 0 => self.base = low(written),
+            _ => match timer_at(offset) {
+                Some((index, false)) => {
+                    let timer = &mut self.timers[index];
+                    timer.configuration = (timer.configuration & !mask | written & mask) & TIMER_WRITABLE;
+                    if capabilities_of(index) & TIMER_PERIODIC_CAPABLE == 0 {
+                        timer.configuration &= !TIMER_PERIODIC;
+                    }
+                }
+                Some((index, true)) if mask & COUNTER_MASK != 0 => {
+                    self.timers[index].compare_with(low(written))
+                }
+                _ => {}
+            },
+        }
+    }
+
+    fn configure(&mut self, configuration: u64, now: Tick) {
+        let was_running = self.is_running();
+        self.base = self.counter(now);
+        self.configuration = configuration & (ENABLE | LEGACY_ROUTING);
+        if was_running || self.is_running() {
+            self.started = now;
+            self.done_to = self.done_to.max(now);
+        }
+    }
+}
+
+impl Timer {
+    /// A write of the comparator (§ 2.3.9.2.2): of a periodic timer it is the period, and the first match too if
+    /// the value-set bit says so, which then clears.
+    fn compare_with(&mut self, value: u32) {
+        if !self.is_periodic() || self.configuration & TIMER_VALUE_SET != 0 {
+            self.comparator = value;
+        }
+        if self.is_periodic() {
+            self.period = value;
+        }
+        self.configuration &= !TIMER_VALUE_SET;
+    }
+}
+
+fn ticks(at: &AtExit<'_>) -> Tick {
+    at.now.ticks_at(HPET_HERTZ)
+}
+
+fn low(value: u64) -> u32 {
+    u32::try_from(value & COUNTER_MASK).unwrap_or(u32::MAX)
+}
+
+/// The timer whose register lies at `offset`, and whether it is the comparator.
+fn timer_at(offset: u64) -> Option<(usize, bool)> {
+    let into = offset.checked_sub(FIRST_TIMER)?;
+    let index = usize::try_from(into / TIMER_STRIDE)
+        .ok()
+        .filter(|index| *index < TIMERS)?;
+    match into % TIMER_STRIDE {
+        0 => Some((index, false)),
+        8 => Some((index, true)),
+        _ => None,
+    }
+}
+
+/// Timer 0 alone is periodic.
+fn capabilities_of(index: usize) -> u64 {
+    if index == 0 { TIMER_PERIODIC_CAPABLE } else { 0 }
+}
+
+/// How far into its register an access lies, in bits; `None` for what the specification does not allow.
+fn access_shift(offset: u64, byte_count: usize) -> Option<u64> {
+    match (byte_count, offset % 8) {
+        (8, 0) => Some(0),
+        (4, into @ (0 | 4)) => Some(into * 8),
+        _ => None,
+    }
+}
