@@ -112,6 +112,45 @@ impl GuestMemory {
     }
 }
 
+/// A page of device registers that the guest may read without an exit. It is no RAM: what it shows changes only while
+/// an exit is handled, by [`RegisterPage::show`]. Not `Send`, as [`GuestMemory`].
+#[derive(Debug)]
+pub struct RegisterPage {
+    page: Ram,
+    vcpu_thread_only: PhantomData<*const ()>,
+}
+
+impl RegisterPage {
+    /// A page of zeros at guest physical `address`.
+    ///
+    /// # Errors
+    /// When the host refuses the mapping.
+    pub fn at(address: GuestAddress) -> std::io::Result<Self> {
+        let page = Ram::from_ranges(&[(address, 4096)]).map_err(std::io::Error::other)?;
+        Ok(Self {
+            page,
+            vcpu_thread_only: PhantomData,
+        })
+    }
+
+    /// The mapping.
+    #[must_use]
+    pub fn mapping(&self) -> &Ram {
+        &self.page
+    }
+
+    /// Shows `value` in the register at guest physical `address`.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if the register is not on the page.
+    pub fn show(&self, address: GuestAddress, value: u64) -> Result<(), OutsideRam> {
+        self.page.write_obj(value, address).map_err(|_| OutsideRam {
+            address: address.0,
+            byte_count: 8,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Registers of the HPET (IA-PC HPET specification 1.0a, § 2.3).
 
-use crate::base::units::VirtualTime;
+use crate::base::units::{GuestPhys, VirtualTime};
 use crate::devices::platform::{HPET_HERTZ, HPET_MMIO, PIT_IRQ, RTC_IRQ};
 use crate::devices::{AtExit, instant_of_tick};
 
@@ -131,16 +131,24 @@ impl Hpet {
         self.done_to = now;
     }
 
-    /// The guest reads `data.len()` bytes at guest physical `address`, which lies in [`HPET_MMIO`].
-    pub fn mmio_read(&mut self, address: u64, data: &mut [u8], at: &mut AtExit<'_>) {
-        self.advance(at);
-        data.fill(0xFF);
-        let offset = address - HPET_MMIO.start();
-        let Some(shift) = access_shift(offset, data.len()) else {
-            return;
-        };
-        let value = self.register(offset & !7, ticks(at)) >> shift;
-        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+    /// Guest physical address and present value of the main counter.
+    #[must_use]
+    pub fn main_counter(&self, now: VirtualTime) -> (GuestPhys, u64) {
+        let value = u64::from(self.counter(now.ticks_at(HPET_HERTZ)));
+        (GuestPhys(HPET_MMIO.start() + MAIN_COUNTER), value)
+    }
+
+    /// Guest physical addresses and present values of all registers, for the page that the guest reads.
+    pub fn registers(&self, now: VirtualTime) -> impl Iterator<Item = (GuestPhys, u64)> {
+        let timers = (0..TIMERS as u64).flat_map(|index| {
+            let base = FIRST_TIMER + index * TIMER_STRIDE;
+            [base, base + 8]
+        });
+        let now = now.ticks_at(HPET_HERTZ);
+        [CAPABILITIES, CONFIGURATION, INTERRUPT_STATUS, MAIN_COUNTER]
+            .into_iter()
+            .chain(timers)
+            .map(move |offset| (GuestPhys(HPET_MMIO.start() + offset), self.register(offset, now)))
     }
 
     /// The guest writes `data` at guest physical `address`, which lies in [`HPET_MMIO`].

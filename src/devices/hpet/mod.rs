@@ -12,6 +12,10 @@
 //! Like the PIT's, all arithmetic is in whole ticks since the VM was created: the main counter is a base plus elapsed
 //! ticks, a match is the next tick at which counter and comparator are equal, and nothing runs between exits.
 //!
+//! The guest reads the registers from a page of memory, without an exit ([`Hpet::registers`]); only writes come here.
+//! What the page shows changes at exits alone, so a guest that reads the counter twice between two exits reads the same
+//! time twice. A comparator that the guest derives from the counter therefore never lies in the past it can see.
+//!
 //! What differs from silicon, because a PIC-only board has no use for it: no routing to an I/O APIC and no message
 //! interrupts; in legacy mode both timers are edge-triggered, whatever their type bit says.
 

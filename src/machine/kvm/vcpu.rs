@@ -12,7 +12,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
 use super::{Exit, KvmError, PortAccess, PostedWrite};
-use crate::base::guest_memory::GuestMemory;
+use crate::base::guest_memory::{GuestMemory, RegisterPage};
 
 nix::ioctl_write_ptr!(
     /// `KVM_INTERRUPT` (0x4004ae86): `kvm-ioctls` has no wrapper for it.
@@ -22,18 +22,21 @@ nix::ioctl_write_ptr!(
     kvm_interrupt
 );
 
+/// RAM and the register page.
+type Mappings = (Rc<GuestMemory>, Option<Rc<RegisterPage>>);
+
 /// A vCPU.
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
     has_sync_regs: bool,
     posts_writes: bool,
-    /// Keeps the guest's RAM mapped for as long as the vCPU can run.
-    _memory: Rc<GuestMemory>,
+    /// Keeps what the guest sees mapped for as long as the vCPU can run.
+    _mappings: Mappings,
 }
 
 impl Vcpu {
-    pub(super) fn new(mut fd: VcpuFd, has_sync_regs: bool, memory: Rc<GuestMemory>) -> Self {
+    pub(super) fn new(mut fd: VcpuFd, has_sync_regs: bool, mappings: Mappings) -> Self {
         if has_sync_regs {
             fd.set_sync_valid_reg(SyncReg::Register);
         }
@@ -41,7 +44,7 @@ impl Vcpu {
             fd,
             has_sync_regs,
             posts_writes: false,
-            _memory: memory,
+            _mappings: mappings,
         }
     }
 

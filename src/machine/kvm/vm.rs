@@ -11,7 +11,10 @@ use kvm_ioctls::{
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{KvmError, Vcpu};
-use crate::base::guest_memory::GuestMemory;
+use crate::base::guest_memory::{GuestMemory, Ram, RegisterPage};
+
+/// The slot of the register page, after those of RAM.
+const PAGE_SLOT: u32 = 8;
 
 /// A run of MSRs that KVM itself may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,7 @@ impl KvmHost {
         let vm = KvmVm {
             fd,
             memory: Rc::new(memory),
+            page: None,
             posts_writes: false,
         };
         vm.require(Cap::UserMemory, "KVM_CAP_USER_MEMORY", "to give the guest RAM")?;
@@ -76,6 +80,7 @@ impl KvmHost {
 pub struct KvmVm {
     fd: VmFd,
     memory: Rc<GuestMemory>,
+    page: Option<Rc<RegisterPage>>,
     posts_writes: bool,
 }
 
@@ -89,20 +94,47 @@ impl KvmVm {
     }
 
     fn map_memory(&self, log_dirty_pages: bool) -> Result<(), KvmError> {
-        for (slot, region) in (0_u32..).zip(self.memory.ram().iter()) {
+        let flags = if log_dirty_pages {
+            kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES
+        } else {
+            0
+        };
+        self.map(self.memory.ram(), 0, flags)
+    }
+
+    /// Lets the guest read `page` without an exit; its writes there stay exits. Call it once, before
+    /// [`Self::create_vcpu`].
+    ///
+    /// # Errors
+    /// When KVM lacks read-only memory or refuses.
+    pub fn show_page(&mut self, page: RegisterPage) -> Result<(), KvmError> {
+        self.require(
+            Cap::ReadonlyMem,
+            "KVM_CAP_READONLY_MEM",
+            "to show the guest its clock",
+        )?;
+        let page = self.page.insert(Rc::new(page)).clone();
+        self.map(page.mapping(), PAGE_SLOT, kvm_bindings::KVM_MEM_READONLY)
+    }
+
+    /// The page given to [`Self::show_page`].
+    #[must_use]
+    pub fn page(&self) -> Option<&RegisterPage> {
+        self.page.as_deref()
+    }
+
+    /// Maps `ram`, which is one of the mappings this VM owns.
+    fn map(&self, ram: &Ram, first_slot: u32, flags: u32) -> Result<(), KvmError> {
+        for (slot, region) in (first_slot..).zip(ram.iter()) {
             let slot = kvm_userspace_memory_region {
                 slot,
-                flags: if log_dirty_pages {
-                    kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES
-                } else {
-                    0
-                },
+                flags,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the range is a live mapping of `memory`, which this VM and its vCPU own together, so that it
-            // is unmapped only when neither can run any more.
+            // SAFETY: the range is a live mapping of `memory` or `page`, which this VM and its vCPU own together, so
+            // that it is unmapped only when neither can run any more.
             unsafe { self.fd.set_user_memory_region(slot) }
                 .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
         }
@@ -191,7 +223,7 @@ impl KvmVm {
             .create_vcpu(0)
             .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         let has_sync_regs = self.fd.check_extension(Cap::SyncRegs);
-        let mut vcpu = Vcpu::new(fd, has_sync_regs, Rc::clone(&self.memory));
+        let mut vcpu = Vcpu::new(fd, has_sync_regs, (Rc::clone(&self.memory), self.page.clone()));
         if self.posts_writes {
             vcpu.map_posted_writes()?;
         }

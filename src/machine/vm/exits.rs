@@ -43,28 +43,36 @@ impl Vm {
                 self.totals.kicks += 1;
                 self.note_kick();
             }
-            Exit::MmioRead { address } => return Ok(self.mmio_access(address, false)),
-            Exit::MmioWrite { address } => return Ok(self.mmio_access(address, true)),
+            Exit::MmioRead { address } => {
+                return Ok(Some(Outcome::WildMmio {
+                    address,
+                    is_write: false,
+                }));
+            }
+            Exit::MmioWrite { address } => return self.mmio_write(address),
             Exit::Shutdown => return Ok(Some(Outcome::TripleFault)),
             Exit::Refused(reason) => return Ok(Some(Outcome::Refused(reason))),
         }
         Ok(None)
     }
 
-    /// A memory access where there is no RAM: a device's registers, or the end of the VM.
-    fn mmio_access(&mut self, address: u64, is_write: bool) -> Option<Outcome> {
-        self.sample_time();
+    /// A memory write where there is no RAM: a device's register, or the end of the VM.
+    ///
+    /// The clock is not read: the guest has derived what it writes from the time it can see, and a later time would
+    /// put a deadline that lies ahead of it into the past.
+    fn mmio_write(&mut self, address: u64) -> Result<Option<Outcome>, RunError> {
         let moment = Moment {
             now: self.now,
             memory: self.kvm.memory(),
         };
-        let data = self.vcpu.mmio_data();
-        let claimed = if is_write {
-            self.board.mmio_write(address, data, moment)
-        } else {
-            self.board.mmio_read(address, data, moment)
-        };
-        (!claimed).then_some(Outcome::WildMmio { address, is_write })
+        if !self.board.mmio_write(address, self.vcpu.mmio_data(), moment) {
+            return Ok(Some(Outcome::WildMmio {
+                address,
+                is_write: true,
+            }));
+        }
+        self.show_hpet()?;
+        Ok(None)
     }
 
     /// A kick came, or may have been swallowed by a run that only completed an instruction.

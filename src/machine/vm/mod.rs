@@ -32,10 +32,10 @@ use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, HostEntropy, Inbox, Network};
 use crate::base::clock::{SystemClock, VirtualClock};
-use crate::base::guest_memory::GuestMemory;
-use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::base::guest_memory::{GuestMemory, RegisterPage};
+use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
 use crate::devices::board::{Board, Moment};
-use crate::devices::platform::POSTED_WRITE_PORTS;
+use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS};
 use crate::devices::virtio_net::Offloads;
 
 /// Shortest span between two timer kicks. A guest may program its timer faster than a host can kick; it would then
@@ -142,6 +142,11 @@ impl Vm {
         let mut kvm = kvm.create_vm(memory, false)?;
         kvm.post_port_writes(&POSTED_WRITE_PORTS)?;
         kvm.deny_msrs_except(cpu::PASSED_RANGES)?;
+        let page = RegisterPage::at(GuestPhys(*HPET_MMIO.start())).map_err(|source| RunError::Host {
+            what: "reserving the clock's page",
+            source,
+        })?;
+        kvm.show_page(page)?;
         let mut vcpu = kvm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
         set_entry_state(&mut vcpu, entry)?;
@@ -154,7 +159,7 @@ impl Vm {
             source,
         })?;
         let console_room = board.console_input_room();
-        Ok(Self {
+        let vm = Self {
             vcpu,
             kicker,
             kvm,
@@ -170,7 +175,9 @@ impl Vm {
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
             totals: Totals::default(),
-        })
+        };
+        vm.show_hpet()?;
+        Ok(vm)
     }
 
     /// The way for other threads to reach this VM.
@@ -209,7 +216,7 @@ impl Vm {
         Ok((outcome, self.totals))
     }
 
-    /// Reads the clock and lets due timers expire.
+    /// Reads the clock, shows the guest the time, and lets due timers expire.
     fn sample_time(&mut self) {
         self.now = self.clock.sample();
         if self
@@ -222,6 +229,26 @@ impl Vm {
                 memory: self.kvm.memory(),
             });
         }
+        let (address, counter) = self.board.hpet().main_counter(self.now);
+        if let Some(page) = self.kvm.page() {
+            // The page was made for this register; only another page would refuse it.
+            let shown = page.show(address, counter);
+            debug_assert_eq!(shown, Ok(()));
+        }
+    }
+
+    /// Shows the guest all registers of its clock.
+    fn show_hpet(&self) -> Result<(), RunError> {
+        let Some(page) = self.kvm.page() else {
+            return Ok(());
+        };
+        for (address, value) in self.board.hpet().registers(self.now) {
+            page.show(address, value).map_err(|outside| RunError::Host {
+                what: "showing the clock",
+                source: std::io::Error::other(outside),
+            })?;
+        }
+        Ok(())
     }
 
     fn wait_for_work(&mut self, outside: &Outside) {
