@@ -1,7 +1,8 @@
 //! From a configuration to a running VM: everything that can be wrong is found before anything starts.
 //!
-//! The order is: read and edit the kernel, build the command line, open disk and TAP, ask KVM; only then is guest
-//! memory filled and a VM created. A refusal up to that point leaves nothing behind and modifies nothing.
+//! The order is: read and edit the kernel, build the command line, see whether all fits into RAM, open disk and TAP,
+//! ask KVM; only then is guest memory filled and a VM created. A refusal up to that point leaves nothing behind and
+//! modifies nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -162,6 +163,7 @@ impl PreparedVm {
             None => Vec::new(),
         };
         let cmdline = CommandLine::build(&config.kernel.cmdline)?;
+        boot::check_room(&kernel, &initrd, &cmdline, config.memory_bytes)?;
         let disk = match &config.disk {
             Some(disk) => Some((DiskFile::open(&disk.path, disk.read_only)?, disk.read_only)),
             None => None,

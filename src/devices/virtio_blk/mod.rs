@@ -24,7 +24,7 @@
 //! I/O error of an over-long request. No more is taken from the ring while `DISK_REQUESTS_IN_FLIGHT_MAX` requests or
 //! [`DISK_BYTES_IN_FLIGHT_MAX`] bytes are with the device; what stays there is taken when completions make room.
 //!
-//! [`device`] holds registers and flow, [`request`] the parser, [`schedule`] the order.
+//! [`device`] holds registers and flow, `request` the parser, `schedule` the order.
 
 pub mod device;
 mod request;

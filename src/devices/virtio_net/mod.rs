@@ -19,7 +19,7 @@
 //! dropped where it is not (segmentation offload);
 //! [`PciBus::receive_offloads`](super::pci::PciBus::receive_offloads) tells the machine what the TAP may leave undone.
 //!
-//! [`device`] holds registers and flow, [`header`] the 12 bytes and the rules about them.
+//! [`device`] holds registers and flow, `header` the 12 bytes and the rules about them.
 
 pub mod device;
 mod header;

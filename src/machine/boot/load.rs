@@ -68,7 +68,7 @@ pub fn place(
     random_seed: &[u8; RANDOM_SEED_BYTES],
     memory: &GuestMemory,
 ) -> Result<EntryPoint, BootError> {
-    let initrd_address = plan(kernel, initrd, cmdline, memory)?;
+    let initrd_address = plan(kernel, initrd, cmdline, memory.byte_count())?;
 
     for segment in &kernel.segments {
         write(memory, "the kernel", segment.physical, kernel.bytes_of(segment))?;
@@ -115,14 +115,27 @@ pub fn place(
     })
 }
 
+/// Whether [`place`] would find room in so much RAM: asked before anything is opened or reserved.
+///
+/// # Errors
+/// A kernel, initrd or command line that does not fit.
+pub fn check_room(
+    kernel: &EditedKernel,
+    initrd: &[u8],
+    cmdline: &CommandLine,
+    memory_byte_count: u64,
+) -> Result<(), BootError> {
+    plan(kernel, initrd, cmdline, memory_byte_count).map(drop)
+}
+
 /// Checks that everything fits and finds the initrd's place: as high as it may lie, on a page boundary.
 fn plan(
     kernel: &EditedKernel,
     initrd: &[u8],
     cmdline: &CommandLine,
-    memory: &GuestMemory,
+    memory_byte_count: u64,
 ) -> Result<u32, BootError> {
-    let ram_end = memory.byte_count().min(LOW_RAM_END);
+    let ram_end = memory_byte_count.min(LOW_RAM_END);
     let kernel_end = kernel.memory_end();
     if kernel_end > ram_end {
         return Err(BootError::KernelBeyondRam {

@@ -9,9 +9,9 @@
 //!                                                                   guest memory ┴──▶ EntryPoint
 //! ```
 //!
-//! [`prepare`] and [`CommandLine::build`] decide everything that can be refused before anything starts; [`place`]
-//! needs the VM's memory and refuses only what does not fit. All are pure functions of their arguments: both sites
-//! and every later reset get the same bytes. A kernel file is untrusted input (S2): parsers are bounded by
+//! [`prepare`], [`CommandLine::build`] and [`check_room`] decide everything that can be refused before anything starts;
+//! [`place`] needs the VM's memory and refuses what [`check_room`] does. All are pure functions of their arguments:
+//! both sites and every later reset get the same bytes. A kernel file is untrusted input (S2): parsers are bounded by
 //! `base::limits` and by the file's own length, and fail with a typed error.
 //!
 //! What is not here: the `#GP` entry that leads user-mode `RDTSC` to the machine is edited while the guest runs, once
@@ -37,7 +37,7 @@ mod tiny;
 
 pub use cmdline::CommandLine;
 pub use error::{BootError, CmdlineError, KernelError};
-pub use load::{EntryPoint, place};
+pub use load::{EntryPoint, check_room, place};
 pub use params::RANDOM_SEED_BYTES;
 pub use rewrite::{RewriteReport, SectionReport, UntouchedSite};
 
@@ -135,20 +135,13 @@ fn describe(file: &[u8]) -> &'static str {
 
 /// The release in the kernel's banner.
 fn release_of(image: &[u8]) -> Option<String> {
-    let starts = image
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == BANNER[0])
-        .map(|(start, _)| start);
-    starts
-        .filter(|&start| image[start..].starts_with(BANNER))
-        .find_map(|start| {
-            let rest = &image[start + BANNER.len()..];
-            let rest = &rest[..rest.len().min(RELEASE_BYTES_MAX)];
-            let end = rest.iter().position(|byte| *byte == b' ')?;
-            let release = std::str::from_utf8(&rest[..end]).ok()?;
-            release
-                .starts_with(|first: char| first.is_ascii_digit())
-                .then(|| release.to_owned())
-        })
+    memchr::memmem::find_iter(image, BANNER).find_map(|start| {
+        let rest = &image[start + BANNER.len()..];
+        let rest = &rest[..rest.len().min(RELEASE_BYTES_MAX)];
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let release = std::str::from_utf8(&rest[..end]).ok()?;
+        release
+            .starts_with(|first: char| first.is_ascii_digit())
+            .then(|| release.to_owned())
+    })
 }

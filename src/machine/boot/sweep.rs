@@ -229,16 +229,11 @@ impl<'a> Swept<'a> {
 
     /// Offsets of byte pairs that would be an `RDTSC` or a write to CR4 if an instruction started there.
     pub(super) fn raw_hits(&self) -> impl Iterator<Item = usize> {
-        let wide = self.bytes.windows(2).enumerate();
-        wide.filter(|(offset, pair)| match pair {
-            [0x0F, 0x31] => true,
-            [0x0F, 0x22] => self
-                .bytes
-                .get(offset + 2)
-                .is_some_and(|modrm| modrm & 0x38 == 0x20),
+        memchr::memchr_iter(0x0F, self.bytes).filter(|&offset| match self.bytes.get(offset + 1..) {
+            Some([0x31, ..]) => true,
+            Some([0x22, modrm, ..]) => modrm & 0x38 == 0x20,
             _ => false,
         })
-        .map(|(offset, _)| offset)
     }
 
     /// Whether the bytes at `hit` are part of another instruction and nothing branches to them.

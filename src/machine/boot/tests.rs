@@ -234,6 +234,9 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("at least 72 MiB"), "{text}");
+    let earlier = |initrd: &[u8], bytes| check_room(&kernel, initrd, &cmdline, bytes);
+    assert_eq!(earlier(&initrd, RAM).unwrap_err().to_string(), text);
+    assert_eq!(earlier(&initrd, 2 * RAM), Ok(()));
     kernel.header.cmdline_byte_count_max = 100;
     assert!(matches!(
         place(&kernel, &[], &cmdline, &SEED, &memory),

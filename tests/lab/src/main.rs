@@ -25,6 +25,9 @@ enum Command {
     Image(image::cli::Args),
     Boot(scenario::boot::Args),
     Bench(bench::cli::Args),
+    Demo(scenario::demo::Args),
+    Endings(scenario::endings::Args),
+    Refusals(scenario::refusals::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
 }
@@ -43,6 +46,9 @@ fn main() -> ExitCode {
         Command::CheckHosts(args) => host::check::run(&args).map(success),
         Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
         Command::Boot(args) => Ok(scenario::boot::run(&args)),
+        Command::Demo(args) => Ok(scenario::demo::run(&args)),
+        Command::Endings(args) => Ok(scenario::endings::run(&args)),
+        Command::Refusals(args) => Ok(scenario::refusals::run(&args)),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// From the start of antipode to the guest's ready line. On an idle machine it takes a tenth of this.
-pub const READY_TIMEOUT: Duration = Duration::from_secs(240);
+/// From the start of antipode to the guest's ready line: seconds on an idle machine, minutes on one that builds.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// From the power button to the end of antipode. The guest gives its service ten seconds.
-pub const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the power button to the end of antipode. The guest gives its service ten seconds of its own time.
+pub const END_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// For a command typed on the console to be answered.
-pub(super) const CONSOLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const CONSOLE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Boot a Debian guest on an emulated host, reach its service from another, and switch it off
 #[derive(Debug, clap::Args)]

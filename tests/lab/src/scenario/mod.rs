@@ -15,11 +15,16 @@
 //! - [`setup`], [`stage`], `store`: what there is before a guest starts.
 //! - [`vm`], [`summary`]: a guest under `antipode run`, its console, and what `antipode` says at its end.
 //! - [`connection`], [`talk`]: TCP from the client host, and the services' own protocols over it.
-//! - [`boot`]: the command. It prints one JSON object as its last line with `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
+//! - [`boot`], [`demo`], [`endings`], [`refusals`]: the commands. Each prints one JSON object as its last line with
+//!   `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
 
 pub mod boot;
 pub mod connection;
+pub mod demo;
+pub mod endings;
 pub mod error;
+mod exit_codes;
+pub mod refusals;
 mod report;
 pub mod setup;
 pub mod stage;

@@ -29,12 +29,16 @@ pub struct VmSettings {
     pub name: String,
     /// Guest memory.
     pub memory_mib: u64,
+    /// Debian's kernel, a path where antipode runs, as all of these.
+    pub kernel: String,
+    /// The initramfs.
+    pub initrd: String,
     /// The operator's part of the command line.
     pub cmdline: String,
-    /// The guest's disk, a path on the site.
+    /// The guest's disk.
     pub disk: Option<String>,
-    /// Join the client's network.
-    pub network: bool,
+    /// The TAP interface of the guest's card.
+    pub tap: Option<String>,
     /// Keys typed ([`Vm::type_text`]) reach the guest.
     pub interactive: bool,
 }
@@ -44,12 +48,15 @@ impl VmSettings {
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
         let address = format!("{GUEST_ADDRESS}/24");
+        let in_store = |name: &str| format!("{}/{name}", store::DIRECTORY);
         Self {
             name: "guest".to_owned(),
             memory_mib: setup.service().memory_bytes() >> 20,
+            kernel: in_store(store::KERNEL),
+            initrd: in_store(store::INITRD),
             cmdline: format!("quiet {}", setup.image.command_line(Some(&address), None)),
-            disk: Some(format!("{}/{}", store::DIRECTORY, store::DISK)),
-            network: true,
+            disk: Some(in_store(store::DISK)),
+            tap: Some(TAP.to_owned()),
             interactive: setup.service().port().is_none(),
         }
     }
@@ -57,19 +64,25 @@ impl VmSettings {
     /// The file's text. Paths and words of the lab hold nothing that TOML would read otherwise.
     #[must_use]
     pub fn toml(&self) -> String {
-        let (directory, kernel, initrd) = (store::DIRECTORY, store::KERNEL, store::INITRD);
+        let Self {
+            name,
+            memory_mib,
+            kernel,
+            initrd,
+            cmdline,
+            ..
+        } = self;
         let mut text = format!(
-            "name = \"{}\"\nmemory_mib = {}\n\n[kernel]\npath = \"{directory}/{kernel}\"\ninitrd = \"{directory}/{initrd}\"\n\
-             cmdline = \"{}\"\n",
-            self.name, self.memory_mib, self.cmdline
+            "name = \"{name}\"\nmemory_mib = {memory_mib}\n\n[kernel]\npath = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
+             cmdline = \"{cmdline}\"\n"
         );
         if let Some(disk) = &self.disk {
             text.push_str(&format!("\n[disk]\npath = \"{disk}\"\n"));
         }
-        if self.network {
+        if let Some(tap) = &self.tap {
             let [a, b, c, d, e, f] = GUEST_MAC;
             let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-            text.push_str(&format!("\n[network]\ntap = \"{TAP}\"\nmac = \"{mac}\"\n"));
+            text.push_str(&format!("\n[network]\ntap = \"{tap}\"\nmac = \"{mac}\"\n"));
         }
         let mode = if self.interactive {
             "interactive"
@@ -182,6 +195,21 @@ impl Vm {
             Some(Err(error)) => error.clone(),
         };
         Err(self.error(format!("expected `{text}` on the console: {happened}"), &state))
+    }
+
+    /// Waits until antipode itself says `text`, on standard error.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_for`].
+    pub fn wait_for_message(&self, text: &str, timeout: Duration) -> Result<()> {
+        let found = |state: &State| find(&state.messages, text.as_bytes()).is_some();
+        let state = self
+            .followed
+            .wait(timeout, |state| found(state) || state.ended.is_some());
+        if found(&state) {
+            return Ok(());
+        }
+        Err(self.error(format!("expected `{text}` among antipode's messages"), &state))
     }
 
     /// Types on the guest's console.
@@ -316,16 +344,18 @@ mod tests {
         let mut settings = VmSettings {
             name: "guest".to_owned(),
             memory_mib: 256,
+            kernel: "/k".to_owned(),
+            initrd: "/i".to_owned(),
             cmdline: "quiet".to_owned(),
             disk: None,
-            network: false,
+            tap: None,
             interactive: false,
         };
         let text = settings.toml();
         assert!(!text.contains("[disk]") && !text.contains("[network]"), "{text}");
         assert!(text.contains("mode = \"output-only\""), "{text}");
         settings.disk = Some("/d".to_owned());
-        settings.network = true;
+        settings.tap = Some("tap0".to_owned());
         let text = settings.toml();
         assert!(text.contains("path = \"/d\""), "{text}");
         assert!(text.contains("mac = \"02:a0:00:00:09:32\""), "{text}");
