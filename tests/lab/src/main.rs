@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{host, image, playground, scenario, switch};
+use antipode_lab::{bench, host, image, playground, scenario, switch};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -24,6 +24,7 @@ enum Command {
     CheckHosts(host::check::Args),
     Image(image::cli::Args),
     Boot(scenario::boot::Args),
+    Bench(bench::cli::Args),
     Demo(scenario::demo::Args),
     Endings(scenario::endings::Args),
     Refusals(scenario::refusals::Args),
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Links(args) => playground::cli::links(&args).map(success),
         Command::Capture(args) => playground::cli::capture(&args).map(success),
         Command::Host(args) => host::cli::run(&args),
+        Command::Bench(args) => bench::cli::run(&args),
         Command::CheckHosts(args) => host::check::run(&args).map(success),
         Command::Image(args) => image::cli::run(&args).map(success).map_err(Into::into),
         Command::Boot(args) => Ok(scenario::boot::run(&args)),

@@ -66,4 +66,12 @@ impl Materials {
             antipode: None,
         })
     }
+
+    /// A static binary of the lab, for files of hosts and guests.
+    ///
+    /// # Errors
+    /// A build that failed.
+    pub fn build_binary(&self, binary: &str) -> Result<PathBuf> {
+        static_binary(&self.lab_directory, "antipode-lab", binary)
+    }
 }

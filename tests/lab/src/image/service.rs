@@ -149,7 +149,7 @@ impl Service {
     }
 
     /// The script that the first process reads.
-    pub(super) const fn script(self) -> &'static str {
+    pub(crate) const fn script(self) -> &'static str {
         match self {
             Self::Redis => include_str!("init/redis.sh"),
             Self::Postgres => include_str!("init/postgres.sh"),

@@ -1,0 +1,78 @@
+//! The guest that is measured: the Redis image, unchanged, with the program that carries loads out laid over it.
+//!
+//! Linux unpacks initramfs archives one after another and lets the later file win, so the second archive adds
+//! `antipode-lab-load` and a service script that starts it beside Redis. Both contestants boot the very same bytes.
+
+use crate::archive::cpio::Archive;
+use crate::image::{Image, Service};
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// What the guest boots.
+pub(super) const SERVICE: Service = Service::Redis;
+
+/// Guest RAM.
+pub(super) const MEMORY_MIB: u32 = 256;
+
+/// The guest's address and its host's, on the TAP between them.
+pub(super) const ADDRESS: &str = "10.9.0.10";
+pub(super) const HOST_ADDRESS: &str = "10.9.0.1";
+
+/// Where the guest takes orders.
+pub(super) const LOAD_PORT: u16 = 7_001;
+
+/// The file system's part of the disk; what follows is the load's.
+pub(super) const FILE_SYSTEM_MIB: u64 = SERVICE.disk_bytes() >> 20;
+
+/// The load's part of the disk.
+pub(super) const LOAD_MIB: u64 = 128;
+
+const START: &str = "\nservice_run() {\n";
+
+/// Words of the guest's command line that both contestants get; Antipode adds its own.
+pub(super) fn command_line(image: &Image) -> String {
+    format!(
+        "quiet {}",
+        image.command_line(Some(&format!("{ADDRESS}/24")), None)
+    )
+}
+
+/// Writes the initrd: the image's, then ours.
+pub(super) fn write_initrd(image: &Image, load: &Path, to: &Path) -> Result<()> {
+    let mut archive = Archive::new();
+    archive.host_file("usr/bin/antipode-lab-load", 0o755, load);
+    archive.file("etc/antipode/service", 0o644, script()?);
+    let mut first =
+        File::open(&image.initrd).with_context(|| format!("reading {}", image.initrd.display()))?;
+    let mut out = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
+    std::io::copy(&mut first, &mut out)
+        .and_then(|_| archive.write(&mut out))
+        .and_then(|()| out.flush())
+        .with_context(|| format!("writing {}", to.display()))
+}
+
+fn script() -> Result<String> {
+    let (start, length) = (FILE_SYSTEM_MIB << 20, LOAD_MIB << 20);
+    let serve =
+        format!("    /usr/bin/antipode-lab-load serve {LOAD_PORT} /dev/vda {start} {length} > /dev/null &\n");
+    let script = SERVICE.script();
+    let at = script
+        .find(START)
+        .context("the service's script has no service_run")?
+        + START.len();
+    Ok([&script[..at], &serve, &script[at..]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_starts_before_the_service_takes_the_shell_over() {
+        let script = script().unwrap();
+        let (load, service) = (script.find("antipode-lab-load"), script.find("exec "));
+        assert!(load.is_some() && load < service, "{script}");
+    }
+}

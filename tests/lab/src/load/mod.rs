@@ -1,0 +1,20 @@
+//! Work for a guest's devices, and the two ends that carry it out: `antipode-lab-load`, one small static program that
+//! runs in the guest (`serve`) and in the host beside it (`ask`).
+//!
+//! ```text
+//!  host: ask ── "disk read random 4 1500\n" ──▶ guest: serve ── O_DIRECT requests ──▶ its disk
+//!            ◀── "104857600\n" (bytes done) ──
+//!            ── "send 1500\n" ──▶   ◀── zeros for 1.5 s, then the end ──      (guest → host)
+//!            ── "receive\n", zeros for 1.5 s, the end ──▶  ◀── "<bytes>\n" ──  (host → guest)
+//! ```
+//!
+//! - **The host's clock measures**: `ask` times from the order to the answer, so a guest whose clock is off cannot
+//!   flatter itself.
+//! - **The load reads no clock of its own**: a sleeping thread ends it by a flag. In a guest whose clock is a device,
+//!   a clock read per request would be measured with the device.
+//!
+//! - [`order`]: what may be asked, as text. - [`disk`]: requests past the page cache. - [`ends`]: both ends' sockets.
+
+pub mod disk;
+pub mod ends;
+pub mod order;
