@@ -3,7 +3,7 @@
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
 //! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there) and
-//! [`bench`] (Antipode against QEMU, by the work of [`load`]).
+//! `bench` (Antipode against QEMU, by the work of [`load`]).
 
 pub mod agent;
 pub mod archive;
