@@ -28,6 +28,18 @@ pub struct Moment<'a> {
     pub memory: &'a GuestMemory,
 }
 
+impl<'a> Moment<'a> {
+    /// What a device that drives `irqs` sees of this moment.
+    fn at_exit(self, irqs: &'a mut IrqLines, effects: &'a mut Vec<Effect>) -> AtExit<'a> {
+        AtExit {
+            now: self.now,
+            memory: self.memory,
+            irqs,
+            effects,
+        }
+    }
+}
+
 /// All devices of a VM.
 #[derive(Debug)]
 pub struct Board {
@@ -89,12 +101,10 @@ impl Board {
         let mut cut_off = IrqLines::default();
         let is_old_timer = PIT_PORTS.contains(&port) || port == PIT_GATE_PORT || RTC_PORTS.contains(&port);
         let is_cut_off = is_old_timer && self.hpet.has_legacy_routing();
-        let mut at = AtExit {
-            now: moment.now,
-            memory: moment.memory,
-            irqs: if is_cut_off { &mut cut_off } else { &mut self.irqs },
-            effects: &mut self.effects,
-        };
+        let mut at = moment.at_exit(
+            if is_cut_off { &mut cut_off } else { &mut self.irqs },
+            &mut self.effects,
+        );
         let device: &mut dyn PortDevice = match port {
             p if PIC_MASTER_PORTS.contains(&p)
                 || PIC_SLAVE_PORTS.contains(&p)
@@ -115,12 +125,7 @@ impl Board {
 
     /// Hands over what arrived from outside. Frames share one interrupt, and so do disk completions.
     pub fn deliver(&mut self, inputs: impl IntoIterator<Item = Input>, moment: Moment<'_>) {
-        let mut at = AtExit {
-            now: moment.now,
-            memory: moment.memory,
-            irqs: &mut self.irqs,
-            effects: &mut self.effects,
-        };
+        let mut at = moment.at_exit(&mut self.irqs, &mut self.effects);
         let (mut frames, mut completions) = (Vec::new(), Vec::new());
         for input in inputs {
             match input {
@@ -159,12 +164,7 @@ impl Board {
         if !HPET_MMIO.contains(&address) {
             return false;
         }
-        let mut at = AtExit {
-            now: moment.now,
-            memory: moment.memory,
-            irqs: &mut self.irqs,
-            effects: &mut self.effects,
-        };
+        let mut at = moment.at_exit(&mut self.irqs, &mut self.effects);
         self.hpet.mmio_write(address, data, &mut at);
         self.pic.sync(&mut self.irqs);
         true
@@ -181,20 +181,13 @@ impl Board {
         // With legacy routing the HPET has taken the lines of PIT and RTC (IA-PC HPET 1.0a, § 2.3.9.1).
         let mut cut_off = IrqLines::default();
         let is_cut_off = self.hpet.has_legacy_routing();
-        let mut old_timers = AtExit {
-            now: moment.now,
-            memory: moment.memory,
-            irqs: if is_cut_off { &mut cut_off } else { &mut self.irqs },
-            effects: &mut self.effects,
-        };
+        let mut old_timers = moment.at_exit(
+            if is_cut_off { &mut cut_off } else { &mut self.irqs },
+            &mut self.effects,
+        );
         self.pit.advance(&mut old_timers);
         self.rtc.advance(&mut old_timers);
-        let mut at = AtExit {
-            now: moment.now,
-            memory: moment.memory,
-            irqs: &mut self.irqs,
-            effects: &mut self.effects,
-        };
+        let mut at = moment.at_exit(&mut self.irqs, &mut self.effects);
         self.hpet.advance(&mut at);
         self.acpi_pm.advance(&mut at);
         self.pic.sync(&mut self.irqs);
