@@ -18,7 +18,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 type Writer = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -35,20 +35,50 @@ struct Channel {
     control: Arc<Control>,
 }
 
+/// A channel's program. `Starting` → `Running` → `Ended`; what never starts stays in the first.
+enum Program {
+    /// Its thread has yet to start it. The signals that came meanwhile wait here, or they would reach nobody.
+    Starting(Vec<Signal>),
+    /// The leader of its process group.
+    Running(Pid),
+    /// The group's number may name another program by now: nobody signals it any more.
+    Ended,
+}
+
 /// What the reading thread may do to a channel that runs.
 struct Control {
     window: Window,
-    group: Mutex<Option<Pid>>,
+    program: Mutex<Program>,
     terminal: Mutex<Option<OwnedFd>>,
 }
 
 impl Control {
+    fn program(&self) -> MutexGuard<'_, Program> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn signal(&self, number: i32) {
-        let group = *self.group.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(group), Ok(signal)) = (group, Signal::try_from(number)) {
+        let Ok(signal) = Signal::try_from(number) else {
+            return;
+        };
+        match &mut *self.program() {
+            Program::Starting(waiting) if waiting.contains(&signal) => {}
+            Program::Starting(waiting) => waiting.push(signal),
             // The program may just have ended: then there is nobody left to tell.
-            let _ = killpg(group, signal);
+            Program::Running(group) => drop(killpg(*group, signal)),
+            Program::Ended => {}
         }
+    }
+
+    /// The program runs: it takes what signals came before it.
+    fn started(&self, group: Pid) {
+        let mut program = self.program();
+        if let Program::Starting(waiting) = &*program {
+            for &signal in waiting {
+                let _ = killpg(group, signal);
+            }
+        }
+        *program = Program::Running(group);
     }
 
     fn close(&self) {
@@ -161,7 +191,7 @@ fn dispatch(channels: &mut HashMap<ChannelId, Channel>, writer: &Writer, id: Cha
 fn open(request: Request, channel: ChannelId, writer: &Writer) -> Channel {
     let control = Arc::new(Control {
         window: Window::new(),
-        group: Mutex::new(None),
+        program: Mutex::new(Program::Starting(Vec::new())),
         terminal: Mutex::new(None),
     });
     let sending = Sending {
@@ -230,8 +260,8 @@ fn run(run: &Run, input: Receiver<Input>, reply: &Reply) -> io::Result<ExitStatu
         .first()
         .ok_or_else(|| io::Error::other("a program to run has no name"))?;
     let (mut child, mut streams) = start(run, reply).map_err(named(Path::new(program)))?;
-    let group = i32::try_from(child.id()).ok().map(Pid::from_raw);
-    *reply.control.group.lock().unwrap_or_else(PoisonError::into_inner) = group;
+    let group = i32::try_from(child.id()).map_err(io::Error::other)?;
+    reply.control.started(Pid::from_raw(group));
     if let Some(mut sink) = streams.input.take() {
         let sending = reply.sending.clone();
         thread::spawn(move || feed(sink.as_mut(), &input, &sending));
@@ -245,8 +275,7 @@ fn run(run: &Run, input: Receiver<Input>, reply: &Reply) -> io::Result<ExitStatu
         })
         .collect();
     let status = child.wait()?;
-    // The number may now name another program: nobody may signal it any more.
-    *reply.control.group.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    *reply.control.program() = Program::Ended;
     *reply
         .control
         .terminal

@@ -67,6 +67,16 @@ fn channels_are_independent_and_a_signal_reaches_the_whole_group() {
 }
 
 #[test]
+fn a_signal_that_overtakes_its_program_is_kept_for_it() {
+    let agent = agent();
+    for _ in 0..50 {
+        let mut sleeper = agent.open(Request::Run(shell("exec sleep 1000"))).unwrap();
+        sleeper.input().signal(15).unwrap();
+        assert_eq!(sleeper.collect().unwrap().status, ExitStatus::Signal(15));
+    }
+}
+
+#[test]
 fn a_channel_nobody_reads_stops_its_program_only() {
     let agent = agent();
     let mut flood = agent
