@@ -6,7 +6,7 @@ use antipode::base::units::GuestPhys;
 use antipode::machine::kvm::{Exit, KvmHost, PortAccess};
 use antipode::machine::probe::{DATA, TinyGuest, judge, probe_kvm};
 use iced_x86::IcedError;
-use iced_x86::code_asm::{CodeAssembler, al, dx, eax, edi, rcx, rdi};
+use iced_x86::code_asm::{CodeAssembler, al, dx, eax, ecx, edi, rcx, rdi, rsi};
 
 /// A guest running `code`, or `None` with a note where there is no KVM.
 fn guest(code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Option<TinyGuest> {
@@ -59,7 +59,7 @@ fn kvm_string_output_arrives_whole() {
         a.mov(rdi, DATA)?;
         a.mov(eax, 0x6463_6261_i32)?;
         a.stosd()?;
-        a.mov(iced_x86::code_asm::rsi, DATA)?;
+        a.mov(rsi, DATA)?;
         a.mov(rcx, 4_i64)?;
         a.mov(dx, 0x3F8_i32)?;
         a.rep().outsb()?;
@@ -79,6 +79,45 @@ fn kvm_string_output_arrives_whole() {
         }
     }
     assert_eq!(written, b"abcd");
+}
+
+#[test]
+fn kvm_an_msr_access_that_faults_keeps_interrupts_out_until_the_fault_is_delivered() {
+    for faults in [false, true] {
+        let Some(mut guest) = guest(|a| {
+            a.sti()?;
+            a.mov(ecx, 0x1234_i32)?;
+            a.rdmsr()?;
+            a.hlt()
+        }) else {
+            return;
+        };
+        assert_eq!(guest.run().unwrap(), Exit::Rdmsr { index: 0x1234 });
+        assert!(!guest.vcpu.ready_for_interrupt(), "the instruction is open");
+        guest.vcpu.answer_msr((!faults).then_some(7));
+        guest.vcpu.complete_instruction().unwrap();
+        assert!(guest.vcpu.interrupts_enabled());
+        assert_eq!(guest.vcpu.ready_for_interrupt(), !faults);
+    }
+}
+
+#[test]
+fn kvm_completing_one_element_of_a_string_leaves_the_next_exit_to_be_run_into() {
+    let Some(mut guest) = guest(|a| {
+        a.mov(rsi, DATA)?;
+        a.mov(rcx, 3_i64)?;
+        a.mov(dx, 0x3F8_i32)?;
+        a.rep().outsb()?;
+        a.hlt()
+    }) else {
+        return;
+    };
+    let mut elements = 0;
+    while let Exit::PortWrite(access) = guest.run().unwrap() {
+        elements += access.count;
+        guest.vcpu.complete_instruction().unwrap();
+    }
+    assert_eq!(elements, 3);
 }
 
 #[test]

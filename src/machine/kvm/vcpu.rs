@@ -2,6 +2,7 @@
 //!
 //! General registers travel through `kvm_run` (KVM_CAP_SYNC_REGS) where the host offers it: no ioctl per exit.
 
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -31,6 +32,11 @@ pub struct Vcpu {
     fd: VcpuFd,
     has_sync_regs: bool,
     posts_writes: bool,
+    /// What the last run said about interrupts no longer holds: its exit left an instruction open, which KVM completes
+    /// at the start of the next run, or state was set.
+    is_unsettled: Cell<bool>,
+    /// An exit that came of completing an instruction: the next run returns it.
+    next_exit: Option<Exit>,
     /// Keeps what the guest sees mapped for as long as the vCPU can run.
     _mappings: Mappings,
 }
@@ -44,6 +50,8 @@ impl Vcpu {
             fd,
             has_sync_regs,
             posts_writes: false,
+            is_unsettled: Cell::new(false),
+            next_exit: None,
             _mappings: mappings,
         }
     }
@@ -67,6 +75,23 @@ impl Vcpu {
     /// # Errors
     /// When KVM_RUN fails for another reason than a signal.
     pub fn run(&mut self) -> Result<Exit, KvmError> {
+        if let Some(exit) = self.next_exit.take() {
+            return Ok(exit);
+        }
+        let exit = self.run_to_exit()?;
+        self.is_unsettled.set(matches!(
+            exit,
+            Exit::PortRead(_)
+                | Exit::PortWrite(_)
+                | Exit::MmioRead { .. }
+                | Exit::MmioWrite { .. }
+                | Exit::Rdmsr { .. }
+                | Exit::Wrmsr { .. }
+        ));
+        Ok(exit)
+    }
+
+    fn run_to_exit(&mut self) -> Result<Exit, KvmError> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if error.errno() == EINTR || error.errno() == EAGAIN => {
@@ -99,21 +124,24 @@ impl Vcpu {
         })
     }
 
-    /// Completes the effect of the last exit's instruction without running the guest further.
+    /// Completes the instruction of the last exit without running the guest further. From here on
+    /// [`Self::ready_for_interrupt`] knows what the completion did (an MSR access answered by a fault leaves an
+    /// exception to be delivered first) and what was set since. If the instruction is not over, because the next
+    /// element of a string instruction exits in its turn, the next run returns that exit.
+    ///
+    /// Does nothing if nothing is open. A kick that comes meanwhile may be swallowed.
     ///
     /// # Errors
-    /// When KVM_RUN fails, or does more than complete the instruction.
+    /// When KVM_RUN fails.
     pub fn complete_instruction(&mut self) -> Result<(), KvmError> {
+        if !self.is_unsettled.get() || self.next_exit.is_some() {
+            return Ok(());
+        }
         self.fd.set_kvm_immediate_exit(1);
         let exit = self.run();
         self.fd.set_kvm_immediate_exit(0);
-        match exit? {
-            Exit::Interrupted => Ok(()),
-            other => Err(KvmError::Ioctl {
-                call: "KVM_RUN with immediate_exit",
-                source: std::io::Error::other(format!("expected EINTR, got {other:?}")),
-            }),
-        }
+        self.next_exit = Some(exit?).filter(|exit| *exit != Exit::Interrupted);
+        Ok(())
     }
 
     pub(super) fn map_posted_writes(&mut self) -> Result<(), KvmError> {
@@ -209,8 +237,12 @@ impl Vcpu {
         msr.data = answer.unwrap_or(0);
     }
 
-    /// Whether [`Self::inject_interrupt`] may be called: as KVM saw it when the last run ended.
+    /// Whether [`Self::inject_interrupt`] may be called. False while an instruction is open
+    /// ([`Self::complete_instruction`]): were it to fault, KVM would deliver the fault and forget the interrupt.
     pub fn ready_for_interrupt(&mut self) -> bool {
+        if self.is_unsettled.get() || self.next_exit.is_some() {
+            return false;
+        }
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection != 0 && run.if_flag != 0
     }
@@ -259,6 +291,7 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn set_registers(&mut self, registers: &kvm_regs) -> Result<(), KvmError> {
+        self.is_unsettled.set(true);
         if self.has_sync_regs {
             self.fd.sync_regs_mut().regs = *registers;
             self.fd.set_sync_dirty_reg(SyncReg::Register);
@@ -282,6 +315,7 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses, as it does for values that the processor would not take.
     pub fn set_system_registers(&self, registers: &kvm_sregs) -> Result<(), KvmError> {
+        self.is_unsettled.set(true);
         self.fd
             .set_sregs(registers)
             .map_err(KvmError::ioctl("KVM_SET_SREGS"))
@@ -302,6 +336,7 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn set_events(&self, events: &kvm_vcpu_events) -> Result<(), KvmError> {
+        self.is_unsettled.set(true);
         self.fd
             .set_vcpu_events(events)
             .map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))

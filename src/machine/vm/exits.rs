@@ -76,7 +76,7 @@ impl Vm {
     }
 
     /// A kick came, or may have been swallowed by a run that only completed an instruction.
-    fn note_kick(&mut self) {
+    pub(super) fn note_kick(&mut self) {
         self.sample_time();
         self.timer_armed_for = self.timer_armed_for.filter(|armed| *armed > self.now);
     }

@@ -280,6 +280,11 @@ impl Vm {
 
     /// Enters the guest once and handles the exit.
     fn run_once(&mut self) -> Result<Option<Outcome>, RunError> {
+        if self.board.interrupt_pending() {
+            // KVM can say whether the guest takes an interrupt only when no instruction is open.
+            self.vcpu.complete_instruction()?;
+            self.note_kick();
+        }
         self.arm_timer()?;
         if !self.kicker.enter_guest() {
             return Ok(None);
@@ -321,7 +326,11 @@ impl Vm {
         let Some(deadline) = self.next_expiry() else {
             return Ok(());
         };
-        if self.timer_armed_for.is_none_or(|armed| deadline < armed) {
+        // One that has fired without being noticed counts as none.
+        if self
+            .timer_armed_for
+            .is_none_or(|armed| deadline < armed || armed <= self.now)
+        {
             let span = self.clock.host_span_until(deadline);
             self.timer.arm(span).map_err(|source| RunError::Host {
                 what: "arming the vCPU's timer",
