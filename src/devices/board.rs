@@ -211,6 +211,13 @@ impl Board {
         self.pic.interrupt_pending()
     }
 
+    /// Whether a posted write could make an interrupt pending, so that the machine should look as soon as the guest
+    /// can take one.
+    #[must_use]
+    pub fn may_become_pending(&self) -> bool {
+        self.pic.has_request()
+    }
+
     /// The CPU takes the interrupt: its vector.
     pub fn acknowledge_interrupt(&mut self) -> u8 {
         self.pic.acknowledge()

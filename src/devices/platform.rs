@@ -81,9 +81,11 @@ pub const TRAP_CR4_PORTS: RangeInclusive<u16> = 0xE0..=0xEF;
 
 /// Ports whose writes need no answer at once: KVM may collect them and hand them over with the next exit, in order
 /// (`KVM_CAP_COALESCED_PIO`). Devices act at exits alone, and every read of these devices is one, so the guest cannot
-/// tell; but the writes of a console line and of PCI and clock indices cost no exit of their own. Left out is whatever
-/// starts something outside (notifications, power), sets a deadline (PIT counts) or frees an interrupt (PIC).
-pub const POSTED_WRITE_PORTS: [RangeInclusive<u16>; 4] = [
+/// tell; but the writes of an interrupt's acknowledgement, of a console line and of PCI and clock indices cost no exit
+/// of their own. Left out is whatever starts something outside (notifications, power) or sets a deadline (PIT counts).
+pub const POSTED_WRITE_PORTS: [RangeInclusive<u16>; 6] = [
+    PIC_MASTER_PORTS,
+    PIC_SLAVE_PORTS,
     // The PIT's control word alone: counts begin with the write of the count.
     *PIT_PORTS.end()..=*PIT_PORTS.end(),
     // The RTC's index register.

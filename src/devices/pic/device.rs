@@ -320,6 +320,13 @@ impl Pic {
         self.master.candidate().is_some()
     }
 
+    /// Whether any line asks for service, be it masked or behind one in service: whether a write that the guest has
+    /// made and the PIC has not seen yet could make an interrupt pending.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        (self.master.requests() & !self.master.cascade) | self.slave.requests() != 0
+    }
+
     /// The CPU takes the interrupt: the vector to inject. Without a request it is the spurious one.
     pub fn acknowledge(&mut self) -> u8 {
         let vector = match self.master.candidate() {

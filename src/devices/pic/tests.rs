@@ -378,3 +378,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_request_shows_though_it_is_masked_or_behind_one_in_service() {
+    let mut pic = Pic::new();
+    let mut irqs = crate::devices::IrqLines::default();
+    assert!(!pic.has_request());
+    irqs.set(11, true);
+    pic.sync(&mut irqs);
+    assert!(pic.has_request(), "a new PIC masks everything");
+    assert!(!pic.interrupt_pending());
+}

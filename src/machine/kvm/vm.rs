@@ -1,6 +1,7 @@
 //! The host's KVM and one VM on it: memory slots and the MSR filter.
 
 use std::ops::RangeInclusive;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
@@ -8,7 +9,9 @@ use kvm_ioctls::{
     Cap, IoEventAddress, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
     VmFd,
 };
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use nix::sys::mman::{MmapAdvise, madvise};
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::{KvmError, Vcpu};
 use crate::base::guest_memory::{GuestMemory, Ram, RegisterPage};
@@ -84,6 +87,18 @@ pub struct KvmVm {
     posts_writes: bool,
 }
 
+/// Asks for huge pages. A host without them, or one that grants none, runs the guest all the same.
+fn advise_huge_pages(region: &GuestRegionMmap<AtomicBitmap>) {
+    let Some(start) = NonNull::new(region.as_ptr()) else {
+        return;
+    };
+    // SAFETY: the range is one live anonymous mapping, whose bytes the advice leaves as they are.
+    let advised = unsafe { madvise(start.cast(), region.size(), MmapAdvise::MADV_HUGEPAGE) };
+    if let Err(error) = advised {
+        tracing::debug!(%error, "the host gives guest memory no huge pages");
+    }
+}
+
 impl KvmVm {
     fn require(&self, cap: Cap, capability: &'static str, purpose: &'static str) -> Result<(), KvmError> {
         if self.fd.check_extension(cap) {
@@ -133,6 +148,7 @@ impl KvmVm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
+            advise_huge_pages(region);
             // SAFETY: the range is a live mapping of `memory` or `page`, which this VM and its vCPU own together, so
             // that it is unmapped only when neither can run any more.
             unsafe { self.fd.set_user_memory_region(slot) }

@@ -126,6 +126,7 @@ pub(super) struct Vm {
     guarded_until: VirtualTime,
     user_tsc: UserTsc,
     is_halted: bool,
+    window_just_opened: bool,
     console_room: usize,
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
@@ -179,6 +180,7 @@ impl Vm {
             guarded_until: VirtualTime::ZERO,
             user_tsc: UserTsc::searching(kernel_iretq),
             is_halted: false,
+            window_just_opened: false,
             console_room,
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
@@ -295,6 +297,7 @@ impl Vm {
         tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
         self.take_posted_writes()?;
         if let Some(kind) = exit.counted() {
+            self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();
             self.totals.exits[kind as usize] += 1;
         }
@@ -311,13 +314,16 @@ impl Vm {
         }
         // Entering the guest ends its halt, with an interrupt or without one.
         self.is_halted = false;
-        // After one injection another line may be waiting: it needs a window of its own.
+        // After one injection another line may be waiting: it needs a window of its own. And a line that is masked or
+        // behind one in service may be freed by a posted write: a look at the next window tells. One look an exit, or
+        // a line that stays masked would keep the guest from running.
         let another = if inject {
             self.board.interrupt_pending()
         } else {
             pending
         };
-        self.vcpu.request_interrupt_window(another);
+        let look = !self.window_just_opened && self.board.may_become_pending();
+        self.vcpu.request_interrupt_window(another || look);
         self.vcpu.run()
     }
 
