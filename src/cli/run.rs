@@ -92,6 +92,7 @@ fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
         "wall_seconds": seconds(report.wall),
         "rewritten_rdtsc": report.rewritten.rdtsc(),
         "rewritten_cr4": report.rewritten.cr4_writes(),
+        "rewritten_mask_reads": report.rewritten.dead_mask_reads(),
         "kernel_rdtsc": totals.kernel_rdtsc,
         "user_rdtsc": totals.user_rdtsc,
         "posted_writes": totals.posted_writes,

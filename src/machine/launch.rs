@@ -155,6 +155,7 @@ impl PreparedVm {
             release = kernel.report.release,
             rdtsc = kernel.report.rdtsc(),
             cr4_writes = kernel.report.cr4_writes(),
+            mask_reads = kernel.report.dead_mask_reads(),
             look_alikes = kernel.report.look_alikes(),
             "rewrote the kernel's time-stamp reads and CR4 writes"
         );

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `RDTSC` (`0F 31`) | `in eax, imm8` (`E5 F7`) | No hypervisor lets user space trap it in ring 0; an I/O exit of the same length can be counted and answered from virtual time. |
 //! | `mov %reg, %cr4` (`[41] 0F 22 E0+r`) | `out %al, imm8` (`E6`, port 0xE0 + register), `NOP`s | The machine must keep CR4.TSD set, or user programs read the counter. |
+//! | `in imm8, %al` from a PIC's mask register, result overwritten unread | a two-byte `NOP` | Linux reads the mask at every interrupt and throws it away (`mask_and_ack_8259A`: "DUMMY - (do we need this?)"). The read changes nothing in an 8259, and each is an exit. |
 //! | `RDTSCP`, `RDRAND`, `RDSEED`, `RDPID`, `RDPMC` | untouched, counted | The kernel runs them only if CPUID shows the feature, and the machine's table hides all of them. |
 //!
 //! **All** CR4 writes are edited, those of `relocate_kernel` too, though the kernel copies that one away before it
@@ -34,6 +35,8 @@ const IN_EAX_IMM8: u8 = 0xE5;
 const OUT_IMM8_AL: u8 = 0xE6;
 /// Opcode of a one-byte `nop`.
 const NOP: u8 = 0x90;
+/// A `nop` of two bytes.
+const NOP_OF_TWO: [u8; 2] = [0x66, NOP];
 /// Most stray branch targets in 10,000; Debian 6.1 has fewer than one. A sweep out of step has thousands.
 const STRAY_PER_10_000_MAX: usize = 5;
 /// Where the kernel keeps the code that it may copy over other code.
@@ -61,6 +64,8 @@ pub struct SectionReport {
     pub rdtsc: usize,
     /// Writes to CR4 rewritten.
     pub cr4_writes: usize,
+    /// Reads of a PIC's mask whose result nobody looks at, left out.
+    pub dead_mask_reads: usize,
     /// `RDTSCP` left alone.
     pub rdtscp: usize,
     /// `RDRAND` left alone.
@@ -108,6 +113,12 @@ impl RewriteReport {
     #[must_use]
     pub fn cr4_writes(&self) -> usize {
         self.sections.iter().map(|section| section.cr4_writes).sum()
+    }
+
+    /// All reads of a PIC's mask left out.
+    #[must_use]
+    pub fn dead_mask_reads(&self) -> usize {
+        self.sections.iter().map(|section| section.dead_mask_reads).sum()
     }
 
     /// All `RDTSC` and CR4 look-alikes explained.
@@ -172,6 +183,7 @@ fn examine(section: &Swept<'_>, untouched: &mut Vec<UntouchedSite>) -> Result<Se
         let (counter, left_alone) = match site.kind {
             Kind::Rdtsc => (&mut report.rdtsc, None),
             Kind::Cr4Write(_) => (&mut report.cr4_writes, None),
+            Kind::DeadMaskRead => (&mut report.dead_mask_reads, None),
             Kind::Rdtscp => (&mut report.rdtscp, Some("rdtscp")),
             Kind::Rdrand => (&mut report.rdrand, Some("rdrand")),
             Kind::Rdseed => (&mut report.rdseed, Some("rdseed")),
@@ -214,9 +226,9 @@ fn is_part_of_a_site(section: &Swept<'_>, hit: usize) -> bool {
 
 /// The bytes to put over `site`, if it is one to edit.
 fn patch_for(section: &Swept<'_>, site: &Site) -> Result<Option<Vec<u8>>, KernelError> {
-    let (opcode, port, lengths) = match site.kind {
-        Kind::Rdtsc => (IN_EAX_IMM8, TRAP_RDTSC_PORT, 2..=2),
-        Kind::Cr4Write(register) => (OUT_IMM8_AL, TRAP_CR4_PORTS.start() + u16::from(register), 3..=4),
+    let lengths = match site.kind {
+        Kind::Rdtsc | Kind::DeadMaskRead => 2..=2,
+        Kind::Cr4Write(_) => 3..=4,
         _ => return Ok(None),
     };
     let at = address_of(section, site.offset);
@@ -234,6 +246,11 @@ fn patch_for(section: &Swept<'_>, site: &Site) -> Result<Option<Vec<u8>>, Kernel
             describe(site.kind)
         )));
     }
+    let (opcode, port) = match site.kind {
+        Kind::DeadMaskRead => return Ok(Some(NOP_OF_TWO.to_vec())),
+        Kind::Cr4Write(register) => (OUT_IMM8_AL, TRAP_CR4_PORTS.start() + u16::from(register)),
+        _ => (IN_EAX_IMM8, TRAP_RDTSC_PORT),
+    };
     let mut patch = vec![NOP; site.byte_count];
     patch[0] = opcode;
     patch[1] = u8::try_from(port).map_err(|_| refusal(format!("port {port:#x} has no short form")))?;
@@ -244,6 +261,7 @@ fn describe(kind: Kind) -> &'static str {
     match kind {
         Kind::Rdtsc => "RDTSC",
         Kind::Cr4Write(_) => "CR4 write",
+        Kind::DeadMaskRead => "read of a PIC's mask",
         _ => "instruction",
     }
 }

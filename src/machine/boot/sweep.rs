@@ -18,6 +18,7 @@
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::error::KernelError;
+use crate::devices::platform::{PIC_MASTER_PORTS, PIC_SLAVE_PORTS};
 
 /// Most sites of interest in one kernel; Debian's have about 200. More means that data was decoded as code.
 const SITES_MAX: usize = 4096;
@@ -37,6 +38,8 @@ pub(super) enum Kind {
     Rdpid,
     Rdpmc,
     Swapgs,
+    /// `in imm8, %al` from a PIC's mask register, whose result the next instruction overwrites unread.
+    DeadMaskRead,
 }
 
 /// One such instruction.
@@ -162,7 +165,11 @@ impl<'a> Swept<'a> {
             if let Some(target) = branch_target(&instruction) {
                 branches.push(target);
             }
-            if let Some(kind) = kind_of(&instruction) {
+            let kind = kind_of(&instruction).or_else(|| {
+                self.is_dead_mask_read(offset, &instruction)
+                    .then_some(Kind::DeadMaskRead)
+            });
+            if let Some(kind) = kind {
                 *site_count += 1;
                 if *site_count > SITES_MAX {
                     let what = format!(
@@ -180,6 +187,16 @@ impl<'a> Swept<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether `instruction`, at `offset`, reads a PIC's mask for nothing.
+    fn is_dead_mask_read(&self, offset: usize, instruction: &Instruction) -> bool {
+        instruction.code() == Code::In_AL_imm8
+            && [*PIC_MASTER_PORTS.end(), *PIC_SLAVE_PORTS.end()]
+                .contains(&u16::from(instruction.immediate8()))
+            && self
+                .instruction_at(offset + instruction.len())
+                .is_some_and(|next| overwrites_al(&next))
     }
 
     /// How many `INT3` stand at `offset`: padding between functions, more than half of a Debian kernel's
@@ -261,6 +278,23 @@ pub(super) fn branch_target(instruction: &Instruction) -> Option<u64> {
     ) && instruction.op_count() > 0
         && instruction.op0_kind() == OpKind::NearBranch64;
     direct.then(|| instruction.near_branch_target())
+}
+
+/// Whether `instruction` loads AL from elsewhere: not from a part of RAX, nor from where RAX points.
+fn overwrites_al(instruction: &Instruction) -> bool {
+    let is_load = matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Movzx)
+        && instruction.op0_kind() == OpKind::Register
+        && matches!(
+            instruction.op0_register(),
+            Register::AL | Register::EAX | Register::RAX
+        );
+    let is_rax = |register: Register| register.full_register() == Register::RAX;
+    is_load
+        && match instruction.op1_kind() {
+            OpKind::Register => !is_rax(instruction.op1_register()),
+            OpKind::Memory => !is_rax(instruction.memory_base()) && !is_rax(instruction.memory_index()),
+            _ => true,
+        }
 }
 
 fn kind_of(instruction: &Instruction) -> Option<Kind> {

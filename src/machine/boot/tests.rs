@@ -65,6 +65,33 @@ fn every_register_has_its_port() {
 }
 
 #[test]
+fn a_mask_read_is_left_out_only_where_nobody_looks_at_its_result() {
+    const READ: [u8; 2] = [0xE4, 0x21];
+    for (next, left_out) in [
+        // movzbl 0x100(%rip), %eax; mov $7, %al; mov %ebx, %eax
+        (&[0x0F, 0xB6, 0x05, 0, 1, 0, 0][..], true),
+        (&[0xB0, 7], true),
+        (&[0x89, 0xD8], true),
+        // movzbl %al, %eax; movzbl (%rax), %eax; movzbl %al, %ebx; mov $7, %ah; nop
+        (&[0x0F, 0xB6, 0xC0], false),
+        (&[0x0F, 0xB6, 0x00], false),
+        (&[0x0F, 0xB6, 0xD8], false),
+        (&[0xB4, 7], false),
+        (&[0x90], false),
+    ] {
+        let code = [&[0x0F, 0x31, 0x0F, 0x22, 0xE0], &READ[..], next].concat();
+        let kernel = prepare(&TinyKernel::with_code(&code).elf()).unwrap();
+        let expected: [u8; 2] = if left_out { [0x66, 0x90] } else { READ };
+        assert_eq!(text_of(&kernel)[5..7], expected, "{next:x?}");
+        assert_eq!(kernel.report.dead_mask_reads(), usize::from(left_out));
+    }
+    // Another port's read may do something.
+    let code = [0x0F, 0x31, 0x0F, 0x22, 0xE0, 0xE4, 0x20, 0xB0, 7];
+    let kernel = prepare(&TinyKernel::with_code(&code).elf()).unwrap();
+    assert_eq!(kernel.report.dead_mask_reads(), 0);
+}
+
+#[test]
 fn look_alikes_inside_other_instructions_are_counted_and_kept() {
     // mov $0x310f, %eax; mov $0xe0220f, %ecx
     let alike = [0xB8, 0x0F, 0x31, 0, 0, 0xB9, 0x0F, 0x22, 0xE0, 0];
