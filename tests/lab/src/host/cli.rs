@@ -29,8 +29,8 @@ pub struct Args {
     /// Memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1_024)]
     memory: u32,
-    /// Processors
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    /// Processors; with more than one, a host that runs a VM may die of a defect of QEMU 7.2
+    #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
     /// Do not load KVM (boots a second sooner)
     #[arg(long)]

@@ -44,7 +44,9 @@ pub fn arguments(spec: &HostSpec, paths: &Paths<'_>) -> Vec<OsString> {
     list.pair("-name", &spec.name);
     list.pair("-machine", "q35,vmport=off,hpet=on");
     list.pair("-accel", "tcg,thread=multi");
-    list.pair("-cpu", "max,+svm,+npt");
+    // Without five-level paging: a page walk of a guest's guest costs the product of both depths, and emulation walks
+    // the tables anew after each entry into a guest and each exit.
+    list.pair("-cpu", "max,+svm,+npt,-la57");
     list.pair("-smp", &spec.cpus.to_string());
     list.pair("-m", &format!("{}M", spec.memory_mib));
     list.path("-kernel", "", paths.kernel, "");

@@ -27,7 +27,6 @@ impl Cluster {
         let is_site = plan.role == Role::Site;
         HostSpec {
             memory_mib: if is_site { 1_024 } else { 256 },
-            cpus: if is_site { 2 } else { 1 },
             kvm: is_site,
             nics: plan.nics.iter().map(nic).collect(),
             ..HostSpec::new(&plan.name)

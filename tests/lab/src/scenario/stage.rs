@@ -145,7 +145,6 @@ fn site(plan: &HostPlan, run: &RunDirectory, spec: &StageSpec, store: &Disk) -> 
     disks.extend(spec.disks.iter().cloned());
     HostSpec {
         memory_mib: u32::try_from(SITE_OWN_MIB + spec.guest_memory_mib).unwrap_or(u32::MAX),
-        cpus: 2,
         kvm: spec.kvm,
         disks,
         modules: store::MODULES.iter().map(ToString::to_string).collect(),
