@@ -38,9 +38,11 @@ use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS};
 use crate::devices::virtio_net::Offloads;
 
-/// Exits that a guest may spend on one timer expiry before the next is let through. Linux makes about five a tick;
-/// where an exit is so dear that they take as long as the tick's period, it would do nothing but tick.
-const TIMER_GUARD_EXITS: u32 = 16;
+/// The span between two timer expiries of a guest that computes, in exits. Linux makes about eight exits an expiry
+/// (its interrupt, acknowledgement, entropy and next deadline), so ticks take a fifth of its time at most. Where an
+/// exit is so dear that this exceeds the tick's period, the guest gets fewer ticks and goes by its clock, as it does
+/// after an idle spell; without the guard it would do nothing but tick.
+const TIMER_GUARD_EXITS: u32 = 40;
 /// Bounds of the span between two timer expiries of a guest that computes. The lower one guards against a guest that
 /// programs its timer faster than a host can kick, the upper one keeps a slow host's guest in time.
 const TIMER_GUARD_MIN: Duration = Duration::from_micros(20);
