@@ -39,6 +39,14 @@ impl VirtualTime {
         let ticks = u128::from(self.0) * u128::from(hertz) / 1_000_000_000;
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
+
+    /// The first instant at which a clock of `hertz` has completed `ticks` periods: the inverse of
+    /// [`Self::ticks_at`], so that a deadline is never a nanosecond early and never drifts.
+    #[must_use]
+    pub fn of_tick(ticks: u64, hertz: u64) -> Self {
+        let nanos = (u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(hertz));
+        Self(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
 }
 
 impl Add<Duration> for VirtualTime {
@@ -100,6 +108,22 @@ mod tests {
         );
         let century = VirtualTime::from_nanos(100 * 365 * 86_400 * 1_000_000_000);
         assert_eq!(century.ticks_at(3_579_545), 100 * 365 * 86_400 * 3_579_545);
+    }
+
+    #[test]
+    fn a_tick_is_complete_at_its_instant_and_not_before() {
+        for (ticks, hertz) in [
+            (0, 1),
+            (1, 3),
+            (4_773, 1_193_182),
+            (u64::from(u32::MAX), 3_579_545),
+        ] {
+            let instant = VirtualTime::of_tick(ticks, hertz);
+            assert_eq!(instant.ticks_at(hertz), ticks);
+            if let Some(before) = instant.0.checked_sub(1) {
+                assert_eq!(VirtualTime(before).ticks_at(hertz), ticks - 1);
+            }
+        }
     }
 
     #[test]

@@ -57,13 +57,6 @@ pub trait PortDevice {
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>);
 }
 
-/// The first instant at which a clock of `hertz` has completed `ticks` periods: the inverse of
-/// [`VirtualTime::ticks_at`], so that a deadline is never a nanosecond early and never drifts.
-pub(crate) fn instant_of_tick(ticks: u64, hertz: u64) -> VirtualTime {
-    let nanos = (u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(hertz));
-    VirtualTime::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
 /// What a device asks of the outside world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

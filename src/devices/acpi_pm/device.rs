@@ -1,6 +1,6 @@
 //! Registers and behaviour of the ACPI fixed hardware.
 
-use super::super::{AtExit, Effect, PortDevice, instant_of_tick, platform};
+use super::super::{AtExit, Effect, PortDevice, platform};
 use crate::base::units::VirtualTime;
 
 const STATUS: u16 = platform::ACPI_PM1_EVENT_PORT;
@@ -58,7 +58,7 @@ impl AcpiPm {
         let awaited = self.enable & TIMER_BIT != 0 && self.status & TIMER_BIT == 0;
         awaited.then(|| {
             let tick = (self.timer_halves + 1) << TIMER_HALF_BITS;
-            instant_of_tick(tick, platform::ACPI_PM_TIMER_HERTZ)
+            VirtualTime::of_tick(tick, platform::ACPI_PM_TIMER_HERTZ)
         })
     }
 

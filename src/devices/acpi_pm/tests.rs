@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{Effect, PortDevice, bench::Bench, instant_of_tick, platform::ACPI_PM_TIMER_HERTZ};
+use super::super::{Effect, PortDevice, bench::Bench, platform::ACPI_PM_TIMER_HERTZ};
 use super::AcpiPm;
 use crate::base::units::VirtualTime;
 
@@ -20,7 +20,7 @@ fn the_timer_counts_virtual_time_and_wraps_at_32_bits() {
     assert_eq!(bench.inl(&mut pm, TIMER), 0);
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.inl(&mut pm, TIMER), 3_579_545);
-    bench.now = instant_of_tick((1 << 32) + 7, ACPI_PM_TIMER_HERTZ);
+    bench.now = VirtualTime::of_tick((1 << 32) + 7, ACPI_PM_TIMER_HERTZ);
     assert_eq!(bench.inl(&mut pm, TIMER), 7);
     bench.outw(&mut pm, TIMER, 0xFFFF);
     assert_eq!(bench.inl(&mut pm, TIMER), 7, "read-only");
@@ -49,7 +49,7 @@ fn the_timer_status_follows_the_highest_bit_both_ways() {
     assert_eq!(pm.next_deadline(), None);
     bench.outw(&mut pm, ENABLE, 1);
     for half in 1..=3_u64 {
-        let due = instant_of_tick(half << 31, ACPI_PM_TIMER_HERTZ);
+        let due = VirtualTime::of_tick(half << 31, ACPI_PM_TIMER_HERTZ);
         assert_eq!(pm.next_deadline(), Some(due));
         bench.now = VirtualTime::from_nanos(due.as_nanos() - 1);
         pm.advance(&mut bench.at());

@@ -1,8 +1,8 @@
 //! Registers of the HPET (IA-PC HPET specification 1.0a, § 2.3).
 
 use crate::base::units::{GuestPhys, VirtualTime};
+use crate::devices::AtExit;
 use crate::devices::platform::{HPET_HERTZ, HPET_MMIO, PIT_IRQ, RTC_IRQ};
-use crate::devices::{AtExit, instant_of_tick};
 
 /// Ticks of the main counter since the VM was created.
 type Tick = u64;
@@ -102,7 +102,7 @@ impl Hpet {
         let matches = self.timers[..2]
             .iter()
             .filter_map(|timer| self.next_match_after(timer, self.done_to));
-        matches.min().map(|tick| instant_of_tick(tick, HPET_HERTZ))
+        matches.min().map(|tick| VirtualTime::of_tick(tick, HPET_HERTZ))
     }
 
     /// Raises the interrupts of matches that have come due; to be called at any exit.

@@ -1,6 +1,6 @@
 //! Ports of the 8254 and system control port B; IRQ 0.
 
-use super::super::{AtExit, PortDevice, instant_of_tick, platform};
+use super::super::{AtExit, PortDevice, platform};
 use super::counter::{Counter, Tick};
 use crate::base::units::VirtualTime;
 
@@ -66,7 +66,7 @@ impl Pit {
     #[must_use]
     pub fn next_deadline(&self) -> Option<VirtualTime> {
         let rise = self.counters[0].next_rise_after(self.irq_done_to)?;
-        Some(instant_of_tick(rise, platform::PIT_HERTZ))
+        Some(VirtualTime::of_tick(rise, platform::PIT_HERTZ))
     }
 
     /// Raises IRQ 0 for what came due; to be called at any exit.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{PortDevice, bench::Bench, instant_of_tick, platform::PIT_HERTZ};
+use super::super::{PortDevice, bench::Bench, platform::PIT_HERTZ};
 use super::Pit;
 use crate::base::units::VirtualTime;
 
@@ -10,7 +10,7 @@ const CONTROL: u16 = 0x43;
 const PORT_B: u16 = 0x61;
 
 fn at_tick(bench: &mut Bench, tick: u64) {
-    bench.now = instant_of_tick(tick, PIT_HERTZ);
+    bench.now = VirtualTime::of_tick(tick, PIT_HERTZ);
 }
 
 /// Programs `channel` with both bytes of `count`.
@@ -67,7 +67,7 @@ fn mode_2_ticks_without_drift_however_late_the_exits_are() {
     program(&mut bench, &mut pit, 0, 0x04, 4773);
     let mut lateness = 0;
     for period in 1..=10_000_u64 {
-        let due = instant_of_tick(1 + period * 4773, PIT_HERTZ);
+        let due = VirtualTime::of_tick(1 + period * 4773, PIT_HERTZ);
         assert_eq!(pit.next_deadline(), Some(due));
         lateness = (lateness * 31 + 7) % 3_000_000;
         bench.now = due + Duration::from_nanos(lateness);
@@ -84,7 +84,10 @@ fn missed_periods_merge_into_one_edge() {
     let mut pit = Pit::new();
     program(&mut bench, &mut pit, 0, 0x04, 1000);
     assert!(advance(&mut bench, &mut pit, 1 + 5_500));
-    assert_eq!(pit.next_deadline(), Some(instant_of_tick(1 + 6_000, PIT_HERTZ)));
+    assert_eq!(
+        pit.next_deadline(),
+        Some(VirtualTime::of_tick(1 + 6_000, PIT_HERTZ))
+    );
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn mode_0_rises_at_the_end_and_its_first_byte_stops_it() {
     program(&mut bench, &mut pit, 0, 0x00, 0);
     assert_eq!(
         pit.next_deadline(),
-        Some(instant_of_tick(1 + 0x1_0000, PIT_HERTZ))
+        Some(VirtualTime::of_tick(1 + 0x1_0000, PIT_HERTZ))
     );
     bench.outb(&mut pit, 0x40, 10);
     assert_eq!(pit.next_deadline(), None);
@@ -226,10 +229,10 @@ fn single_byte_accesses_write_and_read_their_half() {
     let mut pit = Pit::new();
     bench.outb(&mut pit, CONTROL, 0x14);
     bench.outb(&mut pit, 0x40, 50);
-    assert_eq!(pit.next_deadline(), Some(instant_of_tick(51, PIT_HERTZ)));
+    assert_eq!(pit.next_deadline(), Some(VirtualTime::of_tick(51, PIT_HERTZ)));
     bench.outb(&mut pit, CONTROL, 0x24);
     bench.outb(&mut pit, 0x40, 2);
-    assert_eq!(pit.next_deadline(), Some(instant_of_tick(513, PIT_HERTZ)));
+    assert_eq!(pit.next_deadline(), Some(VirtualTime::of_tick(513, PIT_HERTZ)));
     at_tick(&mut bench, 1);
     assert_eq!(bench.inb(&mut pit, 0x40), 2);
     at_tick(&mut bench, 2);
@@ -241,13 +244,13 @@ fn bcd_counts_decimally() {
     let mut bench = Bench::new();
     let mut pit = Pit::new();
     program(&mut bench, &mut pit, 0, 0x05, 0x1000);
-    assert_eq!(pit.next_deadline(), Some(instant_of_tick(1001, PIT_HERTZ)));
+    assert_eq!(pit.next_deadline(), Some(VirtualTime::of_tick(1001, PIT_HERTZ)));
     at_tick(&mut bench, 2);
     assert_eq!(latched(&mut bench, &mut pit, 0), 0x0999);
     program(&mut bench, &mut pit, 0, 0x05, 0);
     assert_eq!(
         pit.next_deadline(),
-        Some(instant_of_tick(2 + 1 + 10_000, PIT_HERTZ))
+        Some(VirtualTime::of_tick(2 + 1 + 10_000, PIT_HERTZ))
     );
 }
 

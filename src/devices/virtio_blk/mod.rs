@@ -22,7 +22,7 @@
 //! # Bounds
 //! `SEG_MAX` × `SIZE_MAX` lies below `limits::DISK_REQUEST_BYTES_MAX`, so a driver that keeps to them never meets the
 //! I/O error of an over-long request. No more is taken from the ring while `DISK_REQUESTS_IN_FLIGHT_MAX` requests or
-//! [`DISK_BYTES_IN_FLIGHT_MAX`] bytes are with the device; what stays there is taken when completions make room.
+//! `limits::DISK_BYTES_IN_FLIGHT_MAX` bytes are with the device; what stays there is taken when completions make room.
 //!
 //! [`device`] holds registers and flow, `request` the parser, `schedule` the order.
 
@@ -33,6 +33,3 @@ mod schedule;
 mod tests;
 
 pub use device::{DiskConfig, DiskCounters, VirtioBlk};
-
-/// Data bytes of requests with the device, above which no further request is taken: what bounds host memory.
-pub const DISK_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;

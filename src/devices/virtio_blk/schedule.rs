@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::DISK_BYTES_IN_FLIGHT_MAX;
-use crate::base::limits::DISK_REQUESTS_IN_FLIGHT_MAX;
+use crate::base::limits::{DISK_BYTES_IN_FLIGHT_MAX, DISK_REQUESTS_IN_FLIGHT_MAX};
 use crate::devices::virtio::Chain;
 use crate::devices::{DiskOperation, DiskRequest, DiskRequestId};
 

@@ -7,9 +7,9 @@
 
 use proptest::prelude::*;
 
+use super::DiskConfig;
 use super::schedule::Touch;
-use super::{DISK_BYTES_IN_FLIGHT_MAX, DiskConfig};
-use crate::base::limits::DISK_REQUEST_BYTES_MAX;
+use crate::base::limits::{DISK_BYTES_IN_FLIGHT_MAX, DISK_REQUEST_BYTES_MAX};
 use crate::devices::platform::DISK_IRQ;
 use crate::devices::virtio::test_guest::{
     BUFFERS, DISK_BYTES, Driver, EVENT_IDX, INDIRECT, TestGuest, disk_config, readable, writable,

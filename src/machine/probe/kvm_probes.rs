@@ -61,7 +61,7 @@ pub fn probe_kvm(clock: &impl HostClock) -> Result<KvmFindings, KvmError> {
     Ok(KvmFindings {
         missing_features: cpu::missing_on_host(&host.supported_cpuid()?),
         kernel_instructions_per_second: kernel_instructions_per_second(clock).unwrap_or(0),
-        port_exits_per_second: port_exits_per_second(clock).unwrap_or(0),
+        port_exits_per_second: probe_exit_cost(clock).map_or(0, exits_per_second),
         cmpxchg16b: probe_cmpxchg16b(),
         msr_filter: Finding::from_result(msr_filter()),
         interrupt_window: Finding::from_result(interrupt_window()),
@@ -103,27 +103,13 @@ fn kernel_instructions_per_second(clock: &impl HostClock) -> Result<u64, TinyGue
     Ok(rounds * LOOP_INSTRUCTIONS * 1_000_000 / elapsed_us.max(1))
 }
 
-fn port_exits_per_second(clock: &impl HostClock) -> Result<u64, TinyGuestError> {
-    let mut guest = port_writer()?;
-    let start_ns = clock.monotonic_ns();
-    let mut exits = 0;
-    loop {
-        guest.run()?;
-        exits += 1;
-        let elapsed_us = (clock.monotonic_ns() - start_ns) / 1000;
-        if u128::from(elapsed_us) >= SPEED_PROBE_SPAN.as_micros() {
-            return Ok(exits * 1_000_000 / elapsed_us);
-        }
-    }
-}
-
 /// Mean time of an exit to us and back, of a guest that does nothing else.
 ///
 /// # Errors
 /// When the probe guest cannot be made or run.
 pub fn probe_exit_cost(clock: &impl HostClock) -> Result<Duration, TinyGuestError> {
     const WARM_UP: u64 = 8;
-    const MEASURED: u64 = 32;
+    const MEASURED: u64 = 64;
     let mut guest = port_writer()?;
     for _ in 0..WARM_UP {
         guest.run()?;
@@ -133,6 +119,11 @@ pub fn probe_exit_cost(clock: &impl HostClock) -> Result<Duration, TinyGuestErro
         guest.run()?;
     }
     Ok(Duration::from_nanos((clock.monotonic_ns() - start_ns) / MEASURED))
+}
+
+fn exits_per_second(cost: Duration) -> u64 {
+    let nanos = cost.as_nanos().max(1);
+    u64::try_from(Duration::from_secs(1).as_nanos() / nanos).unwrap_or(u64::MAX)
 }
 
 /// A guest that writes a port for ever.
