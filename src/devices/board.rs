@@ -40,6 +40,16 @@ impl<'a> Moment<'a> {
     }
 }
 
+/// The lines that PIT and RTC drive: with legacy routing the HPET has taken theirs, and they drive `cut_off`, which leads
+/// nowhere (IA-PC HPET 1.0a, § 2.3.9.1).
+fn lines_of_old_timers<'a>(
+    hpet: &Hpet,
+    irqs: &'a mut IrqLines,
+    cut_off: &'a mut IrqLines,
+) -> &'a mut IrqLines {
+    if hpet.has_legacy_routing() { cut_off } else { irqs }
+}
+
 /// All devices of a VM.
 #[derive(Debug)]
 pub struct Board {
@@ -100,11 +110,12 @@ impl Board {
     ) {
         let mut cut_off = IrqLines::default();
         let is_old_timer = PIT_PORTS.contains(&port) || port == PIT_GATE_PORT || RTC_PORTS.contains(&port);
-        let is_cut_off = is_old_timer && self.hpet.has_legacy_routing();
-        let mut at = moment.at_exit(
-            if is_cut_off { &mut cut_off } else { &mut self.irqs },
-            &mut self.effects,
-        );
+        let lines = if is_old_timer {
+            lines_of_old_timers(&self.hpet, &mut self.irqs, &mut cut_off)
+        } else {
+            &mut self.irqs
+        };
+        let mut at = moment.at_exit(lines, &mut self.effects);
         let device: &mut dyn PortDevice = match port {
             p if PIC_MASTER_PORTS.contains(&p)
                 || PIC_SLAVE_PORTS.contains(&p)
@@ -178,13 +189,9 @@ impl Board {
 
     /// Lets every timer that is due expire.
     pub fn advance(&mut self, moment: Moment<'_>) {
-        // With legacy routing the HPET has taken the lines of PIT and RTC (IA-PC HPET 1.0a, § 2.3.9.1).
         let mut cut_off = IrqLines::default();
-        let is_cut_off = self.hpet.has_legacy_routing();
-        let mut old_timers = moment.at_exit(
-            if is_cut_off { &mut cut_off } else { &mut self.irqs },
-            &mut self.effects,
-        );
+        let lines = lines_of_old_timers(&self.hpet, &mut self.irqs, &mut cut_off);
+        let mut old_timers = moment.at_exit(lines, &mut self.effects);
         self.pit.advance(&mut old_timers);
         self.rtc.advance(&mut old_timers);
         let mut at = moment.at_exit(&mut self.irqs, &mut self.effects);

@@ -10,8 +10,10 @@ type Tick = u64;
 const TIMERS: usize = 3;
 /// Femtoseconds of one tick.
 const PERIOD_FS: u64 = 1_000_000_000_000_000 / HPET_HERTZ;
-const VENDOR: u64 = 0x8086;
-const REVISION: u64 = 1;
+/// The low half of the capabilities, which the ACPI table repeats: vendor 8086h, legacy routing, a 32-bit counter, three
+/// timers, revision 1.
+pub const EVENT_TIMER_BLOCK: u32 = 0x8086_8201;
+const _: () = assert!((EVENT_TIMER_BLOCK >> 8 & 0x1F) as usize == TIMERS - 1);
 
 const CAPABILITIES: u64 = 0x000;
 const CONFIGURATION: u64 = 0x010;
@@ -171,11 +173,7 @@ impl Hpet {
 
     fn register(&self, offset: u64, now: Tick) -> u64 {
         match offset {
-            CAPABILITIES => {
-                let timers = (TIMERS as u64 - 1) << 8;
-                let legacy_capable = 1 << 15;
-                PERIOD_FS << 32 | VENDOR << 16 | legacy_capable | timers | REVISION
-            }
+            CAPABILITIES => PERIOD_FS << 32 | u64::from(EVENT_TIMER_BLOCK),
             CONFIGURATION => self.configuration,
             INTERRUPT_STATUS => 0,
             MAIN_COUNTER => u64::from(self.counter(now)),

@@ -23,4 +23,4 @@ mod device;
 #[cfg(test)]
 mod tests;
 
-pub use device::Hpet;
+pub use device::{EVENT_TIMER_BLOCK, Hpet};

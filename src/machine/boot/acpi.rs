@@ -16,7 +16,7 @@ use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
 
 use super::layout::{ACPI_FACS, ACPI_TABLES};
 use crate::base::limits::LOW_RAM_END;
-use crate::devices::platform;
+use crate::devices::{hpet, platform};
 
 const OEM_ID: [u8; 6] = *b"ANTIPO";
 const OEM_TABLE_ID: [u8; 8] = *b"ANTIPODE";
@@ -52,7 +52,7 @@ pub(super) fn tables() -> Vec<(u64, Vec<u8>)> {
         (RSDP, bytes_of(&Rsdp::new(OEM_ID, XSDT_AT))),
         (XSDT_AT, bytes_of(&xsdt)),
         (FADT_AT, fadt()),
-        (HPET_AT, hpet()),
+        (HPET_AT, event_timer()),
         (DSDT_AT, dsdt()),
         (ACPI_FACS.start, bytes_of(&FACS::new())),
     ]
@@ -104,9 +104,7 @@ fn fadt() -> Vec<u8> {
 }
 
 /// The HPET's table (IA-PC HPET 1.0a, § 3.2.4).
-fn hpet() -> Vec<u8> {
-    /// Vendor 8086h, legacy routing, 32-bit counter, three timers, revision 1: the low half of the capabilities.
-    const EVENT_TIMER_BLOCK: u32 = 0x8086_8201;
+fn event_timer() -> Vec<u8> {
     let registers = GAS::new(
         AddressSpace::SystemMemory,
         64,
@@ -115,7 +113,7 @@ fn hpet() -> Vec<u8> {
         *platform::HPET_MMIO.start(),
     );
     let mut table = Sdt::new(*b"HPET", 36, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    table.append(EVENT_TIMER_BLOCK);
+    table.append(hpet::EVENT_TIMER_BLOCK);
     table.append_slice(&bytes_of(&registers));
     // HPET number 0; 128 ticks at least between two periodic interrupts; no page protection.
     table.append_slice(&[0, 128, 0, 0]);

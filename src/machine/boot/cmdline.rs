@@ -79,7 +79,7 @@ const REQUIRED: [(&str, &str); 20] = [
     ("nowatchdog", "lockup detectors misread a paused VM"),
     (
         "clocksource=hpet",
-        "the ACPI PM timer is the one clock that follows virtual time",
+        "the HPET is the clock that the machine shows virtual time on",
     ),
     (
         "io_delay=none",

@@ -226,9 +226,13 @@ fn is_part_of_a_site(section: &Swept<'_>, hit: usize) -> bool {
 
 /// The bytes to put over `site`, if it is one to edit.
 fn patch_for(section: &Swept<'_>, site: &Site) -> Result<Option<Vec<u8>>, KernelError> {
-    let lengths = match site.kind {
-        Kind::Rdtsc | Kind::DeadMaskRead => 2..=2,
-        Kind::Cr4Write(_) => 3..=4,
+    let (edit, lengths) = match site.kind {
+        Kind::Rdtsc => ([IN_EAX_IMM8, short(TRAP_RDTSC_PORT)?], 2..=2),
+        Kind::Cr4Write(register) => {
+            let port = TRAP_CR4_PORTS.start() + u16::from(register);
+            ([OUT_IMM8_AL, short(port)?], 3..=4)
+        }
+        Kind::DeadMaskRead => (NOP_OF_TWO, 2..=2),
         _ => return Ok(None),
     };
     let at = address_of(section, site.offset);
@@ -246,15 +250,14 @@ fn patch_for(section: &Swept<'_>, site: &Site) -> Result<Option<Vec<u8>>, Kernel
             describe(site.kind)
         )));
     }
-    let (opcode, port) = match site.kind {
-        Kind::DeadMaskRead => return Ok(Some(NOP_OF_TWO.to_vec())),
-        Kind::Cr4Write(register) => (OUT_IMM8_AL, TRAP_CR4_PORTS.start() + u16::from(register)),
-        _ => (IN_EAX_IMM8, TRAP_RDTSC_PORT),
-    };
     let mut patch = vec![NOP; site.byte_count];
-    patch[0] = opcode;
-    patch[1] = u8::try_from(port).map_err(|_| refusal(format!("port {port:#x} has no short form")))?;
+    patch[..edit.len()].copy_from_slice(&edit);
     Ok(Some(patch))
+}
+
+/// `port` as the instruction's immediate byte.
+fn short(port: u16) -> Result<u8, KernelError> {
+    u8::try_from(port).map_err(|_| refusal(format!("port {port:#x} has no short form")))
 }
 
 fn describe(kind: Kind) -> &'static str {

@@ -129,19 +129,19 @@ impl Vcpu {
     /// exception to be delivered first) and what was set since. If the instruction is not over, because the next
     /// element of a string instruction exits in its turn, the next run returns that exit.
     ///
-    /// Does nothing if nothing is open. A kick that comes meanwhile may be swallowed.
+    /// False if nothing was open. A kick that comes meanwhile may be swallowed.
     ///
     /// # Errors
     /// When KVM_RUN fails.
-    pub fn complete_instruction(&mut self) -> Result<(), KvmError> {
+    pub fn complete_instruction(&mut self) -> Result<bool, KvmError> {
         if !self.is_unsettled.get() || self.next_exit.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         self.fd.set_kvm_immediate_exit(1);
         let exit = self.run();
         self.fd.set_kvm_immediate_exit(0);
         self.next_exit = Some(exit?).filter(|exit| *exit != Exit::Interrupted);
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn map_posted_writes(&mut self) -> Result<(), KvmError> {

@@ -114,6 +114,7 @@ impl KvmVm {
         } else {
             0
         };
+        self.memory.ram().iter().for_each(advise_huge_pages);
         self.map(self.memory.ram(), 0, flags)
     }
 
@@ -148,7 +149,6 @@ impl KvmVm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            advise_huge_pages(region);
             // SAFETY: the range is a live mapping of `memory` or `page`, which this VM and its vCPU own together, so
             // that it is unmapped only when neither can run any more.
             unsafe { self.fd.set_user_memory_region(slot) }

@@ -41,7 +41,7 @@ impl Vm {
             Exit::IrqWindow | Exit::SetTpr | Exit::Debug => {}
             Exit::Interrupted => {
                 self.totals.kicks += 1;
-                self.note_kick();
+                self.sample_time();
             }
             Exit::MmioRead { address } => {
                 return Ok(Some(Outcome::WildMmio {
@@ -75,12 +75,6 @@ impl Vm {
         Ok(None)
     }
 
-    /// A kick came, or may have been swallowed by a run that only completed an instruction.
-    pub(super) fn note_kick(&mut self) {
-        self.sample_time();
-        self.timer_armed_for = self.timer_armed_for.filter(|armed| *armed > self.now);
-    }
-
     fn answer_msr(&mut self, answer: MsrAnswer) {
         self.vcpu.answer_msr(match answer {
             MsrAnswer::Value(value) => Some(value),
@@ -110,7 +104,7 @@ impl Vm {
             self.sample_time();
             self.user_tsc
                 .general_protection(&mut self.vcpu, self.kvm.memory(), self.now)?;
-            self.note_kick();
+            self.sample_time();
             return Ok(());
         }
         if TRAP_CR4_PORTS.contains(&access.port) && self.is_kernel_mode()? {
@@ -169,7 +163,7 @@ impl Vm {
     /// Makes the instruction at `rip`, whose exit is being handled, fault.
     fn inject_general_protection_at(&mut self, rip: u64) -> Result<(), KvmError> {
         self.vcpu.complete_instruction()?;
-        self.note_kick();
+        self.sample_time();
         let mut regs = self.vcpu.registers()?;
         regs.rip = rip;
         self.vcpu.set_registers(&regs)?;

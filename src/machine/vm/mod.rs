@@ -286,8 +286,10 @@ impl Vm {
     fn run_once(&mut self) -> Result<Option<Outcome>, RunError> {
         if self.board.interrupt_pending() {
             // KVM can say whether the guest takes an interrupt only when no instruction is open.
-            self.vcpu.complete_instruction()?;
-            self.note_kick();
+            if self.vcpu.complete_instruction()? {
+                // The timer's kick may have been swallowed.
+                self.sample_time();
+            }
         }
         self.arm_timer()?;
         if !self.kicker.enter_guest() {
