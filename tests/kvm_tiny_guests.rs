@@ -3,10 +3,11 @@
 
 use antipode::base::clock::SystemClock;
 use antipode::base::units::GuestPhys;
-use antipode::machine::kvm::{Exit, KvmHost, PortAccess};
+use antipode::machine::kvm::{Exit, KickTimer, KvmHost, PortAccess};
 use antipode::machine::probe::{DATA, TinyGuest, judge, probe_kvm};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, dx, eax, ecx, edi, rcx, rdi, rsi};
+use std::time::Duration;
 
 /// A guest running `code`, or `None` with a note where there is no KVM.
 fn guest(code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Option<TinyGuest> {
@@ -179,17 +180,32 @@ fn kvm_a_waker_gets_a_spinning_guest_s_thread_back() {
     }) else {
         return;
     };
-    let waker = guest.kicker.waker();
+    let waker = guest.vcpu.kicker().waker();
     for _ in 0..50 {
         let waker = waker.clone();
         let poster = std::thread::spawn(move || waker.wake());
-        while !guest.kicker.take_work() {
-            if guest.kicker.enter_guest() {
+        while !guest.vcpu.kicker().take_work() {
+            if guest.vcpu.kicker().enter_guest() {
                 assert_eq!(guest.vcpu.run().unwrap(), Exit::Interrupted);
-                guest.kicker.leave_guest();
+                guest.vcpu.kicker().leave_guest();
             }
         }
         poster.join().unwrap();
+    }
+}
+
+#[test]
+fn kvm_a_kick_that_lands_while_a_vcpu_is_taken_down_harms_nobody() {
+    if let Err(error) = KvmHost::open() {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    for step in 0..200 {
+        let guest = TinyGuest::new(CodeAssembler::hlt).unwrap();
+        // Its kick ends with it: KVM would give up the creation of the next guest for a signal.
+        let mut timer = KickTimer::for_this_thread().unwrap();
+        timer.arm(Duration::from_micros(10 * step)).unwrap();
+        drop(guest);
     }
 }
 

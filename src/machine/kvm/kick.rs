@@ -34,9 +34,9 @@ thread_local! {
 extern "C" fn on_kick(_signal: std::ffi::c_int) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: the pointer is this thread's own vCPU's mapping: set by `Kicker::attach`, cleared by
-        // `Kicker::detach` before the mapping goes away. The kernel reads the byte, no Rust reference to it is
-        // held across the write because the handler runs on the same thread and the write is volatile.
+        // SAFETY: the pointer is into this thread's own vCPU's mapping: set by `Kicker::attach`, cleared when the
+        // kicker is dropped, which `Vcpu` does before it unmaps. The kernel reads the byte, no Rust reference to it
+        // is held across the write because the handler runs on the same thread and the write is volatile.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -68,7 +68,7 @@ impl VcpuWaker {
     }
 }
 
-/// The vCPU thread's own end.
+/// The vCPU thread's own end, which its [`super::Vcpu`] owns.
 #[derive(Debug)]
 pub struct Kicker {
     shared: Arc<Shared>,
@@ -76,15 +76,19 @@ pub struct Kicker {
 }
 
 impl Kicker {
-    /// Makes the calling thread a vCPU thread: installs the handler and ties it to `vcpu`'s flag.
+    /// Makes the calling thread a vCPU thread: installs the handler and ties it to the vCPU's `immediate_exit`, which
+    /// must stay mapped until the kicker is dropped.
     ///
     /// # Errors
-    /// When the host refuses the signal handler.
-    pub fn attach(vcpu: &mut super::Vcpu) -> std::io::Result<Self> {
-        IMMEDIATE_EXIT.set(vcpu.immediate_exit_flag());
+    /// When the thread has a vCPU already, or the host refuses the signal handler.
+    pub(super) fn attach(immediate_exit: *mut u8) -> std::io::Result<Self> {
+        if !IMMEDIATE_EXIT.get().is_null() {
+            return Err(std::io::Error::other("this thread runs another vCPU"));
+        }
         let action = SigAction::new(SigHandler::Handler(on_kick), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler only reads a thread-local cell and writes one byte: async-signal-safe.
         unsafe { sigaction(KICK_SIGNAL, &action) }?;
+        IMMEDIATE_EXIT.set(immediate_exit);
         let shared = Shared {
             place: AtomicU8::new(AT_WORK),
             work: AtomicBool::new(false),

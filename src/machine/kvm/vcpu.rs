@@ -12,7 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
-use super::{Exit, KvmError, PortAccess, PostedWrite};
+use super::{Exit, Kicker, KvmError, PortAccess, PostedWrite};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 
 nix::ioctl_write_ptr!(
@@ -29,6 +29,9 @@ type Mappings = (Rc<GuestMemory>, Option<Rc<RegisterPage>>);
 /// A vCPU.
 #[derive(Debug)]
 pub struct Vcpu {
+    /// Before `fd` because fields are dropped in this order: a kick that comes when `kvm_run` is unmapped already must
+    /// not find its address.
+    kicker: Kicker,
     fd: VcpuFd,
     has_sync_regs: bool,
     posts_writes: bool,
@@ -42,22 +45,30 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    pub(super) fn new(mut fd: VcpuFd, has_sync_regs: bool, mappings: Mappings) -> Self {
+    pub(super) fn new(mut fd: VcpuFd, has_sync_regs: bool, mappings: Mappings) -> Result<Self, KvmError> {
         if has_sync_regs {
             fd.set_sync_valid_reg(SyncReg::Register);
         }
-        Self {
+        let kicker =
+            Kicker::attach(&raw mut fd.get_kvm_run().immediate_exit).map_err(|source| KvmError::Ioctl {
+                call: "installing the kick signal",
+                source,
+            })?;
+        Ok(Self {
+            kicker,
             fd,
             has_sync_regs,
             posts_writes: false,
             is_unsettled: Cell::new(false),
             next_exit: None,
             _mappings: mappings,
-        }
+        })
     }
 
-    pub(super) fn immediate_exit_flag(&mut self) -> *mut u8 {
-        &raw mut self.fd.get_kvm_run().immediate_exit
+    /// How the creating thread, which is the one to run this vCPU, is interrupted and waits.
+    #[must_use]
+    pub fn kicker(&self) -> &Kicker {
+        &self.kicker
     }
 
     /// Sets the CPUID table.

@@ -229,17 +229,17 @@ impl KvmVm {
         Ok(())
     }
 
-    /// Creates the vCPU.
+    /// Creates the vCPU, which makes the calling thread its thread.
     ///
     /// # Errors
-    /// When KVM refuses.
+    /// When KVM refuses, or the thread has a vCPU already.
     pub fn create_vcpu(&self) -> Result<Vcpu, KvmError> {
         let fd = self
             .fd
             .create_vcpu(0)
             .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         let has_sync_regs = self.fd.check_extension(Cap::SyncRegs);
-        let mut vcpu = Vcpu::new(fd, has_sync_regs, (Rc::clone(&self.memory), self.page.clone()));
+        let mut vcpu = Vcpu::new(fd, has_sync_regs, (Rc::clone(&self.memory), self.page.clone()))?;
         if self.posts_writes {
             vcpu.map_posted_writes()?;
         }

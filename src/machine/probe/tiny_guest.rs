@@ -13,7 +13,7 @@ use crate::base::units::GuestPhys;
 use crate::machine::boot::EntryPoint;
 use crate::machine::cpu;
 use crate::machine::entry::set_entry_state;
-use crate::machine::kvm::{Exit, Kicker, KvmError, KvmHost, KvmVm, Vcpu};
+use crate::machine::kvm::{Exit, KvmError, KvmHost, KvmVm, Vcpu};
 
 const PAGE_TABLES: u64 = 0x1000;
 const STACK_TOP: u64 = 0x8000;
@@ -47,8 +47,6 @@ pub struct TinyGuest {
     pub vcpu: Vcpu,
     /// Its VM.
     pub vm: KvmVm,
-    /// The calling thread's kick handle.
-    pub kicker: Kicker,
 }
 
 impl TinyGuest {
@@ -70,8 +68,7 @@ impl TinyGuest {
         let mut vcpu = vm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
         set_entry_state(&mut vcpu, &entry_point())?;
-        let kicker = Kicker::attach(&mut vcpu).map_err(set_up)?;
-        Ok(Self { vcpu, vm, kicker })
+        Ok(Self { vcpu, vm })
     }
 
     /// Runs until the guest causes an exit; kicks are passed over.

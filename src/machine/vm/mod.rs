@@ -27,7 +27,7 @@ use std::time::Duration;
 use super::boot::EntryPoint;
 use super::cpu::{self};
 use super::entry::set_entry_state;
-use super::kvm::{Exit, ExitKind, KickTimer, Kicker, KvmError, KvmHost, KvmVm, Vcpu};
+use super::kvm::{Exit, ExitKind, KickTimer, KvmError, KvmHost, KvmVm, Vcpu};
 use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, HostEntropy, Inbox, Network};
@@ -116,7 +116,6 @@ impl Totals {
 #[derive(Debug)]
 pub(super) struct Vm {
     vcpu: Vcpu,
-    kicker: Kicker,
     kvm: KvmVm,
     board: Board,
     clock: VirtualClock<SystemClock>,
@@ -160,10 +159,6 @@ impl Vm {
         let mut vcpu = kvm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
         set_entry_state(&mut vcpu, entry)?;
-        let kicker = Kicker::attach(&mut vcpu).map_err(|source| RunError::Host {
-            what: "installing the kick signal",
-            source,
-        })?;
         let timer = KickTimer::for_this_thread().map_err(|source| RunError::Host {
             what: "creating the vCPU's timer",
             source,
@@ -171,7 +166,6 @@ impl Vm {
         let console_room = board.console_input_room();
         let vm = Self {
             vcpu,
-            kicker,
             kvm,
             board,
             clock: VirtualClock::starting_now(SystemClock),
@@ -195,7 +189,7 @@ impl Vm {
     /// The way for other threads to reach this VM.
     #[must_use]
     pub(super) fn inbox(&self) -> Inbox {
-        Inbox::new(self.kicker.waker())
+        Inbox::new(self.vcpu.kicker().waker())
     }
 
     /// Runs the VM to its end.
@@ -204,7 +198,7 @@ impl Vm {
     /// When the host fails it.
     pub(super) fn run(mut self, inbox: &Inbox, mut outside: Outside) -> Result<(Outcome, Totals), RunError> {
         let outcome = loop {
-            if self.kicker.take_work()
+            if self.vcpu.kicker().take_work()
                 && let Some(outcome) = self.take_events(inbox, &outside)
             {
                 break outcome;
@@ -277,7 +271,7 @@ impl Vm {
             .next_expiry()
             .map(|deadline| self.clock.host_span_until(deadline));
         if limit.is_none_or(|limit| limit > Duration::ZERO) {
-            self.kicker.park(limit);
+            self.vcpu.kicker().park(limit);
         }
         self.sample_time();
     }
@@ -292,11 +286,11 @@ impl Vm {
             }
         }
         self.arm_timer()?;
-        if !self.kicker.enter_guest() {
+        if !self.vcpu.kicker().enter_guest() {
             return Ok(None);
         }
         let exit = self.enter();
-        self.kicker.leave_guest();
+        self.vcpu.kicker().leave_guest();
         let exit = exit?;
         tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
         self.take_posted_writes()?;
