@@ -47,6 +47,12 @@ pub const TRANSMIT_BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
 /// Data bytes of requests with the disk, above which no further request is taken: what bounds host memory.
 pub const DISK_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 
+/// Bytes of buffers that a pool keeps for their next use.
+pub const POOLED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Buffers that a pool keeps for their next use.
+pub const POOLED_BUFFERS_MAX: usize = 64;
+
 /// Console output bytes that wait for the terminal; beyond it output is dropped and the loss is reported.
 pub const CONSOLE_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -69,3 +75,4 @@ const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
 const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= DISK_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(DISK_REQUEST_BYTES_MAX <= POOLED_BYTES_MAX);

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a device or a hypervisor; everything above may import it.
 
+pub mod buffer_pool;
 pub mod clock;
 pub mod entropy;
 pub mod guest_memory;

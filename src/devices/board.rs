@@ -304,7 +304,7 @@ mod tests {
         let outcome = prop_oneof![
             Just(DiskOutcome::Done),
             Just(DiskOutcome::Failed),
-            Just(DiskOutcome::Read(vec![7]))
+            Just(DiskOutcome::Read(vec![7].into()))
         ];
         let input = prop_oneof![
             prop::collection::vec(any::<u8>(), 0..90).prop_map(|bytes| Input::Frame(Frame(bytes))),

@@ -29,6 +29,7 @@ pub mod virtio_blk;
 pub mod virtio_net;
 pub mod virtio_rng;
 
+use crate::base::buffer_pool::Buffer;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::VirtualTime;
 
@@ -126,7 +127,7 @@ pub enum DiskOperation {
         /// First byte on the disk.
         offset: u64,
         /// The bytes.
-        data: Vec<u8>,
+        data: Buffer,
     },
     /// Make every completed write durable.
     Flush,
@@ -145,7 +146,7 @@ pub struct DiskCompletion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskOutcome {
     /// A read: the bytes.
-    Read(Vec<u8>),
+    Read(Buffer),
     /// A write or flush: done.
     Done,
     /// The host could not do it; the guest sees an I/O error.

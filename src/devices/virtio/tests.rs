@@ -368,7 +368,7 @@ fn answer(guest: &mut TestGuest, byte_count: usize) {
             completions.push(DiskCompletion {
                 id: request.id,
                 outcome: match request.operation {
-                    DiskOperation::Read { byte_count, .. } => DiskOutcome::Read(vec![1; byte_count]),
+                    DiskOperation::Read { byte_count, .. } => DiskOutcome::Read(vec![1; byte_count].into()),
                     DiskOperation::Write { .. } | DiskOperation::Flush => DiskOutcome::Done,
                 },
             });

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::request::{self, Parsed, STATUS_IO_ERROR, STATUS_OK};
 use super::schedule::{Schedule, Touch};
+use crate::base::buffer_pool::BufferPool;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::{DISK_REQUEST_BYTES_MAX, VIRTQUEUE_SIZE_MAX};
 use crate::base::units::SECTOR_BYTES;
@@ -70,6 +71,8 @@ pub struct DiskCounters {
 pub struct VirtioBlk {
     config: DiskConfig,
     schedule: Schedule,
+    /// For the data of writes.
+    buffers: BufferPool,
     counters: DiskCounters,
 }
 
@@ -80,6 +83,7 @@ impl VirtioBlk {
         Self {
             config,
             schedule: Schedule::default(),
+            buffers: BufferPool::default(),
             counters: DiskCounters::default(),
         }
     }
@@ -115,17 +119,17 @@ impl VirtioBlk {
             self.counters.abandoned += 1;
             return Ok(());
         };
-        let (data, status) = match (request.touch, completion.outcome) {
+        let (data, status) = match (request.touch, &completion.outcome) {
             (Touch::Read { byte_count, .. }, DiskOutcome::Read(data)) if data.len() == byte_count => {
-                (data, STATUS_OK)
+                (&**data, STATUS_OK)
             }
-            (Touch::Write { .. } | Touch::Flush, DiskOutcome::Done) => (Vec::new(), STATUS_OK),
+            (Touch::Write { .. } | Touch::Flush, DiskOutcome::Done) => (&[][..], STATUS_OK),
             _ => {
                 self.counters.failed += 1;
-                (Vec::new(), STATUS_IO_ERROR)
+                (&[][..], STATUS_IO_ERROR)
             }
         };
-        answer(&chain, queue, &data, status, at.memory)
+        answer(&chain, queue, data, status, at.memory)
     }
 
     fn submit(&mut self, effects: &mut Vec<Effect>) {
@@ -152,7 +156,7 @@ impl VirtioBlk {
                 return Ok(false);
             }
             let Some(chain) = queue.pop(memory)? else { break };
-            match request::parse(&chain, memory, &self.config)? {
+            match request::parse(&chain, memory, &self.config, &self.buffers)? {
                 Parsed::Disk(operation) => self.schedule.take(chain, operation),
                 Parsed::Answer { data, status } => {
                     self.counters.refused += u64::from(status != STATUS_OK);

@@ -6,6 +6,7 @@ use virtio_bindings::bindings::virtio_blk::{
 };
 
 use super::device::DiskConfig;
+use crate::base::buffer_pool::BufferPool;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::DISK_REQUEST_BYTES_MAX;
 use crate::base::units::SECTOR_BYTES;
@@ -40,7 +41,12 @@ impl Parsed {
 ///
 /// # Errors
 /// [`RingFault`] when there is no whole header or no status byte: such a request cannot even be refused.
-pub(super) fn parse(chain: &Chain, memory: &GuestMemory, disk: &DiskConfig) -> Result<Parsed, RingFault> {
+pub(super) fn parse(
+    chain: &Chain,
+    memory: &GuestMemory,
+    disk: &DiskConfig,
+    buffers: &BufferPool,
+) -> Result<Parsed, RingFault> {
     let mut header = [0; HEADER_BYTES];
     chain.read(memory, 0, &mut header)?;
     let Some(read_bytes) = chain.writable_bytes().checked_sub(1) else {
@@ -60,7 +66,7 @@ pub(super) fn parse(chain: &Chain, memory: &GuestMemory, disk: &DiskConfig) -> R
                 _ if disk.read_only => Parsed::status(STATUS_IO_ERROR),
                 Some((_, 0)) => Parsed::status(STATUS_OK),
                 Some((offset, byte_count)) => {
-                    let mut data = vec![0; byte_count];
+                    let mut data = buffers.take(byte_count);
                     chain.read(memory, HEADER_BYTES, &mut data)?;
                     Parsed::Disk(DiskOperation::Write { offset, data })
                 }

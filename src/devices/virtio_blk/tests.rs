@@ -104,7 +104,7 @@ fn a_write_leaves_guest_memory_at_the_kick_and_a_read_enters_it_at_completion() 
         .collect();
     let write = DiskOperation::Write {
         offset: 2048,
-        data: vec![7; 1024],
+        data: vec![7; 1024].into(),
     };
     let read = DiskOperation::Read {
         offset: 51200,
@@ -117,7 +117,7 @@ fn a_write_leaves_guest_memory_at_the_kick_and_a_read_enters_it_at_completion() 
     complete(
         &mut guest,
         vec![
-            (submitted[1].id, DiskOutcome::Read(vec![9; 512])),
+            (submitted[1].id, DiskOutcome::Read(vec![9; 512].into())),
             (submitted[0].id, DiskOutcome::Done),
         ],
     );
@@ -149,8 +149,14 @@ fn a_request_may_be_cut_into_buffers_anywhere_and_lie_in_an_indirect_table() {
     driver.queues[0].offer_indirect(&guest, BUFFERS + 0x4000, &buffers);
     driver.kick(&mut guest, 0);
     let submitted = requests(&mut guest);
-    let data = (0..=255).cycle().take(512).collect();
-    assert_eq!(submitted[0].operation, DiskOperation::Write { offset: 0, data });
+    let data: Vec<u8> = (0..=255).cycle().take(512).collect();
+    assert_eq!(
+        submitted[0].operation,
+        DiskOperation::Write {
+            offset: 0,
+            data: data.into()
+        }
+    );
 }
 
 #[test]
@@ -255,7 +261,10 @@ fn requests_that_overlap_a_write_wait_in_order_and_a_flush_does_not() {
         second[0].operation,
         DiskOperation::Read { offset: 512, .. }
     ));
-    complete(&mut guest, vec![(second[0].id, DiskOutcome::Read(vec![1; 1024]))]);
+    complete(
+        &mut guest,
+        vec![(second[0].id, DiskOutcome::Read(vec![1; 1024].into()))],
+    );
     assert!(matches!(
         requests(&mut guest)[0].operation,
         DiskOperation::Write { offset: 1024, .. }
@@ -274,7 +283,7 @@ fn a_failed_or_short_answer_is_an_io_error() {
         &mut guest,
         vec![
             (ids[0], DiskOutcome::Failed),
-            (ids[1], DiskOutcome::Read(vec![1; 511])),
+            (ids[1], DiskOutcome::Read(vec![1; 511].into())),
             (ids[2], DiskOutcome::Done),
         ],
     );
@@ -306,7 +315,7 @@ fn completions_after_a_reset_touch_nothing_but_free_what_waits_for_them() {
     complete(
         &mut guest,
         vec![
-            (old[0].id, DiskOutcome::Read(vec![5; 512])),
+            (old[0].id, DiskOutcome::Read(vec![5; 512].into())),
             (old[1].id, DiskOutcome::Done),
             (old[1].id, DiskOutcome::Done),
         ],
@@ -322,7 +331,10 @@ fn completions_after_a_reset_touch_nothing_but_free_what_waits_for_them() {
     assert_eq!((counters.abandoned, counters.unknown), (2, 1));
 
     guest.exit(|bus, at| bus.reset(at.irqs));
-    complete(&mut guest, vec![(new[0].id, DiskOutcome::Read(vec![5; 512]))]);
+    complete(
+        &mut guest,
+        vec![(new[0].id, DiskOutcome::Read(vec![5; 512].into()))],
+    );
     assert_eq!(guest.peek(DATA + 4096, 512), vec![0; 512]);
     assert_eq!(guest.bus.disk_requests_in_flight(), 0);
 }
@@ -337,7 +349,7 @@ fn host_memory_in_flight_is_bounded_and_what_is_left_is_taken_without_a_kick() {
     driver.kick(&mut guest, 0);
     let first = requests(&mut guest);
     assert_eq!(first.len(), DISK_BYTES_IN_FLIGHT_MAX / DISK_REQUEST_BYTES_MAX);
-    let done = DiskOutcome::Read(vec![1; DISK_REQUEST_BYTES_MAX]);
+    let done = DiskOutcome::Read(vec![1; DISK_REQUEST_BYTES_MAX].into());
     complete(&mut guest, vec![(first[0].id, done)]);
     assert_eq!(requests(&mut guest).len(), 1);
 }
@@ -353,7 +365,7 @@ fn a_batch_of_completions_is_one_interrupt_and_event_idx_defers_it() {
     driver.kick(&mut guest, 0);
     assert_eq!(queue.available_event(&guest), 4, "tell me of the next one");
     let ids: Vec<_> = requests(&mut guest).iter().map(|request| request.id).collect();
-    let done = |id: &DiskRequestId| (*id, DiskOutcome::Read(vec![1; 512]));
+    let done = |id: &DiskRequestId| (*id, DiskOutcome::Read(vec![1; 512].into()));
     complete(&mut guest, ids[..2].iter().map(done).collect());
     assert!(!guest.line(DISK_IRQ), "the third was asked for");
     guest.irqs.take_rising();
@@ -369,7 +381,10 @@ fn a_completion_takes_what_was_offered_meanwhile_and_saves_the_kick() {
     driver.kick(&mut guest, 0);
     let first = requests(&mut guest);
     offer(&guest, &driver, 1, IN, 1, DATA, 512);
-    complete(&mut guest, vec![(first[0].id, DiskOutcome::Read(vec![1; 512]))]);
+    complete(
+        &mut guest,
+        vec![(first[0].id, DiskOutcome::Read(vec![1; 512].into()))],
+    );
     assert_eq!(requests(&mut guest).len(), 1);
     assert_eq!(driver.queues[0].available_event(&guest), 2);
 }
@@ -381,7 +396,7 @@ fn a_request_costs_two_exits() {
     offer(&guest, &driver, 0, IN, 0, DATA, 512);
     driver.kick(&mut guest, 0);
     let id = requests(&mut guest)[0].id;
-    complete(&mut guest, vec![(id, DiskOutcome::Read(vec![1; 512]))]);
+    complete(&mut guest, vec![(id, DiskOutcome::Read(vec![1; 512].into()))]);
     assert_eq!(driver.read_isr(&mut guest), 1);
     assert_eq!(guest.exits, 2, "the kick and the ISR");
 }
@@ -391,7 +406,7 @@ fn apply(disk: &mut [u8], operation: &DiskOperation) -> DiskOutcome {
     match operation {
         DiskOperation::Read { offset, byte_count } => {
             let start = usize::try_from(*offset).unwrap();
-            DiskOutcome::Read(disk[start..start + byte_count].to_vec())
+            DiskOutcome::Read(disk[start..start + byte_count].to_vec().into())
         }
         DiskOperation::Write { offset, data } => {
             let start = usize::try_from(*offset).unwrap();

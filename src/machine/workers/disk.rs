@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{Event, Inbox};
+use crate::base::buffer_pool::BufferPool;
 use crate::base::limits::DISK_WORKER_THREADS;
 use crate::base::units::SECTOR_BYTES;
 use crate::devices::{DiskCompletion, DiskOperation, DiskOutcome, DiskRequest, Input};
@@ -109,10 +110,10 @@ impl DiskFile {
         self.byte_count
     }
 
-    fn perform(&self, operation: DiskOperation) -> DiskOutcome {
+    fn perform(&self, operation: DiskOperation, buffers: &BufferPool) -> DiskOutcome {
         let result = match operation {
             DiskOperation::Read { offset, byte_count } => {
-                let mut data = vec![0; byte_count];
+                let mut data = buffers.take(byte_count);
                 self.file
                     .read_exact_at(&mut data, offset)
                     .map(|()| DiskOutcome::Read(data))
@@ -150,12 +151,14 @@ impl DiskWorkers {
     pub fn start(disk: DiskFile, inbox: &Inbox) -> std::io::Result<Self> {
         let queue = Arc::<(Mutex<Queue>, Condvar)>::default();
         let disk = Arc::new(disk);
+        let read_buffers = BufferPool::default();
         let threads = (0..DISK_WORKER_THREADS)
             .map(|index| {
                 let (queue, disk, inbox) = (Arc::clone(&queue), Arc::clone(&disk), inbox.clone());
+                let buffers = read_buffers.clone();
                 std::thread::Builder::new()
                     .name(format!("disk-{index}"))
-                    .spawn(move || serve(&queue, &disk, &inbox))
+                    .spawn(move || serve(&queue, &disk, &buffers, &inbox))
             })
             .collect::<std::io::Result<_>>()?;
         Ok(Self { queue, threads })
@@ -185,7 +188,7 @@ impl Drop for DiskWorkers {
     }
 }
 
-fn serve((lock, wakeup): &(Mutex<Queue>, Condvar), disk: &DiskFile, inbox: &Inbox) {
+fn serve((lock, wakeup): &(Mutex<Queue>, Condvar), disk: &DiskFile, buffers: &BufferPool, inbox: &Inbox) {
     loop {
         let mut queue = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let request = loop {
@@ -198,7 +201,7 @@ fn serve((lock, wakeup): &(Mutex<Queue>, Condvar), disk: &DiskFile, inbox: &Inbo
             queue = wakeup.wait(queue).unwrap_or_else(PoisonError::into_inner);
         };
         drop(queue);
-        let outcome = disk.perform(request.operation);
+        let outcome = disk.perform(request.operation, buffers);
         let completion = DiskCompletion {
             id: request.id,
             outcome,
