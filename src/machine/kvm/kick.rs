@@ -181,10 +181,20 @@ impl KickTimer {
     pub fn arm(&mut self, span: Duration) -> std::io::Result<()> {
         // Zero would disarm the timer, where the caller wants it to fire at once.
         let span = span.max(Duration::from_nanos(1));
-        self.timer.set(
-            Expiration::OneShot(TimeSpec::from_duration(span)),
-            TimerSetTimeFlags::empty(),
-        )?;
+        self.set(span)
+    }
+
+    /// Withdraws the kick.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn disarm(&mut self) -> std::io::Result<()> {
+        self.set(Duration::ZERO)
+    }
+
+    fn set(&mut self, span: Duration) -> std::io::Result<()> {
+        let span = Expiration::OneShot(TimeSpec::from_duration(span));
+        self.timer.set(span, TimerSetTimeFlags::empty())?;
         Ok(())
     }
 }

@@ -207,7 +207,7 @@ impl Vm {
                 break outcome;
             }
             if self.is_halted && !self.board.interrupt_pending() {
-                self.wait_for_work(&outside);
+                self.wait_for_work(&outside)?;
                 continue;
             }
             if let Some(outcome) = self.run_once()? {
@@ -261,7 +261,7 @@ impl Vm {
         Ok(())
     }
 
-    fn wait_for_work(&mut self, outside: &Outside) {
+    fn wait_for_work(&mut self, outside: &Outside) -> Result<(), RunError> {
         if !self.console_bytes.is_empty() {
             outside.console.show(&std::mem::take(&mut self.console_bytes));
         }
@@ -271,9 +271,11 @@ impl Vm {
             .next_expiry()
             .map(|deadline| self.clock.host_span_until(deadline));
         if limit.is_none_or(|limit| limit > Duration::ZERO) {
+            self.disarm_timer()?;
             self.vcpu.kicker().park(limit);
         }
         self.sample_time();
+        Ok(())
     }
 
     /// Enters the guest once and handles the exit.
@@ -341,6 +343,17 @@ impl Vm {
                 source,
             })?;
             self.timer_armed_for = Some(deadline);
+        }
+        Ok(())
+    }
+
+    /// A guest that sleeps needs no kick, and the signal of one would cost more than this call.
+    fn disarm_timer(&mut self) -> Result<(), RunError> {
+        if self.timer_armed_for.take().is_some() {
+            self.timer.disarm().map_err(|source| RunError::Host {
+                what: "disarming the vCPU's timer",
+                source,
+            })?;
         }
         Ok(())
     }
