@@ -82,7 +82,8 @@ pub const TRAP_CR4_PORTS: RangeInclusive<u16> = 0xE0..=0xEF;
 /// Ports whose writes need no answer at once: KVM may collect them and hand them over with the next exit, in order
 /// (`KVM_CAP_COALESCED_PIO`). Devices act at exits alone, and every read of these devices is one, so the guest cannot
 /// tell; but the writes of an interrupt's acknowledgement, of a console line and of PCI and clock indices cost no exit
-/// of their own. Left out is whatever starts something outside (notifications, power) or sets a deadline (PIT counts).
+/// of their own. Left out is whatever starts something outside (notifications, power) or sets a deadline that nothing
+/// else bounds (PIT counts).
 pub const POSTED_WRITE_PORTS: [RangeInclusive<u16>; 6] = [
     PIC_MASTER_PORTS,
     PIC_SLAVE_PORTS,
@@ -95,3 +96,8 @@ pub const POSTED_WRITE_PORTS: [RangeInclusive<u16>; 6] = [
     // The address register of PCI configuration space.
     *PCI_CONFIG_PORTS.start()..=*PCI_CONFIG_PORTS.start() + 3,
 ];
+
+/// Guest physical address of the one register whose writes KVM may collect too: the comparator of the HPET's first
+/// timer. Linux writes it at every tick and before every sleep; an exit follows at once in both cases (the time-stamp
+/// counter is read after every interrupt's handler, and a sleep is a `HLT`).
+pub const POSTED_WRITE_REGISTER: u64 = *HPET_MMIO.start() + 0x108;

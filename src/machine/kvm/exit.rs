@@ -11,29 +11,38 @@ pub struct PortAccess {
     pub count: u32,
 }
 
-/// A port write that KVM collected instead of stopping for it.
+/// Where a write went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WritePlace {
+    /// To a port.
+    Port(u16),
+    /// To a register in guest physical memory.
+    Memory(u64),
+}
+
+/// A write that KVM collected instead of stopping for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostedWrite {
-    /// The port.
-    pub port: u16,
-    data: [u8; 4],
-    length: u8,
+    /// Where it went.
+    pub place: WritePlace,
+    data: [u8; 8],
+    byte_count: usize,
 }
 
 impl PostedWrite {
-    pub(super) fn new(port: u64, length: u32, data: [u8; 8]) -> Option<Self> {
-        let length = u8::try_from(length).ok().filter(|length| *length <= 4)?;
-        Some(Self {
-            port: u16::try_from(port).ok()?,
-            data: [data[0], data[1], data[2], data[3]],
-            length,
+    pub(super) fn new(place: WritePlace, data: [u8; 8], byte_count: u32) -> Option<Self> {
+        let byte_count = usize::try_from(byte_count).ok()?;
+        (byte_count <= data.len()).then_some(Self {
+            place,
+            data,
+            byte_count,
         })
     }
 
     /// The bytes written.
     #[must_use]
     pub fn data(&self) -> &[u8] {
-        &self.data[..usize::from(self.length)]
+        &self.data[..self.byte_count]
     }
 }
 

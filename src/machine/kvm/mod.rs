@@ -15,7 +15,7 @@ mod kick;
 mod vcpu;
 mod vm;
 
-pub use exit::{Exit, ExitKind, PortAccess, PostedWrite};
+pub use exit::{Exit, ExitKind, PortAccess, PostedWrite, WritePlace};
 pub use kick::{KickTimer, Kicker, VcpuWaker};
 pub use vcpu::Vcpu;
 pub use vm::{KvmHost, KvmVm, MsrPassRange};

@@ -12,7 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
-use super::{Exit, Kicker, KvmError, PortAccess, PostedWrite};
+use super::{Exit, Kicker, KvmError, PortAccess, PostedWrite, WritePlace};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 
 nix::ioctl_write_ptr!(
@@ -163,11 +163,11 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Takes the oldest port write that KVM collected. Take all of them before anything else of an exit is handled:
+    /// Takes the oldest write that KVM collected. Take all of them before anything else of an exit is handled:
     /// they precede it.
     ///
     /// # Errors
-    /// When KVM's ring holds what no port write can be.
+    /// When KVM's ring holds what no write can be.
     pub fn next_posted_write(&mut self) -> Result<Option<PostedWrite>, KvmError> {
         if !self.posts_writes {
             return Ok(None);
@@ -176,11 +176,19 @@ impl Vcpu {
         let Some(entry) = self.fd.coalesced_mmio_read().map_err(KvmError::ioctl(call))? else {
             return Ok(None);
         };
+        // SAFETY: both fields of the union are the same plain integer.
+        let is_port = unsafe { entry.__bindgen_anon_1.pio } == 1;
+        let place = if is_port {
+            u16::try_from(entry.phys_addr).ok().map(WritePlace::Port)
+        } else {
+            Some(WritePlace::Memory(entry.phys_addr))
+        };
         let impossible = || KvmError::Ioctl {
             call,
-            source: std::io::Error::other("an entry is no port write"),
+            source: std::io::Error::other("an entry is no write"),
         };
-        PostedWrite::new(entry.phys_addr, entry.len, entry.data)
+        place
+            .and_then(|place| PostedWrite::new(place, entry.data, entry.len))
             .ok_or_else(impossible)
             .map(Some)
     }

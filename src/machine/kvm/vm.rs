@@ -209,18 +209,21 @@ impl KvmVm {
             .map_err(KvmError::ioctl("KVM_X86_SET_MSR_FILTER"))
     }
 
-    /// Lets KVM collect writes to `ports` until the next exit ([`Vcpu::next_posted_write`]) where it can; elsewhere
-    /// each stays an exit of its own. Call it before [`Self::create_vcpu`].
+    /// Lets KVM collect writes to `ports` and to the 8-byte register at guest physical `register` until the next exit
+    /// ([`Vcpu::next_posted_write`]) where it can; elsewhere each stays an exit of its own. Call it before
+    /// [`Self::create_vcpu`].
     ///
     /// # Errors
     /// When KVM has the capability and refuses.
-    pub fn post_port_writes(&mut self, ports: &[RangeInclusive<u16>]) -> Result<(), KvmError> {
+    pub fn post_writes(&mut self, ports: &[RangeInclusive<u16>], register: u64) -> Result<(), KvmError> {
         if !self.fd.check_extension(Cap::CoalescedPio) {
             return Ok(());
         }
-        for range in ports {
-            let start = IoEventAddress::Pio(u64::from(*range.start()));
+        let ports = ports.iter().map(|range| {
             let length = u32::from(range.end() - range.start()) + 1;
+            (IoEventAddress::Pio(u64::from(*range.start())), length)
+        });
+        for (start, length) in ports.chain([(IoEventAddress::Mmio(register), 8)]) {
             self.fd
                 .register_coalesced_mmio(start, length)
                 .map_err(KvmError::ioctl("KVM_REGISTER_COALESCED_MMIO"))?;

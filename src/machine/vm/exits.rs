@@ -4,23 +4,29 @@ use super::{RunError, Vm};
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{TRAP_CR4_PORTS, TRAP_GENERAL_PROTECTION_PORT, TRAP_RDTSC_PORT};
 use crate::machine::cpu::{self, MsrAnswer};
-use crate::machine::kvm::{Exit, KvmError, PortAccess};
+use crate::machine::kvm::{Exit, KvmError, PortAccess, WritePlace};
 use crate::machine::outcome::Outcome;
 
 const GENERAL_PROTECTION_VECTOR: u8 = 13;
 
 impl Vm {
-    /// Hands over the port writes that KVM collected before the present exit.
-    pub(super) fn take_posted_writes(&mut self) -> Result<(), KvmError> {
+    /// Hands over the writes that KVM collected before the present exit.
+    pub(super) fn take_posted_writes(&mut self) -> Result<(), RunError> {
+        let mut sets_clock = false;
         while let Some(write) = self.vcpu.next_posted_write()? {
             self.totals.posted_writes += 1;
             let moment = Moment {
                 now: self.now,
                 memory: self.kvm.memory(),
             };
-            self.board.port_write(write.port, write.data(), moment);
+            match write.place {
+                WritePlace::Port(port) => self.board.port_write(port, write.data(), moment),
+                WritePlace::Memory(address) => {
+                    sets_clock |= self.board.mmio_write(address, write.data(), moment);
+                }
+            }
         }
-        Ok(())
+        if sets_clock { self.show_hpet() } else { Ok(()) }
     }
 
     pub(super) fn handle(&mut self, exit: Exit) -> Result<Option<Outcome>, RunError> {

@@ -35,7 +35,7 @@ use crate::base::clock::{SystemClock, VirtualClock};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
 use crate::devices::board::{Board, Moment};
-use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS};
+use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
 
 /// The span between two timer expiries of a guest that computes, in exits. Linux makes about eight exits an expiry
@@ -88,7 +88,7 @@ pub struct Totals {
     pub exits: [u64; ExitKind::ALL.len()],
     /// All counted exits.
     pub exit_count: ExitOrdinal,
-    /// Port writes that were collected without an exit.
+    /// Writes that were collected without an exit.
     pub posted_writes: u64,
     /// Interrupts injected.
     pub interrupts: u64,
@@ -149,7 +149,7 @@ impl Vm {
         exit_cost: Duration,
     ) -> Result<Self, RunError> {
         let mut kvm = kvm.create_vm(memory, false)?;
-        kvm.post_port_writes(&POSTED_WRITE_PORTS)?;
+        kvm.post_writes(&POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER)?;
         kvm.deny_msrs_except(cpu::PASSED_RANGES)?;
         let page = RegisterPage::at(GuestPhys(*HPET_MMIO.start())).map_err(|source| RunError::Host {
             what: "reserving the clock's page",
