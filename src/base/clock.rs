@@ -64,6 +64,12 @@ impl<C: HostClock> VirtualClock<C> {
         self.last
     }
 
+    /// The latest sample.
+    #[must_use]
+    pub fn last(&self) -> VirtualTime {
+        self.last
+    }
+
     /// Host time left until virtual time reaches `deadline`.
     #[must_use]
     pub fn host_span_until(&self, deadline: VirtualTime) -> Duration {

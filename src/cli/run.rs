@@ -10,14 +10,14 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
 use crate::devices::Input;
 use crate::machine::kvm::KvmError;
-use crate::machine::launch::{LaunchError, PreparedVm, RunReport};
-use crate::machine::workers::{DiskError, Event, Inbox};
+use crate::machine::launch::{Connection, LaunchError, PreparedVm, RunReport};
+use crate::machine::workers::{DiskError, Event, HostEntropy, Inbox};
 use crate::machine::{Outcome, RunError, config};
 
 /// Runs the VM that the file at `path` describes, to its end.
 pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     let config = config::load(path)?;
-    let vm = PreparedVm::from_config(&config)?;
+    let vm = PreparedVm::from_config(&config, Connection::Tap)?;
     // Blocked before any thread starts, so that only the one that waits for them gets them.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
@@ -25,7 +25,12 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     signals
         .thread_block()
         .map_err(|errno| host_failure("blocking signals", errno.into()))?;
-    let report = vm.run(|inbox| serve_signals(signals, inbox.clone()))?;
+    let mut entropy =
+        HostEntropy::open().map_err(|error| host_failure("opening the random-number generator", error))?;
+    let birth = vm.birth(&mut entropy)?;
+    let mut vm = vm.start(&birth)?;
+    serve_signals(signals, vm.inbox().clone());
+    let report = vm.run(&mut vm.live(entropy)?)?;
     let code = exit_code_of(&report.outcome);
     let shown = if json {
         writeln!(output, "{}", as_json(&report, code))
@@ -153,7 +158,9 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Kvm(_) | LaunchError::UnfitKvm(_) => ExitCode::KvmUnusable,
         LaunchError::Run(RunError::UserTsc(_)) => ExitCode::KernelRefused,
         LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
-        LaunchError::Run(RunError::Host { .. }) | LaunchError::Host { .. } => ExitCode::HostIo,
+        LaunchError::Run(RunError::Host { .. } | RunError::Timeline(_)) | LaunchError::Host { .. } => {
+            ExitCode::HostIo
+        }
     }
 }
 

@@ -7,13 +7,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::boot::{self, BootError, CmdlineError, CommandLine, EditedKernel, KernelError, RewriteReport};
 use super::config::{ConsoleMode, VmConfig};
 use super::cpu;
-use super::kvm::{KvmError, KvmHost};
+use super::kvm::{Kicker, KvmError, KvmHost, Vcpu};
 use super::outcome::Outcome;
 use super::probe::{probe_cmpxchg16b, probe_exit_cost};
-use super::vm::{Outside, RunError, Totals, Vm};
+use super::vm::{Live, Outside, RunError, Timeline, Totals, Vm};
 use super::workers::{
     Console, DiskError, DiskFile, DiskWorkers, HostEntropy, Inbox, Network, Tap, TapError, TerminalGuard,
 };
@@ -24,7 +26,7 @@ use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::devices::board::Board;
 use crate::devices::pci::PciDevices;
 use crate::devices::virtio_blk::{self, VirtioBlk};
-use crate::devices::virtio_net::{self, VirtioNet};
+use crate::devices::virtio_net::{self, Offloads, VirtioNet};
 use crate::devices::virtio_rng::VirtioRng;
 
 /// Why a VM was not started.
@@ -95,6 +97,27 @@ pub struct RunReport {
     pub wall: Duration,
 }
 
+/// What chance and the host give a VM at its birth, besides the files it is made of. With the same files and the same
+/// birth, two VMs begin as the same machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// The seed of the guest kernel's random numbers.
+    pub random_seed: [u8; boot::RANDOM_SEED_BYTES],
+    /// The time of day.
+    pub wall_clock_unix_seconds: i64,
+    /// What the host's network takes unfinished, if there is a network.
+    pub offloads: Option<Offloads>,
+}
+
+/// Whether a VM is connected to its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Through its TAP interface.
+    Tap,
+    /// Not at all: what it sends is dropped, what it receives comes from a record.
+    None,
+}
+
 /// A VM that is ready to start: everything is open and checked.
 #[derive(Debug)]
 pub struct PreparedVm {
@@ -103,10 +126,23 @@ pub struct PreparedVm {
     cmdline: CommandLine,
     memory_bytes: u64,
     disk: Option<(DiskFile, bool)>,
-    network: Option<(Tap, [u8; 6])>,
+    mac: Option<[u8; 6]>,
+    tap: Option<Tap>,
     console: ConsoleMode,
-    wall_clock_unix_seconds: i64,
+    clock_start: Option<i64>,
     kvm: KvmHost,
+}
+
+/// A VM on the calling thread, before its first instruction or after its last.
+#[derive(Debug)]
+pub struct StartedVm {
+    vm: Vm,
+    outside: Outside,
+    inbox: Inbox,
+    rewritten: RewriteReport,
+    exit_cost: Duration,
+    /// Puts the terminal back when the VM is gone.
+    _terminal: Option<TerminalGuard>,
 }
 
 fn read_bounded(what: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, LaunchError> {
@@ -144,7 +180,7 @@ impl PreparedVm {
     ///
     /// # Errors
     /// [`LaunchError`]; nothing was started or modified.
-    pub fn from_config(config: &VmConfig) -> Result<Self, LaunchError> {
+    pub fn from_config(config: &VmConfig, connection: Connection) -> Result<Self, LaunchError> {
         let path = &config.kernel.path;
         let file = read_bounded("kernel", path, KERNEL_FILE_BYTES_MAX)?;
         let kernel = boot::prepare(&file).map_err(|source| LaunchError::Kernel {
@@ -169,87 +205,149 @@ impl PreparedVm {
             Some(disk) => Some((DiskFile::open(&disk.path, disk.read_only)?, disk.read_only)),
             None => None,
         };
-        let network = match &config.network {
-            Some(network) => Some((Tap::open(network.tap.as_str())?, network.mac.octets())),
-            None => None,
+        let tap = match (&config.network, connection) {
+            (Some(network), Connection::Tap) => Some(Tap::open(network.tap.as_str())?),
+            _ => None,
         };
-        let start = config.clock_start.map(|start| start.get().cast_signed());
         Ok(Self {
             kernel,
             initrd,
             cmdline,
             memory_bytes: config.memory_bytes,
             disk,
-            network,
+            mac: config.network.as_ref().map(|network| network.mac.octets()),
+            tap,
             console: config.console,
-            wall_clock_unix_seconds: start.unwrap_or_else(wall_clock_unix_seconds),
+            clock_start: config.clock_start.map(|start| start.get().cast_signed()),
             kvm: open_kvm()?,
         })
     }
 
-    /// Runs the VM on the calling thread until it ends. `on_start` gets the way to reach it.
+    /// A birth here and now.
     ///
     /// # Errors
-    /// When the host fails the VM.
-    pub fn run(self, on_start: impl FnOnce(&Inbox)) -> Result<RunReport, LaunchError> {
+    /// When the host has no random bytes.
+    pub fn birth(&self, entropy: &mut impl EntropySource) -> Result<Birth, LaunchError> {
+        let mut random_seed = [0; boot::RANDOM_SEED_BYTES];
+        host("reading random bytes", entropy.fill(&mut random_seed))?;
+        Ok(Birth {
+            random_seed,
+            wall_clock_unix_seconds: self.clock_start.unwrap_or_else(wall_clock_unix_seconds),
+            offloads: self.tap.as_ref().map(Tap::offloads),
+        })
+    }
+
+    /// The whole kernel command line.
+    #[must_use]
+    pub fn cmdline(&self) -> &CommandLine {
+        &self.cmdline
+    }
+
+    /// Creates the VM and starts its workers. The calling thread becomes its vCPU thread.
+    ///
+    /// # Errors
+    /// When the host refuses a resource.
+    pub fn start(self, birth: &Birth) -> Result<StartedVm, LaunchError> {
         let memory = GuestMemory::allocate(self.memory_bytes).map_err(|source| LaunchError::Host {
             what: "reserving guest RAM",
             source,
         })?;
-        let mut entropy = host("opening the random-number generator", HostEntropy::open())?;
-        let mut seed = [0; boot::RANDOM_SEED_BYTES];
-        host("reading random bytes", entropy.fill(&mut seed))?;
-        let entry = boot::place(&self.kernel, &self.initrd, &self.cmdline, &seed, &memory)?;
+        let seed = &birth.random_seed;
+        let entry = boot::place(&self.kernel, &self.initrd, &self.cmdline, seed, &memory)?;
         drop(self.initrd);
-        let board = Board::new(
-            self.wall_clock_unix_seconds,
-            PciDevices {
-                disk: self
-                    .disk
-                    .as_ref()
-                    .map(|(disk, read_only)| disk_device(disk, *read_only)),
-                network: self.network.as_ref().map(|(tap, mac)| network_device(tap, *mac)),
-                entropy: VirtioRng::new(),
-            },
-        );
+        let disk = self.disk.as_ref();
+        let devices = PciDevices {
+            disk: disk.map(|(disk, read_only)| disk_device(disk, *read_only)),
+            network: self
+                .mac
+                .map(|mac| network_device(birth.offloads.unwrap_or_default(), mac)),
+            entropy: VirtioRng::new(),
+        };
+        let board = Board::new(birth.wall_clock_unix_seconds, devices);
         let rewritten = self.kernel.report.clone();
         let iretq = self.kernel.user_return_iretq;
         // The decompressed kernel is tens of megabytes; the guest has its own copy now.
         drop(self.kernel);
         let exit_cost = probe_exit_cost(&SystemClock).unwrap_or(Duration::ZERO);
-        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry, exit_cost)?;
-        let inbox = vm.inbox();
-        let _terminal = match self.console {
+        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry)?;
+        let inbox = Inbox::new(vm.kicker().waker());
+        let terminal = match self.console {
             ConsoleMode::Interactive => {
                 Some(host("switching the terminal to raw mode", TerminalGuard::raw())?)
             }
             ConsoleMode::OutputOnly | ConsoleMode::Off => None,
         };
+        let start_disk = |(disk, _)| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
+        let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
         let outside = Outside {
             console: host("starting the console", start_console(self.console, &inbox))?,
-            disk: match self.disk {
-                Some((disk, _)) => Some(host(
-                    "starting the disk's workers",
-                    DiskWorkers::start(disk, &inbox),
-                )?),
-                None => None,
-            },
-            network: match self.network {
-                Some((tap, _)) => Some(host("starting the network", Network::start(tap, &inbox))?),
-                None => None,
-            },
-            entropy,
+            disk: self.disk.map(start_disk).transpose()?,
+            network: self.tap.map(start_network).transpose()?,
         };
-        on_start(&inbox);
+        Ok(StartedVm {
+            vm,
+            outside,
+            inbox,
+            rewritten,
+            exit_cost,
+            _terminal: terminal,
+        })
+    }
+}
+
+impl StartedVm {
+    /// The way to reach it from any thread.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// How its thread is interrupted and waits.
+    #[must_use]
+    pub fn kicker(&self) -> Kicker {
+        self.vm.kicker()
+    }
+
+    /// The timeline of a VM that lives here, from now on.
+    ///
+    /// # Errors
+    /// When the host refuses a timer.
+    pub fn live(&self, entropy: HostEntropy) -> Result<Live, LaunchError> {
+        let live = Live::starting_now(self.kicker(), self.inbox.clone(), entropy, self.exit_cost);
+        host("creating the vCPU's timer", live)
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When the host fails it, or `timeline` cannot go on.
+    pub fn run(&mut self, timeline: &mut dyn Timeline) -> Result<RunReport, LaunchError> {
         let start_ns = SystemClock.monotonic_ns();
-        let (outcome, totals) = vm.run(&inbox, outside)?;
-        let wall = Duration::from_nanos(SystemClock.monotonic_ns() - start_ns);
+        let outcome = self.vm.run(timeline, &mut self.outside)?;
         Ok(RunReport {
             outcome,
-            totals,
-            rewritten,
-            wall,
+            totals: self.vm.totals(),
+            rewritten: self.rewritten.clone(),
+            wall: Duration::from_nanos(SystemClock.monotonic_ns() - start_ns),
         })
+    }
+
+    /// Its RAM, while it does not run.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        self.vm.memory()
+    }
+
+    /// Its vCPU, while it does not run.
+    #[must_use]
+    pub fn vcpu(&mut self) -> &mut Vcpu {
+        self.vm.vcpu()
+    }
+
+    /// Its totals so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.vm.totals()
     }
 }
 
@@ -279,8 +377,7 @@ fn disk_device(disk: &DiskFile, read_only: bool) -> VirtioBlk {
     })
 }
 
-fn network_device(tap: &Tap, mac: [u8; 6]) -> VirtioNet {
-    let offloads = tap.offloads();
+fn network_device(offloads: Offloads, mac: [u8; 6]) -> VirtioNet {
     VirtioNet::new(virtio_net::NetworkConfig {
         mac,
         transmit: offloads,

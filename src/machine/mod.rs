@@ -23,4 +23,4 @@ pub mod workers;
 
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
-pub use vm::{RunError, Totals};
+pub use vm::{Arrival, ExitTrace, Live, Output, RunError, Standing, Timeline, TimelineError, Totals};

@@ -1,5 +1,6 @@
 //! The 12-byte header of a frame (virtio 1.2 § 5.1.6) and which of its offloads a feature set allows.
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
@@ -23,7 +24,7 @@ const GSO_TCP4: u8 = byte(VIRTIO_NET_HDR_GSO_TCPV4);
 const GSO_TCP6: u8 = byte(VIRTIO_NET_HDR_GSO_TCPV6);
 
 /// Work that one direction of an interface may leave to the other side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Offloads {
     /// Checksums (`TUN_F_CSUM`); without it there is none of the others.
     pub checksum: bool,

@@ -34,8 +34,8 @@ thread_local! {
 extern "C" fn on_kick(_signal: std::ffi::c_int) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: the pointer is into this thread's own vCPU's mapping: set by `Kicker::attach`, cleared when the
-        // kicker is dropped, which `Vcpu` does before it unmaps. The kernel reads the byte, no Rust reference to it
+        // SAFETY: the pointer is into this thread's own vCPU's mapping: set by `Attachment::new`, cleared when the
+        // attachment is dropped, which `Vcpu` does before it unmaps. The kernel reads the byte, no Rust reference to it
         // is held across the write because the handler runs on the same thread and the write is volatile.
         unsafe { flag.write_volatile(1) };
     }
@@ -68,20 +68,17 @@ impl VcpuWaker {
     }
 }
 
-/// The vCPU thread's own end, which its [`super::Vcpu`] owns.
+/// Ties a thread to its vCPU, which owns this.
 #[derive(Debug)]
-pub struct Kicker {
-    shared: Arc<Shared>,
-    not_send: std::marker::PhantomData<*const ()>,
-}
+pub(super) struct Attachment(Kicker);
 
-impl Kicker {
+impl Attachment {
     /// Makes the calling thread a vCPU thread: installs the handler and ties it to the vCPU's `immediate_exit`, which
-    /// must stay mapped until the kicker is dropped.
+    /// must stay mapped until the attachment is dropped.
     ///
     /// # Errors
     /// When the thread has a vCPU already, or the host refuses the signal handler.
-    pub(super) fn attach(immediate_exit: *mut u8) -> std::io::Result<Self> {
+    pub(super) fn new(immediate_exit: *mut u8) -> std::io::Result<Self> {
         if !IMMEDIATE_EXIT.get().is_null() {
             return Err(std::io::Error::other("this thread runs another vCPU"));
         }
@@ -95,12 +92,32 @@ impl Kicker {
             thread: std::thread::current(),
             pthread: pthread_self(),
         };
-        Ok(Self {
+        Ok(Self(Kicker {
             shared: Arc::new(shared),
             not_send: std::marker::PhantomData,
-        })
+        }))
     }
 
+    pub(super) fn kicker(&self) -> &Kicker {
+        &self.0
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.0.leave_guest();
+        IMMEDIATE_EXIT.set(std::ptr::null_mut());
+    }
+}
+
+/// The vCPU thread's own end.
+#[derive(Debug, Clone)]
+pub struct Kicker {
+    shared: Arc<Shared>,
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Kicker {
     /// A handle for other threads.
     #[must_use]
     pub fn waker(&self) -> VcpuWaker {
@@ -124,6 +141,11 @@ impl Kicker {
         true
     }
 
+    /// Announces that this thread is about to go on in the guest, whatever work has come.
+    pub fn reenter_guest(&self) {
+        self.shared.place.store(IN_GUEST, Ordering::SeqCst);
+    }
+
     /// Announces that this thread is out of the guest.
     pub fn leave_guest(&self) {
         self.shared.place.store(AT_WORK, Ordering::SeqCst);
@@ -139,13 +161,6 @@ impl Kicker {
             }
         }
         self.shared.place.store(AT_WORK, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Kicker {
-    fn drop(&mut self) {
-        self.shared.place.store(AT_WORK, Ordering::SeqCst);
-        IMMEDIATE_EXIT.set(std::ptr::null_mut());
     }
 }
 

@@ -12,6 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
+use super::kick::Attachment;
 use super::{Exit, Kicker, KvmError, PortAccess, PostedWrite, WritePlace};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 
@@ -31,7 +32,7 @@ type Mappings = (Rc<GuestMemory>, Option<Rc<RegisterPage>>);
 pub struct Vcpu {
     /// Before `fd` because fields are dropped in this order: a kick that comes when `kvm_run` is unmapped already must
     /// not find its address.
-    kicker: Kicker,
+    attachment: Attachment,
     fd: VcpuFd,
     has_sync_regs: bool,
     posts_writes: bool,
@@ -49,13 +50,13 @@ impl Vcpu {
         if has_sync_regs {
             fd.set_sync_valid_reg(SyncReg::Register);
         }
-        let kicker =
-            Kicker::attach(&raw mut fd.get_kvm_run().immediate_exit).map_err(|source| KvmError::Ioctl {
+        let attachment =
+            Attachment::new(&raw mut fd.get_kvm_run().immediate_exit).map_err(|source| KvmError::Ioctl {
                 call: "installing the kick signal",
                 source,
             })?;
         Ok(Self {
-            kicker,
+            attachment,
             fd,
             has_sync_regs,
             posts_writes: false,
@@ -68,7 +69,7 @@ impl Vcpu {
     /// How the creating thread, which is the one to run this vCPU, is interrupted and waits.
     #[must_use]
     pub fn kicker(&self) -> &Kicker {
-        &self.kicker
+        self.attachment.kicker()
     }
 
     /// Sets the CPUID table.
@@ -153,6 +154,27 @@ impl Vcpu {
         self.fd.set_kvm_immediate_exit(0);
         self.next_exit = Some(exit?).filter(|exit| *exit != Exit::Interrupted);
         Ok(true)
+    }
+
+    /// Executes one instruction. [`Exit::Debug`] if it caused no exit of its own; kicks are passed over.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn step(&mut self) -> Result<Exit, KvmError> {
+        let mut debug = kvm_guest_debug {
+            control: kvm_bindings::KVM_GUESTDBG_ENABLE | kvm_bindings::KVM_GUESTDBG_SINGLESTEP,
+            ..kvm_guest_debug::default()
+        };
+        self.set_guest_debug(&debug)?;
+        let exit = loop {
+            match self.run()? {
+                Exit::Interrupted => {}
+                exit => break exit,
+            }
+        };
+        debug.control = 0;
+        self.set_guest_debug(&debug)?;
+        Ok(exit)
     }
 
     pub(super) fn map_posted_writes(&mut self) -> Result<(), KvmError> {

@@ -1,12 +1,10 @@
 //! Between the devices and the workers: what arrived goes in, what the devices ask for goes out.
 
-use super::{Outside, RunError, Vm};
-use crate::base::entropy::EntropySource;
+use super::{Output, Outside, RunError, Timeline, Vm};
 use crate::base::units::GuestPhys;
 use crate::devices::board::Moment;
 use crate::devices::{Effect, Input};
 use crate::machine::outcome::Outcome;
-use crate::machine::workers::{Event, Inbox};
 
 /// The BIOS data area's reset flag, and the value by which Linux asks for a warm boot. The command line makes a
 /// panicking kernel, and only that, reboot warm.
@@ -14,32 +12,11 @@ const RESET_FLAG: GuestPhys = GuestPhys(0x472);
 const RESET_FLAG_WARM: [u8; 2] = [0x34, 0x12];
 
 impl Vm {
-    pub(super) fn take_events(&mut self, inbox: &Inbox, outside: &Outside) -> Option<Outcome> {
-        let mut inputs = Vec::new();
-        let mut frames = 0;
-        for event in inbox.take() {
-            match event {
-                Event::Stop => return Some(Outcome::Stopped),
-                Event::Device(input) => {
-                    frames += usize::from(matches!(input, Input::Frame(_)));
-                    inputs.push(input);
-                }
-            }
-        }
-        self.board.deliver(
-            inputs,
-            Moment {
-                now: self.now,
-                memory: self.kvm.memory(),
-            },
-        );
-        if let Some(network) = &outside.network {
-            network.frames_taken(frames);
-        }
-        None
-    }
-
-    pub(super) fn carry_out_effects(&mut self, outside: &mut Outside) -> Result<Option<Outcome>, RunError> {
+    pub(super) fn carry_out_effects(
+        &mut self,
+        timeline: &mut dyn Timeline,
+        outside: &mut Outside,
+    ) -> Result<Option<Outcome>, RunError> {
         self.return_console_credits(outside);
         self.follow_receive_offloads(outside);
         loop {
@@ -53,9 +30,15 @@ impl Vm {
                 match effect {
                     Effect::ConsoleOutput(byte) => self.console_bytes.push(byte),
                     Effect::Disk(request) => requests.push(request),
-                    Effect::Transmit(frame) => frames.push(frame),
-                    Effect::EntropyWanted { byte_count } => self.provide_entropy(byte_count, outside)?,
-                    Effect::PowerOff => outcome = outcome.or(Some(Outcome::PowerOff)),
+                    Effect::Transmit(frame) => {
+                        timeline.output(self.standing(), Output::Frame(&frame))?;
+                        frames.push(frame);
+                    }
+                    Effect::EntropyWanted { byte_count } => self.provide_entropy(byte_count, timeline)?,
+                    Effect::PowerOff => {
+                        timeline.output(self.standing(), Output::PowerOff)?;
+                        outcome = outcome.or(Some(Outcome::PowerOff));
+                    }
                     Effect::Reset => outcome = outcome.or_else(|| Some(self.name_reset())),
                     Effect::Fault(fault) => outcome = Some(Outcome::DeviceFault(fault)),
                 }
@@ -66,7 +49,7 @@ impl Vm {
             if let (Some(network), false) = (&outside.network, frames.is_empty()) {
                 network.transmit(frames);
             }
-            self.show_console_lines(outside);
+            self.show_console_lines(timeline, outside)?;
             if outcome.is_some() {
                 return Ok(outcome);
             }
@@ -74,10 +57,24 @@ impl Vm {
     }
 
     /// Console bytes go out by lines, so that a guest that prints does not cost a wake-up a byte.
-    fn show_console_lines(&mut self, outside: &Outside) {
+    fn show_console_lines(&mut self, timeline: &mut dyn Timeline, outside: &Outside) -> Result<(), RunError> {
         if self.console_bytes.ends_with(b"\n") || self.console_bytes.len() >= 256 {
+            self.show_console(timeline, outside)?;
+        }
+        Ok(())
+    }
+
+    /// Lets out what the guest has written to its console so far.
+    pub(super) fn show_console(
+        &mut self,
+        timeline: &mut dyn Timeline,
+        outside: &Outside,
+    ) -> Result<(), RunError> {
+        if !self.console_bytes.is_empty() {
+            timeline.output(self.standing(), Output::Console(&self.console_bytes))?;
             outside.console.show(&std::mem::take(&mut self.console_bytes));
         }
+        Ok(())
     }
 
     fn return_console_credits(&mut self, outside: &Outside) {
@@ -98,22 +95,13 @@ impl Vm {
         }
     }
 
-    fn provide_entropy(&mut self, byte_count: usize, outside: &mut Outside) -> Result<(), RunError> {
-        let mut bytes = vec![0; byte_count];
-        outside
-            .entropy
-            .fill(&mut bytes)
-            .map_err(|source| RunError::Host {
-                what: "reading random bytes",
-                source,
-            })?;
-        self.board.deliver(
-            [Input::Entropy(bytes)],
-            Moment {
-                now: self.now,
-                memory: self.kvm.memory(),
-            },
-        );
+    fn provide_entropy(&mut self, byte_count: usize, timeline: &mut dyn Timeline) -> Result<(), RunError> {
+        let bytes = timeline.random_bytes(self.standing(), byte_count)?;
+        let moment = Moment {
+            now: self.now,
+            memory: self.kvm.memory(),
+        };
+        self.board.deliver([Input::Entropy(bytes)], moment);
         Ok(())
     }
 

@@ -1,40 +1,106 @@
 //! What each exit of the guest means.
 
-use super::{RunError, Vm};
+use super::{ExitTrace, RunError, Timeline, Vm};
 use crate::devices::board::{Board, Moment};
-use crate::devices::platform::{TRAP_CR4_PORTS, TRAP_GENERAL_PROTECTION_PORT, TRAP_RDTSC_PORT};
+use crate::devices::platform::{
+    POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER, TRAP_CR4_PORTS, TRAP_GENERAL_PROTECTION_PORT, TRAP_RDTSC_PORT,
+};
 use crate::machine::cpu::{self, MsrAnswer};
 use crate::machine::kvm::{Exit, KvmError, PortAccess, WritePlace};
 use crate::machine::outcome::Outcome;
 
 const GENERAL_PROTECTION_VECTOR: u8 = 13;
 
+fn is_posted_port(port: u16) -> bool {
+    POSTED_WRITE_PORTS.iter().any(|ports| ports.contains(&port))
+}
+
+fn is_posted_register(address: u64) -> bool {
+    (POSTED_WRITE_REGISTER..POSTED_WRITE_REGISTER + 8).contains(&address)
+}
+
 impl Vm {
     /// Hands over the writes that KVM collected before the present exit.
-    pub(super) fn take_posted_writes(&mut self) -> Result<(), RunError> {
+    pub(super) fn take_posted_writes(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
         let mut sets_clock = false;
         while let Some(write) = self.vcpu.next_posted_write()? {
-            self.totals.posted_writes += 1;
-            let moment = Moment {
-                now: self.now,
-                memory: self.kvm.memory(),
-            };
-            match write.place {
-                WritePlace::Port(port) => self.board.port_write(port, write.data(), moment),
-                WritePlace::Memory(address) => {
-                    sets_clock |= self.board.mmio_write(address, write.data(), moment);
-                }
-            }
+            timeline.posted(write.place, write.data());
+            sets_clock |= matches!(write.place, WritePlace::Memory(_));
+            self.post(write.place, write.data());
         }
         if sets_clock { self.show_hpet() } else { Ok(()) }
     }
 
-    pub(super) fn handle(&mut self, exit: Exit) -> Result<Option<Outcome>, RunError> {
+    fn post(&mut self, place: WritePlace, data: &[u8]) {
+        self.totals.posted_writes += 1;
+        let moment = Moment {
+            now: self.now,
+            memory: self.kvm.memory(),
+        };
+        match place {
+            WritePlace::Port(port) => self.board.port_write(port, data, moment),
+            WritePlace::Memory(address) => {
+                let has_device = self.board.mmio_write(address, data, moment);
+                debug_assert!(has_device, "only a device's register is posted");
+            }
+        }
+    }
+
+    /// Takes `exit` as a posted write if it is one that KVM did not post: it posts none, or its ring was full.
+    pub(super) fn take_unposted_write(&mut self, exit: &Exit, timeline: &mut dyn Timeline) -> bool {
+        let (place, size) = match exit {
+            Exit::PortWrite(access) if is_posted_port(access.port) => {
+                (WritePlace::Port(access.port), usize::from(access.size))
+            }
+            Exit::MmioWrite { address } if is_posted_register(*address) => (WritePlace::Memory(*address), 8),
+            _ => return false,
+        };
+        let data = match place {
+            WritePlace::Port(_) => self.vcpu.port_data().to_vec(),
+            WritePlace::Memory(_) => self.vcpu.mmio_data().to_vec(),
+        };
+        for element in data.chunks(size) {
+            timeline.posted(place, element);
+            self.post(place, element);
+        }
+        true
+    }
+
+    /// Tells the timeline of the exit.
+    pub(super) fn trace(&mut self, exit: &Exit, timeline: &mut dyn Timeline) -> Result<(), RunError> {
+        let registers = self.vcpu.registers()?;
+        let ordinal = self.totals.exit_count;
+        let written = match exit {
+            Exit::PortWrite(_) => &*self.vcpu.port_data(),
+            Exit::MmioWrite { .. } => &*self.vcpu.mmio_data(),
+            _ => &[],
+        };
+        timeline.exited(&ExitTrace {
+            ordinal,
+            exit,
+            written,
+            registers: &registers,
+        })?;
+        Ok(())
+    }
+
+    /// Reads the clock for the exit being handled.
+    fn read_time(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
+        let now = timeline.read_time(self.standing())?;
+        self.show_time(now);
+        Ok(())
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        exit: Exit,
+        timeline: &mut dyn Timeline,
+    ) -> Result<Option<Outcome>, RunError> {
         match exit {
-            Exit::PortRead(access) => self.port_read(access)?,
-            Exit::PortWrite(access) => self.port_write(access)?,
+            Exit::PortRead(access) => self.port_read(access, timeline)?,
+            Exit::PortWrite(access) => self.port_write(access, timeline)?,
             Exit::Rdmsr { index } => {
-                self.sample_time();
+                self.read_time(timeline)?;
                 let answer = cpu::answer_read(index, self.now);
                 self.answer_msr(answer);
             }
@@ -44,11 +110,7 @@ impl Vm {
             }
             Exit::Halt if !self.vcpu.interrupts_enabled() => return Ok(Some(Outcome::DeadHalt)),
             Exit::Halt => self.is_halted = true,
-            Exit::IrqWindow | Exit::SetTpr | Exit::Debug => {}
-            Exit::Interrupted => {
-                self.totals.kicks += 1;
-                self.sample_time();
-            }
+            Exit::IrqWindow | Exit::SetTpr | Exit::Debug | Exit::Interrupted => {}
             Exit::MmioRead { address } => {
                 return Ok(Some(Outcome::WildMmio {
                     address,
@@ -88,12 +150,12 @@ impl Vm {
         });
     }
 
-    fn port_read(&mut self, access: PortAccess) -> Result<(), RunError> {
+    fn port_read(&mut self, access: PortAccess, timeline: &mut dyn Timeline) -> Result<(), RunError> {
         if access.port == TRAP_RDTSC_PORT && access.size == 4 {
-            return self.answer_rdtsc();
+            return self.answer_rdtsc(timeline);
         }
         if Board::needs_time(access.port) {
-            self.sample_time();
+            self.read_time(timeline)?;
         }
         let moment = Moment {
             now: self.now,
@@ -105,19 +167,18 @@ impl Vm {
         Ok(())
     }
 
-    fn port_write(&mut self, access: PortAccess) -> Result<(), RunError> {
+    fn port_write(&mut self, access: PortAccess, timeline: &mut dyn Timeline) -> Result<(), RunError> {
         if access.port == TRAP_GENERAL_PROTECTION_PORT && self.is_kernel_mode()? {
-            self.sample_time();
+            self.read_time(timeline)?;
             self.user_tsc
                 .general_protection(&mut self.vcpu, self.kvm.memory(), self.now)?;
-            self.sample_time();
             return Ok(());
         }
         if TRAP_CR4_PORTS.contains(&access.port) && self.is_kernel_mode()? {
             return self.write_cr4(access.port - TRAP_CR4_PORTS.start());
         }
         if Board::needs_time(access.port) {
-            self.sample_time();
+            self.read_time(timeline)?;
         }
         let moment = Moment {
             now: self.now,
@@ -136,13 +197,13 @@ impl Vm {
 
     /// EDX goes back through the registers, EAX as the port's data; and through the registers too, because where KVM
     /// completes the port read by its emulator, setting registers makes it forget the data.
-    fn answer_rdtsc(&mut self) -> Result<(), RunError> {
+    fn answer_rdtsc(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
         // The kernel reads the counter at every hard interrupt, so the final IDT is found long before the first
         // program runs, without a look at the system registers at every exit.
         if !self.user_tsc.is_armed() {
             self.user_tsc.try_arm(&self.vcpu, self.kvm.memory())?;
         }
-        self.sample_time();
+        self.read_time(timeline)?;
         self.totals.kernel_rdtsc += 1;
         let ticks = self.now.ticks_at(cpu::TSC_HERTZ);
         let mut regs = self.vcpu.registers()?;
@@ -169,7 +230,6 @@ impl Vm {
     /// Makes the instruction at `rip`, whose exit is being handled, fault.
     fn inject_general_protection_at(&mut self, rip: u64) -> Result<(), KvmError> {
         self.vcpu.complete_instruction()?;
-        self.sample_time();
         let mut regs = self.vcpu.registers()?;
         regs.rip = rip;
         self.vcpu.set_registers(&regs)?;

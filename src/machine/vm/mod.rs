@@ -1,52 +1,63 @@
 //! A running VM: the vCPU thread's loop.
 //!
 //! ```text
-//!        ┌──────────────────────────────────────────────────────────────┐
-//!        ▼                                                              │
-//!   take what arrived ─▶ expire timers ─▶ carry out effects ─▶ ended? ──┼─▶ Outcome
-//!                                              │                        │
-//!                       halted, no interrupt ◀─┤                        │
-//!                         (park till work)     ▼                        │
-//!                                        inject or ask for a window     │
-//!                                              │                        │
-//!                                           KVM_RUN ─▶ exit ─▶ devices ─┘
+//!   ┌──▶ carry out effects ─▶ ended? ──────────────────────────────────────────────▶ Outcome
+//!   │            │
+//!   │    next arrival of the timeline ──one──▶ devices ──┐
+//!   │            │ none                                  │
+//!   │    halted, no interrupt ──▶ sleep ─────────────────┤
+//!   │            │                                       │
+//!   │    inject, or ask for a window                     │
+//!   │            │                                       │
+//!   │         KVM_RUN ──counted exit n──▶ devices ───────┤
+//!   │            ├─ posted write ─▶ devices ─┐           │
+//!   │            └─ kick ────────────────────┴─▶ go on   │
+//!   └────────────────────────────────────────────────────┘
 //! ```
 //!
 //! All devices and all of guest memory are touched on this thread, between two runs of the vCPU, and nowhere else
-//! (E1). Virtual time is sampled only where an exit needs it: at ports whose device depends on time, at RDTSC, and
-//! when a timer may be due; all other exits see the last sample.
+//! (E1). What is no function of the guest's state comes from the [`Timeline`] alone.
 //!
-//! An unprotected VM takes events where they arrive: a kick interrupts the guest anywhere. Nothing is recorded, so
-//! no position needs a name.
+//! # Positions and injection points
+//!
+//! Everything enters at a counted exit, after that exit was handled, one arrival at a time; then, and only then, an
+//! interrupt is injected or a window asked for (E6). The next counted exit is therefore a function of the state at this
+//! one and of what entered here, whatever the host does meanwhile:
+//!
+//! - A *kick* or any other host noise (EINTR, EAGAIN) leads straight back into the guest, with the wish for a window as
+//!   it was. Only a timeline that needs no positions ([`Timeline::takes_kicks`]) lets arrivals in there.
+//! - A *posted write* is applied to its device when it is seen, at the latest before the next counted exit is handled;
+//!   no interrupt enters before. Where KVM posts nothing, or its ring is full, the write is an exit that is not counted,
+//!   so how many fit the ring and how often noise empties it does not matter.
+//! - A *window exit* inside the shadow of STI or MOV SS, where KVM sometimes opens it one instruction early, is moved out
+//!   of it by a single step ([`shadow`]).
+//! - The instruction of an exit is complete before an interrupt is injected ([`Vcpu::complete_instruction`]), so that
+//!   KVM's answer whether the guest takes one is about the same instruction everywhere.
+//!
+//! What would break it: reading the host's clock or an inbox elsewhere; asking for a window after a kick; a device that
+//! acts between exits; an exit reason that KVM sometimes handles itself.
 
 mod effects;
 mod exits;
-
-use std::time::Duration;
+mod live;
+mod shadow;
+mod timeline;
 
 use super::boot::EntryPoint;
-use super::cpu::{self};
+use super::cpu;
 use super::entry::set_entry_state;
-use super::kvm::{Exit, ExitKind, KickTimer, KvmError, KvmHost, KvmVm, Vcpu};
+use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, Vcpu};
 use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
-use super::workers::{Console, DiskWorkers, HostEntropy, Inbox, Network};
-use crate::base::clock::{SystemClock, VirtualClock};
+use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
+use crate::devices::Input;
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
-
-/// The span between two timer expiries of a guest that computes, in exits. Linux makes about eight exits an expiry
-/// (its interrupt, acknowledgement, entropy and next deadline), so ticks take a fifth of its time at most. Where an
-/// exit is so dear that this exceeds the tick's period, the guest gets fewer ticks and goes by its clock, as it does
-/// after an idle spell; without the guard it would do nothing but tick.
-const TIMER_GUARD_EXITS: u32 = 40;
-/// Bounds of the span between two timer expiries of a guest that computes. The lower one guards against a guest that
-/// programs its timer faster than a host can kick, the upper one keeps a slow host's guest in time.
-const TIMER_GUARD_MIN: Duration = Duration::from_micros(20);
-const TIMER_GUARD_MAX: Duration = Duration::from_millis(8);
+pub use live::Live;
+pub use timeline::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
 
 /// The host failed the VM.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +68,9 @@ pub enum RunError {
     /// User-mode RDTSC cannot be trapped in this kernel.
     #[error(transparent)]
     UserTsc(#[from] UserTscError),
+    /// The timeline cannot go on.
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
     /// Another host resource failed.
     #[error("{what}: {source}")]
     Host {
@@ -77,8 +91,6 @@ pub(super) struct Outside {
     pub disk: Option<DiskWorkers>,
     /// The network, if the VM has one.
     pub network: Option<Network>,
-    /// Random bytes for the guest.
-    pub entropy: HostEntropy,
 }
 
 /// Totals of a run.
@@ -118,15 +130,11 @@ pub(super) struct Vm {
     vcpu: Vcpu,
     kvm: KvmVm,
     board: Board,
-    clock: VirtualClock<SystemClock>,
+    /// The time that the guest was last shown.
     now: VirtualTime,
-    timer: KickTimer,
-    timer_armed_for: Option<VirtualTime>,
-    timer_guard: Duration,
-    /// Until when a guest that has not halted since the last timer expiry is left alone.
-    guarded_until: VirtualTime,
     user_tsc: UserTsc,
     is_halted: bool,
+    is_between_exits: bool,
     window_just_opened: bool,
     console_room: usize,
     console_bytes: Vec<u8>,
@@ -136,7 +144,7 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Creates the VM on the calling thread, which becomes its vCPU thread. `memory` holds the loaded
-    /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`; an exit costs `exit_cost` here.
+    /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`.
     ///
     /// # Errors
     /// When the host's KVM refuses.
@@ -146,7 +154,6 @@ impl Vm {
         board: Board,
         kernel_iretq: u64,
         entry: &EntryPoint,
-        exit_cost: Duration,
     ) -> Result<Self, RunError> {
         let mut kvm = kvm.create_vm(memory, false)?;
         kvm.post_writes(&POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER)?;
@@ -159,23 +166,15 @@ impl Vm {
         let mut vcpu = kvm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
         set_entry_state(&mut vcpu, entry)?;
-        let timer = KickTimer::for_this_thread().map_err(|source| RunError::Host {
-            what: "creating the vCPU's timer",
-            source,
-        })?;
         let console_room = board.console_input_room();
         let vm = Self {
             vcpu,
             kvm,
             board,
-            clock: VirtualClock::starting_now(SystemClock),
             now: VirtualTime::ZERO,
-            timer,
-            timer_armed_for: None,
-            timer_guard: (exit_cost * TIMER_GUARD_EXITS).clamp(TIMER_GUARD_MIN, TIMER_GUARD_MAX),
-            guarded_until: VirtualTime::ZERO,
             user_tsc: UserTsc::searching(kernel_iretq),
             is_halted: false,
+            is_between_exits: false,
             window_just_opened: false,
             console_room,
             console_bytes: Vec::new(),
@@ -186,59 +185,123 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The way for other threads to reach this VM.
+    /// How this VM's thread is interrupted and waits.
     #[must_use]
-    pub(super) fn inbox(&self) -> Inbox {
-        Inbox::new(self.vcpu.kicker().waker())
+    pub(super) fn kicker(&self) -> Kicker {
+        self.vcpu.kicker().clone()
+    }
+
+    /// The guest's RAM.
+    #[must_use]
+    pub(super) fn memory(&self) -> &GuestMemory {
+        self.kvm.memory()
+    }
+
+    /// The vCPU, while the guest stands still.
+    #[must_use]
+    pub(super) fn vcpu(&mut self) -> &mut Vcpu {
+        &mut self.vcpu
+    }
+
+    /// Totals so far.
+    #[must_use]
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            user_rdtsc: self.user_tsc.answered(),
+            virtual_time: self.now,
+            ..self.totals.clone()
+        }
     }
 
     /// Runs the VM to its end.
     ///
     /// # Errors
-    /// When the host fails it.
-    pub(super) fn run(mut self, inbox: &Inbox, mut outside: Outside) -> Result<(Outcome, Totals), RunError> {
-        let outcome = loop {
-            if self.vcpu.kicker().take_work()
-                && let Some(outcome) = self.take_events(inbox, &outside)
-            {
-                break outcome;
-            }
-            if let Some(outcome) = self.carry_out_effects(&mut outside)? {
-                break outcome;
-            }
-            if self.is_halted && !self.board.interrupt_pending() {
-                self.wait_for_work(&outside)?;
-                continue;
-            }
-            if let Some(outcome) = self.run_once()? {
-                // Effects of the last exit (console bytes, a final write) still go out.
-                self.carry_out_effects(&mut outside)?;
-                break outcome;
+    /// When the host fails it or the timeline cannot go on.
+    pub(super) fn run(
+        &mut self,
+        timeline: &mut dyn Timeline,
+        outside: &mut Outside,
+    ) -> Result<Outcome, RunError> {
+        let ended = loop {
+            match self.go_on(timeline, outside) {
+                Ok(None) => {}
+                Ok(Some(outcome)) => {
+                    // Effects of the last exit (console bytes, a final write) still go out.
+                    break self.carry_out_effects(timeline, outside).map(|_| outcome);
+                }
+                Err(error) => break Err(error),
             }
         };
-        outside.console.show(&std::mem::take(&mut self.console_bytes));
-        self.totals.user_rdtsc = self.user_tsc.answered();
-        self.totals.virtual_time = self.now;
-        Ok((outcome, self.totals))
+        let shown = self.show_console(timeline, outside);
+        ended.and_then(|outcome| shown.map(|()| outcome))
     }
 
-    /// When the next timer shall expire: when it is due, but not before the guest has had time for the last one.
-    fn next_expiry(&self) -> Option<VirtualTime> {
-        self.board
-            .next_deadline()
-            .map(|deadline| deadline.max(self.guarded_until))
-    }
-
-    /// Reads the clock, shows the guest the time, and lets due timers expire.
-    fn sample_time(&mut self) {
-        self.now = self.clock.sample();
-        if self.next_expiry().is_some_and(|deadline| deadline <= self.now) {
-            self.board.advance(Moment {
-                now: self.now,
-                memory: self.kvm.memory(),
-            });
-            self.guarded_until = self.now + self.timer_guard;
+    /// One step of the loop.
+    fn go_on(
+        &mut self,
+        timeline: &mut dyn Timeline,
+        outside: &mut Outside,
+    ) -> Result<Option<Outcome>, RunError> {
+        if self.is_between_exits {
+            return self.run_once(timeline);
         }
+        if let Some(outcome) = self.carry_out_effects(timeline, outside)? {
+            return Ok(Some(outcome));
+        }
+        if let Some(arrival) = timeline.next_arrival(self.standing())? {
+            return Ok(self.take_in(arrival, outside));
+        }
+        if self.board.interrupt_pending() {
+            // KVM can say whether the guest takes an interrupt only when no instruction is open. And what a kick
+            // would have told may have come meanwhile.
+            if self.vcpu.complete_instruction()? {
+                return Ok(None);
+            }
+        } else if self.is_halted {
+            self.show_console(timeline, outside)?;
+            timeline.sleep(self.standing())?;
+            return Ok(None);
+        }
+        self.run_once(timeline)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            exit: self.totals.exit_count,
+            now: self.now,
+            deadline: self.board.next_deadline(),
+            is_between_exits: self.is_between_exits,
+        }
+    }
+
+    fn take_in(&mut self, arrival: Arrival, outside: &Outside) -> Option<Outcome> {
+        match arrival {
+            Arrival::Stop => return Some(Outcome::Stopped),
+            Arrival::Expiry(now) => {
+                self.show_time(now);
+                let moment = Moment {
+                    now: self.now,
+                    memory: self.kvm.memory(),
+                };
+                self.board.advance(moment);
+            }
+            Arrival::Device(input) => {
+                if let (Input::Frame(_), Some(network)) = (&input, &outside.network) {
+                    network.frames_taken(1);
+                }
+                let moment = Moment {
+                    now: self.now,
+                    memory: self.kvm.memory(),
+                };
+                self.board.deliver([input], moment);
+            }
+        }
+        None
+    }
+
+    /// From here on it is `now` for the guest.
+    fn show_time(&mut self, now: VirtualTime) {
+        self.now = self.now.max(now);
         let (address, counter) = self.board.hpet().main_counter(self.now);
         if let Some(page) = self.kvm.page() {
             // The page was made for this register; only another page would refuse it.
@@ -261,47 +324,34 @@ impl Vm {
         Ok(())
     }
 
-    fn wait_for_work(&mut self, outside: &Outside) -> Result<(), RunError> {
-        if !self.console_bytes.is_empty() {
-            outside.console.show(&std::mem::take(&mut self.console_bytes));
-        }
-        // It has halted, so it has done all that the last expiry gave it to do.
-        self.guarded_until = VirtualTime::ZERO;
-        let limit = self
-            .next_expiry()
-            .map(|deadline| self.clock.host_span_until(deadline));
-        if limit.is_none_or(|limit| limit > Duration::ZERO) {
-            self.disarm_timer()?;
-            self.vcpu.kicker().park(limit);
-        }
-        self.sample_time();
-        Ok(())
-    }
-
     /// Enters the guest once and handles the exit.
-    fn run_once(&mut self) -> Result<Option<Outcome>, RunError> {
-        if self.board.interrupt_pending() {
-            // KVM can say whether the guest takes an interrupt only when no instruction is open.
-            if self.vcpu.complete_instruction()? {
-                // The timer's kick may have been swallowed.
-                self.sample_time();
-            }
-        }
-        self.arm_timer()?;
-        if !self.vcpu.kicker().enter_guest() {
+    fn run_once(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Outcome>, RunError> {
+        if !timeline.enter_guest(self.standing())? {
             return Ok(None);
         }
-        let exit = self.enter();
-        self.vcpu.kicker().leave_guest();
-        let exit = exit?;
+        let exit = if self.is_between_exits {
+            self.vcpu.run()
+        } else {
+            self.enter()
+        };
+        timeline.leave_guest();
+        let exit = shadow::leave(&mut self.vcpu, self.kvm.memory(), exit?)?;
         tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
-        self.take_posted_writes()?;
+        self.take_posted_writes(timeline)?;
+        let is_kick = exit == Exit::Interrupted;
+        self.totals.kicks += u64::from(is_kick);
+        if is_kick || self.take_unposted_write(&exit, timeline) {
+            self.is_between_exits = !timeline.takes_kicks();
+            return Ok(None);
+        }
         if let Some(kind) = exit.counted() {
+            self.is_between_exits = false;
             self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();
             self.totals.exits[kind as usize] += 1;
+            self.trace(&exit, timeline)?;
         }
-        self.handle(exit)
+        self.handle(exit, timeline)
     }
 
     fn enter(&mut self) -> Result<Exit, KvmError> {
@@ -325,36 +375,5 @@ impl Vm {
         let look = !self.window_just_opened && self.board.may_become_pending();
         self.vcpu.request_interrupt_window(another || look);
         self.vcpu.run()
-    }
-
-    /// Arms the host timer for the next deadline, unless it fires before that anyway.
-    fn arm_timer(&mut self) -> Result<(), RunError> {
-        let Some(deadline) = self.next_expiry() else {
-            return Ok(());
-        };
-        // One that has fired without being noticed counts as none.
-        if self
-            .timer_armed_for
-            .is_none_or(|armed| deadline < armed || armed <= self.now)
-        {
-            let span = self.clock.host_span_until(deadline);
-            self.timer.arm(span).map_err(|source| RunError::Host {
-                what: "arming the vCPU's timer",
-                source,
-            })?;
-            self.timer_armed_for = Some(deadline);
-        }
-        Ok(())
-    }
-
-    /// A guest that sleeps needs no kick, and the signal of one would cost more than this call.
-    fn disarm_timer(&mut self) -> Result<(), RunError> {
-        if self.timer_armed_for.take().is_some() {
-            self.timer.disarm().map_err(|source| RunError::Host {
-                what: "disarming the vCPU's timer",
-                source,
-            })?;
-        }
-        Ok(())
     }
 }

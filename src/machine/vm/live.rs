@@ -1,0 +1,170 @@
+//! The timeline of a VM that lives here: the host's clock, its random bytes, and what the workers post.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::timeline::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
+use crate::base::clock::{SystemClock, VirtualClock};
+use crate::base::entropy::EntropySource;
+use crate::base::units::VirtualTime;
+use crate::machine::kvm::{KickTimer, Kicker, WritePlace};
+use crate::machine::workers::{Event, HostEntropy, Inbox};
+
+/// The span between two timer expiries of a guest that computes, in exits. Linux makes about eight exits an expiry
+/// (its interrupt, acknowledgement, entropy and next deadline), so ticks take a fifth of its time at most. Where an
+/// exit is so dear that this exceeds the tick's period, the guest gets fewer ticks and goes by its clock, as it does
+/// after an idle spell; without the guard it would do nothing but tick.
+const TIMER_GUARD_EXITS: u32 = 40;
+/// Bounds of the span between two timer expiries of a guest that computes. The lower one guards against a guest that
+/// programs its timer faster than a host can kick, the upper one keeps a slow host's guest in time.
+const TIMER_GUARD_MIN: Duration = Duration::from_micros(20);
+const TIMER_GUARD_MAX: Duration = Duration::from_millis(8);
+
+/// A timeline from the host.
+#[derive(Debug)]
+pub struct Live {
+    kicker: Kicker,
+    inbox: Inbox,
+    arrived: VecDeque<Arrival>,
+    clock: VirtualClock<SystemClock>,
+    entropy: HostEntropy,
+    timer: KickTimer,
+    timer_armed_for: Option<VirtualTime>,
+    timer_guard: Duration,
+    /// Until when a guest that has not slept since the last timer expiry is left alone.
+    guarded_until: VirtualTime,
+}
+
+impl Live {
+    /// A timeline that starts now. The calling thread is the vCPU's, `kicker` its own, and an exit costs `exit_cost`
+    /// here.
+    ///
+    /// # Errors
+    /// When the host refuses a timer.
+    pub fn starting_now(
+        kicker: Kicker,
+        inbox: Inbox,
+        entropy: HostEntropy,
+        exit_cost: Duration,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            kicker,
+            inbox,
+            arrived: VecDeque::new(),
+            clock: VirtualClock::starting_now(SystemClock),
+            entropy,
+            timer: KickTimer::for_this_thread()?,
+            timer_armed_for: None,
+            timer_guard: (exit_cost * TIMER_GUARD_EXITS).clamp(TIMER_GUARD_MIN, TIMER_GUARD_MAX),
+            guarded_until: VirtualTime::ZERO,
+        })
+    }
+
+    /// When the next timer shall expire: when it is due, but not before the guest has had time for the last one.
+    fn next_expiry(&self, standing: Standing) -> Option<VirtualTime> {
+        standing.deadline.map(|deadline| deadline.max(self.guarded_until))
+    }
+
+    /// Arms the host timer for the next deadline, unless it fires before that anyway.
+    fn arm_timer(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        let Some(deadline) = self.next_expiry(standing) else {
+            return Ok(());
+        };
+        // One that has fired without being noticed counts as none.
+        let last = self.clock.last();
+        if self
+            .timer_armed_for
+            .is_none_or(|armed| deadline < armed || armed <= last)
+        {
+            let span = self.clock.host_span_until(deadline);
+            self.timer.arm(span).map_err(|source| TimelineError::Host {
+                what: "arming the vCPU's timer",
+                source,
+            })?;
+            self.timer_armed_for = Some(deadline);
+        }
+        Ok(())
+    }
+
+    /// A guest that sleeps needs no kick, and the signal of one would cost more than this call.
+    fn disarm_timer(&mut self) -> Result<(), TimelineError> {
+        if self.timer_armed_for.take().is_some() {
+            self.timer.disarm().map_err(|source| TimelineError::Host {
+                what: "disarming the vCPU's timer",
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Timeline for Live {
+    fn takes_kicks(&self) -> bool {
+        true
+    }
+
+    fn read_time(&mut self, _: Standing) -> Result<VirtualTime, TimelineError> {
+        Ok(self.clock.sample())
+    }
+
+    fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError> {
+        if let Some(expiry) = self.next_expiry(standing) {
+            let now = self.clock.sample();
+            if expiry <= now {
+                self.guarded_until = now + self.timer_guard;
+                return Ok(Some(Arrival::Expiry(now)));
+            }
+        }
+        if self.arrived.is_empty() && self.kicker.take_work() {
+            let arrivals = self.inbox.take().into_iter().map(|event| match event {
+                Event::Device(input) => Arrival::Device(input),
+                Event::Stop => Arrival::Stop,
+            });
+            self.arrived.extend(arrivals);
+        }
+        Ok(self.arrived.pop_front())
+    }
+
+    fn random_bytes(&mut self, _: Standing, byte_count: usize) -> Result<Vec<u8>, TimelineError> {
+        let mut bytes = vec![0; byte_count];
+        self.entropy
+            .fill(&mut bytes)
+            .map_err(|source| TimelineError::Host {
+                what: "reading random bytes",
+                source,
+            })?;
+        Ok(bytes)
+    }
+
+    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        // It has halted, so it has done all that the last expiry gave it to do.
+        self.guarded_until = VirtualTime::ZERO;
+        let limit = standing
+            .deadline
+            .map(|deadline| self.clock.host_span_until(deadline));
+        if limit.is_none_or(|limit| limit > Duration::ZERO) {
+            self.disarm_timer()?;
+            self.kicker.park(limit);
+        }
+        Ok(())
+    }
+
+    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        self.arm_timer(standing)?;
+        Ok(self.kicker.enter_guest())
+    }
+
+    fn leave_guest(&mut self) {
+        self.kicker.leave_guest();
+    }
+
+    fn posted(&mut self, _: WritePlace, _: &[u8]) {}
+
+    fn exited(&mut self, _: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        Ok(())
+    }
+
+    fn output(&mut self, _: Standing, _: Output<'_>) -> Result<(), TimelineError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Everything that enters a VM and is no function of its own state, and when.
+//!
+//! The VM asks its timeline at every counted exit, and nowhere else (E1, E5): for the time when the exit's handling
+//! reads it, then, the exit handled, for what arrives. A timeline that answers the same at the same exits makes the same
+//! machine: a live one ([`super::live::Live`]) answers from the host, a recorder passes a live one's answers on and notes
+//! them, a replayer answers from the notes.
+
+use kvm_bindings::kvm_regs;
+
+use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::devices::{Frame, Input};
+use crate::machine::kvm::{Exit, WritePlace};
+
+/// What enters a VM at a counted exit that has been handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is this late, and the timers due by then expire.
+    Expiry(VirtualTime),
+    /// Something for a device.
+    Device(Input),
+    /// The operator stops the VM.
+    Stop,
+}
+
+/// What leaves a VM at a counted exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output<'a> {
+    /// A frame of the guest.
+    Frame(&'a Frame),
+    /// Bytes of the guest's console.
+    Console(&'a [u8]),
+    /// The guest switches itself off.
+    PowerOff,
+}
+
+/// Where a VM stands when it asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The last counted exit; the one being handled, if one is.
+    pub exit: ExitOrdinal,
+    /// The time that the guest was last shown.
+    pub now: VirtualTime,
+    /// When the next timer is due.
+    pub deadline: Option<VirtualTime>,
+    /// The guest was stopped between that exit and the next by a kick.
+    pub is_between_exits: bool,
+}
+
+/// A counted exit and what led to it, for whoever compares two executions.
+#[derive(Debug)]
+pub struct ExitTrace<'a> {
+    /// Which.
+    pub ordinal: ExitOrdinal,
+    /// What happened.
+    pub exit: &'a Exit,
+    /// Bytes that the guest wrote, if it wrote any.
+    pub written: &'a [u8],
+    /// The general registers, before the exit is handled.
+    pub registers: &'a kvm_regs,
+}
+
+/// Why a timeline cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TimelineError {
+    /// It holds nothing from here on: the record ends.
+    #[error("the record ends at exit {0}")]
+    Ended(ExitOrdinal),
+    /// The guest does not do what it did when it was recorded.
+    #[error("the guest diverges from the record {at}: {what}")]
+    Diverged {
+        /// Where, in words.
+        at: String,
+        /// What differs, by name.
+        what: String,
+    },
+    /// The host failed.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was done.
+        what: &'static str,
+        /// The host's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Where everything comes from that is no function of the guest's state.
+pub trait Timeline {
+    /// Whether what arrives may enter between two exits, wherever a kick stopped the guest. No position names such a
+    /// point, so neither a recorder nor a replayer allows it.
+    fn takes_kicks(&self) -> bool;
+
+    /// The time that the guest reads at the exit which is being handled: never before [`Standing::now`]. Asked once an
+    /// exit at most.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError>;
+
+    /// The next thing that arrives now that the exit is handled. It is asked again until nothing does.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError>;
+
+    /// Random bytes for the guest's entropy device.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn random_bytes(&mut self, standing: Standing, byte_count: usize) -> Result<Vec<u8>, TimelineError>;
+
+    /// Waits, the guest being asleep, until something may have arrived.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError>;
+
+    /// The guest is about to be entered, at the exit in `standing` or between two. False if something has arrived
+    /// meanwhile that may enter first; never false between two exits.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError>;
+
+    /// The guest was left.
+    fn leave_guest(&mut self);
+
+    /// The guest wrote without an exit, before the next one.
+    fn posted(&mut self, place: WritePlace, data: &[u8]);
+
+    /// The guest made a counted exit, which will be handled next.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError>;
+
+    /// Something leaves the VM.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError>;
+}
