@@ -53,6 +53,21 @@ pub const POOLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Buffers that a pool keeps for their next use.
 pub const POOLED_BUFFERS_MAX: usize = 64;
 
+/// Bytes of a log batch before compression, above which the recorder closes it; one entry may exceed it.
+pub const LOG_BATCH_BYTES_TARGET: usize = 256 * 1024;
+
+/// Bytes of a log batch before compression that a reader accepts.
+pub const LOG_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Exits checked in one log batch.
+pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
+
+/// Entries in one log batch.
+pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
+
+/// Bytes of the recipe at the head of a log.
+pub const LOG_RECIPE_BYTES_MAX: usize = 64 * 1024;
+
 /// Console output bytes that wait for the terminal; beyond it output is dropped and the loss is reported.
 pub const CONSOLE_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -75,4 +90,5 @@ const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
 const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= DISK_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(LOG_BATCH_BYTES_TARGET + FRAME_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= POOLED_BYTES_MAX);

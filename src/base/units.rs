@@ -71,6 +71,12 @@ impl Sub for VirtualTime {
 pub struct ExitOrdinal(u64);
 
 impl ExitOrdinal {
+    /// The `number`-th exit; the first is 1, and 0 is the machine before it.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The ordinal after this one.
     #[must_use]
     pub const fn next(self) -> Self {

@@ -32,6 +32,30 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Boot a VM as `run` does, and log everything that makes its execution what it is.
+    Record {
+        /// The VM's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The log, a new file.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Write RAM and registers at the end into this folder.
+        #[arg(long, value_name = "FOLDER")]
+        dump: Option<PathBuf>,
+    },
+    /// Execute a record again, bit for bit, on the files it was made with. The disk must be as it was at the beginning.
+    Replay {
+        /// The log.
+        #[arg(value_name = "LOG")]
+        input: PathBuf,
+        /// The configuration file of the same VM; its network stays unconnected.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Write RAM and registers at the end into this folder.
+        #[arg(long, value_name = "FOLDER")]
+        dump: Option<PathBuf>,
+    },
     /// Say what this host can do for Antipode, and what it cannot.
     Doctor {
         /// Where to measure durable writes.

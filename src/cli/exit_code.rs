@@ -62,6 +62,8 @@ exit_codes! {
     KvmMissing = 16, "kvm-missing", "There is no usable `/dev/kvm`: it is missing or not permitted.", "Load the KVM module, or join the group that owns the device.";
     /// This KVM cannot run the guest.
     KvmUnusable = 17, "kvm-unusable", "This host's KVM lacks something that the guest needs.", "Run `antipode doctor`, which names it.";
+    /// A log cannot be written or read, or belongs to another machine.
+    LogRefused = 18, "log-refused", "The log exists already, cannot be read, is damaged, or was made of another machine.", "Name the right log and the files it was made with.";
     /// The guest asked for a reset.
     GuestReboot = 20, "guest-reboot", "The guest rebooted; an unprotected VM ends then.", "Start it again if that was wanted.";
     /// The guest's kernel panicked.
@@ -74,6 +76,10 @@ exit_codes! {
     UnexpectedExit = 24, "unexpected-exit", "KVM left the guest for a reason that no rule covers.", "Run `antipode doctor`; report the exit's name.";
     /// The guest halted with interrupts off.
     GuestHalted = 25, "guest-halted", "The guest halted with interrupts off; nothing can wake it.", "Start it again; let the guest power off instead of halting.";
+    /// A replay does not do what was recorded.
+    Diverged = 26, "diverged", "A replay does not do what was recorded; the first position that differs is shown.", "Compare the two hosts with `antipode doctor`; report it with the log.";
+    /// The log ends before the execution does.
+    RecordEnded = 27, "record-ended", "The replay came to the end of a log that was cut off before the VM ended.", "Nothing: all that was logged was replayed.";
     /// The host refused an operation after the start.
     HostIo = 30, "host-io", "The host failed an operation on a file, terminal or network after the start.", "Mend what the message names: space, rights, hardware.";
     /// KVM failed after the start.

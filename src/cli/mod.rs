@@ -19,8 +19,11 @@ mod exit_code;
 mod failure;
 mod logging;
 mod manual;
+mod record;
+mod replay;
 mod run;
 mod settings;
+mod signals;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -67,6 +70,8 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
     logging::start(settings.log);
     match settings.action {
         Action::Run(config) => run::run(&config, settings.json, output),
+        Action::Record(files) => record::record(&files, settings.json, output),
+        Action::Replay(files) => replay::replay(&files, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),

@@ -3,33 +3,26 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
-use crate::devices::Input;
+use super::signals::Signals;
 use crate::machine::kvm::KvmError;
 use crate::machine::launch::{Connection, LaunchError, PreparedVm, RunReport};
-use crate::machine::workers::{DiskError, Event, HostEntropy, Inbox};
-use crate::machine::{Outcome, RunError, config};
+use crate::machine::workers::{DiskError, HostEntropy};
+use crate::machine::{Outcome, RunError, TimelineError, config};
 
 /// Runs the VM that the file at `path` describes, to its end.
 pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     let config = config::load(path)?;
     let vm = PreparedVm::from_config(&config, Connection::Tap)?;
-    // Blocked before any thread starts, so that only the one that waits for them gets them.
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-        .into_iter()
-        .collect();
-    signals
-        .thread_block()
-        .map_err(|errno| host_failure("blocking signals", errno.into()))?;
+    let signals = Signals::block()?;
     let mut entropy =
         HostEntropy::open().map_err(|error| host_failure("opening the random-number generator", error))?;
     let birth = vm.birth(&mut entropy)?;
     let mut vm = vm.start(&birth)?;
-    serve_signals(signals, vm.inbox().clone());
+    signals.serve(vm.inbox().clone());
     let report = vm.run(&mut vm.live(entropy)?)?;
     let code = exit_code_of(&report.outcome);
     let shown = if json {
@@ -40,26 +33,11 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     written(shown).map(|()| code)
 }
 
-/// The first signal presses the guest's power button, the next one stops the VM.
-fn serve_signals(signals: SigSet, inbox: Inbox) {
-    let serve = move || {
-        let mut was_asked = false;
-        while signals.wait().is_ok() {
-            if was_asked {
-                inbox.post([Event::Stop]);
-                return;
-            }
-            tracing::warn!("pressed the guest's power button; a second signal stops the VM at once");
-            inbox.post([Event::Device(Input::PowerButton)]);
-            was_asked = true;
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("signals".into()).spawn(serve) {
-        tracing::error!(%error, "no thread for signals: only SIGKILL will stop this VM from outside");
-    }
+pub(super) fn open_entropy() -> Result<HostEntropy, Failure> {
+    HostEntropy::open().map_err(|error| host_failure("opening the random-number generator", error))
 }
 
-fn exit_code_of(outcome: &Outcome) -> ExitCode {
+pub(super) fn exit_code_of(outcome: &Outcome) -> ExitCode {
     match outcome {
         Outcome::PowerOff => ExitCode::Done,
         Outcome::Reboot => ExitCode::GuestReboot,
@@ -78,7 +56,7 @@ fn exits_per_second(report: &RunReport) -> u64 {
     u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
-fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
+pub(super) fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
     let totals = &report.totals;
     let exits: serde_json::Map<String, serde_json::Value> = totals
         .exits_by_kind()
@@ -106,11 +84,11 @@ fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
     })
 }
 
-fn seconds(span: std::time::Duration) -> f64 {
+pub(super) fn seconds(span: std::time::Duration) -> f64 {
     (span.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-fn show(report: &RunReport, output: &mut impl Write) -> io::Result<()> {
+pub(super) fn show(report: &RunReport, output: &mut impl Write) -> io::Result<()> {
     let totals = &report.totals;
     writeln!(output, "{}", report.outcome.describe())?;
     writeln!(
@@ -139,7 +117,7 @@ fn show(report: &RunReport, output: &mut impl Write) -> io::Result<()> {
     )
 }
 
-fn host_failure(what: &str, error: io::Error) -> Failure {
+pub(super) fn host_failure(what: &str, error: io::Error) -> Failure {
     Failure::new(
         ExitCode::HostIo,
         Problem::new(format!("{what}: {error}"), ExitCode::HostIo.remedy()),
@@ -158,9 +136,10 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Kvm(_) | LaunchError::UnfitKvm(_) => ExitCode::KvmUnusable,
         LaunchError::Run(RunError::UserTsc(_)) => ExitCode::KernelRefused,
         LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
-        LaunchError::Run(RunError::Host { .. } | RunError::Timeline(_)) | LaunchError::Host { .. } => {
-            ExitCode::HostIo
-        }
+        LaunchError::Run(RunError::Timeline(TimelineError::Diverged { .. })) => ExitCode::Diverged,
+        LaunchError::Run(RunError::Timeline(TimelineError::Ended(_))) => ExitCode::RecordEnded,
+        LaunchError::Run(RunError::Host { .. } | RunError::Timeline(TimelineError::Host { .. }))
+        | LaunchError::Host { .. } => ExitCode::HostIo,
     }
 }
 
@@ -168,5 +147,11 @@ impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Self {
         let code = code_of(&error);
         Self::new(code, Problem::new(error.to_string(), code.remedy()))
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        LaunchError::from(error).into()
     }
 }

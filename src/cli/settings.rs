@@ -22,9 +22,22 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) enum Action {
     Run(PathBuf),
+    Record(RecordFiles),
+    Replay(RecordFiles),
     Doctor(PathBuf),
     Completions(Shell),
     Man(ManTarget),
+}
+
+/// The files of a record and of its replay.
+#[derive(Debug)]
+pub(super) struct RecordFiles {
+    /// The VM's configuration.
+    pub(super) config: PathBuf,
+    /// The log.
+    pub(super) log: PathBuf,
+    /// Where RAM and registers go at the end.
+    pub(super) dump: Option<PathBuf>,
 }
 
 /// Where manual pages go.
@@ -44,6 +57,16 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
         log: logging::filter(log, log_variable)?,
         action: match command {
             Command::Run { config } => Action::Run(config),
+            Command::Record { config, output, dump } => Action::Record(RecordFiles {
+                config,
+                log: output,
+                dump,
+            }),
+            Command::Replay { input, config, dump } => Action::Replay(RecordFiles {
+                config,
+                log: input,
+                dump,
+            }),
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),

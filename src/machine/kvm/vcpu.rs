@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use kvm_bindings::{
-    CpuId, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    CpuId, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
@@ -23,6 +24,19 @@ nix::ioctl_write_ptr!(
     0x86,
     kvm_interrupt
 );
+
+/// SYSENTER, system calls, the user's GS base, and the page attribute table: Linux sets them, KVM keeps them.
+const STATE_MSRS: [u32; 9] = [
+    0x174,
+    0x175,
+    0x176,
+    0x277,
+    0xC000_0081,
+    0xC000_0082,
+    0xC000_0083,
+    0xC000_0084,
+    0xC000_0102,
+];
 
 /// RAM and the register page.
 type Mappings = (Rc<GuestMemory>, Option<Rc<RegisterPage>>);
@@ -360,6 +374,40 @@ impl Vcpu {
         self.fd
             .set_sregs(registers)
             .map_err(KvmError::ioctl("KVM_SET_SREGS"))
+    }
+
+    /// The MSRs that hold a guest's state and which no other call shows, by number.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn msrs(&self) -> Result<Vec<(u32, u64)>, KvmError> {
+        let call = "KVM_GET_MSRS";
+        let entries = STATE_MSRS.map(|index| kvm_msr_entry {
+            index,
+            ..kvm_msr_entry::default()
+        });
+        let mut msrs = Msrs::from_entries(&entries).map_err(|error| KvmError::Ioctl {
+            call,
+            source: std::io::Error::other(format!("{error:?}")),
+        })?;
+        let read = self.fd.get_msrs(&mut msrs).map_err(KvmError::ioctl(call))?;
+        if read < STATE_MSRS.len() {
+            return Err(KvmError::Ioctl {
+                call,
+                source: std::io::Error::other(format!("KVM does not show MSR {:#x}", STATE_MSRS[read])),
+            });
+        }
+        let values = msrs.as_slice().iter().map(|entry| (entry.index, entry.data));
+        Ok(values.collect())
+    }
+
+    /// The floating-point and vector registers, in the layout of XSAVE.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn extended_state(&self) -> Result<Vec<u32>, KvmError> {
+        let state = self.fd.get_xsave().map_err(KvmError::ioctl("KVM_GET_XSAVE"))?;
+        Ok(state.region.to_vec())
     }
 
     /// Pending exceptions and interrupts.

@@ -150,6 +150,10 @@ impl Timeline for Live {
     }
 
     fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        if standing.is_between_exits {
+            self.kicker.reenter_guest();
+            return Ok(true);
+        }
         self.arm_timer(standing)?;
         Ok(self.kicker.enter_guest())
     }

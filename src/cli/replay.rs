@@ -1,0 +1,81 @@
+//! `antipode replay`: executes a record again and compares.
+
+use std::io::{self, Write};
+
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Problem, written};
+use super::record::refused;
+use super::run::{as_json, exit_code_of, show};
+use super::settings::RecordFiles;
+use super::signals::Signals;
+use crate::machine::config;
+use crate::machine::launch::{Connection, PreparedVm, RunReport};
+use crate::replay::{End, LogReader, MachineDigests, Recipe, Replayer, dump};
+
+/// Replays `files.log` on the VM that `files.config` describes.
+pub(super) fn replay(files: &RecordFiles, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let config = config::load(&files.config)?;
+    let log = LogReader::open(&files.log).map_err(|error| refused(files, &error))?;
+    let recipe = log.recipe().clone();
+    let vm = PreparedVm::from_config(&config, Connection::None)?;
+    Recipe::of(&config, vm.cmdline().as_str(), &recipe.birth)
+        .and_then(|present| recipe.expect_same(&present))
+        .map_err(|error| refused(files, &error))?;
+    let signals = Signals::block()?;
+    let mut vm = vm.start(&recipe.birth)?;
+    signals.serve(vm.inbox().clone());
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    let ended = vm.run(&mut replayer);
+    if let Some(folder) = &files.dump {
+        dump(&mut vm, folder)?;
+    }
+    let report = ended?;
+    let digests = MachineDigests::of(&mut vm)?;
+    let differences = replayer
+        .end()
+        .map_or_else(Vec::new, |end| differences(end, &report, &digests));
+    if let Some((first, others)) = differences.split_first() {
+        let problem = |what: &String| Problem::new(what.clone(), ExitCode::Diverged.remedy());
+        let failure = Failure::new(ExitCode::Diverged, problem(first));
+        return Err(others
+            .iter()
+            .fold(failure, |failure, what| failure.and(problem(what))));
+    }
+    let code = exit_code_of(&report.outcome);
+    let shown = if json {
+        writeln!(output, "{}", as_json(&report, code))
+    } else {
+        show(&report, &mut io::stderr().lock())
+    };
+    written(shown).map(|()| code)
+}
+
+/// What of the end of this execution is not as it was.
+fn differences(end: &End, report: &RunReport, digests: &MachineDigests) -> Vec<String> {
+    let parts = [
+        (
+            "how it ended",
+            end.outcome == report.outcome.name(),
+            format!("{} then, {} now", end.outcome, report.outcome.name()),
+        ),
+        (
+            "virtual time",
+            end.virtual_time == report.totals.virtual_time,
+            format!(
+                "{:?} then, {:?} now",
+                end.virtual_time, report.totals.virtual_time
+            ),
+        ),
+        ("RAM", end.digests.ram == digests.ram, "another digest".to_owned()),
+        (
+            "registers",
+            end.digests.vcpu == digests.vcpu,
+            "another digest".to_owned(),
+        ),
+    ];
+    parts
+        .into_iter()
+        .filter(|(_, is_same, _)| !is_same)
+        .map(|(part, _, how)| format!("the replay went as recorded, but at its end differs in {part}: {how}"))
+        .collect()
+}

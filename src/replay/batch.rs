@@ -1,0 +1,302 @@
+//! A batch: what the log holds about a stretch of execution.
+//!
+//! ```text
+//!   number   first: ordinal of the first exit that is checked here
+//!   bytes    checks, one an exit: first, first + 1, … through
+//!   number   count of entries
+//!   entry …  kind (1), exits since the last entry (number), content
+//!   number   through, the watermark
+//!   byte     1 if the execution ended here, else 0
+//!   bytes    if so: how (text); number: virtual time in nanoseconds; 32 + 32 bytes: digests of RAM and vCPU
+//! ```
+//!
+//! Times are nanoseconds since the last time in the batch. Both kinds of differences start from zero in every batch.
+
+use super::catalogue::{Entry, OutputKind};
+use super::codec::{CodecError, Reader, put_bytes, put_number};
+use super::machine::MachineDigests;
+use crate::base::limits::{
+    CONSOLE_INPUT_BYTES_MAX, ENTROPY_BYTES_MAX, FRAME_BYTES_MAX, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX,
+};
+use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::devices::DiskRequestId;
+
+/// Bytes of the longest name of an outcome.
+const OUTCOME_BYTES_MAX: usize = 32;
+
+/// How an execution ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The outcome's name.
+    pub outcome: String,
+    /// Virtual time then.
+    pub virtual_time: VirtualTime,
+    /// The machine then.
+    pub digests: MachineDigests,
+}
+
+/// A stretch of execution.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// The first exit checked here.
+    pub first: ExitOrdinal,
+    /// A check for each exit from there.
+    pub checks: Vec<u8>,
+    /// What entered and left, in order.
+    pub entries: Vec<(ExitOrdinal, Entry)>,
+    /// The watermark: this exit was reached, and no entry before it is missing.
+    pub through: ExitOrdinal,
+    /// Set in the last batch of a whole log.
+    pub end: Option<End>,
+}
+
+const TIME_READ: u8 = 0;
+const EXPIRY: u8 = 1;
+const FRAME: u8 = 2;
+const DISK_DONE: u8 = 3;
+const DISK_FAILED: u8 = 4;
+const CONSOLE: u8 = 5;
+const ENTROPY: u8 = 6;
+const POWER_BUTTON: u8 = 7;
+const STOP: u8 = 8;
+const OUTPUT_FRAME: u8 = 9;
+const OUTPUT_CONSOLE: u8 = 10;
+const OUTPUT_POWER_OFF: u8 = 11;
+
+fn kind_of(entry: &Entry) -> u8 {
+    match entry {
+        Entry::TimeRead(_) => TIME_READ,
+        Entry::Expiry(_) => EXPIRY,
+        Entry::Frame(_) => FRAME,
+        Entry::Disk { is_done: true, .. } => DISK_DONE,
+        Entry::Disk { is_done: false, .. } => DISK_FAILED,
+        Entry::Console(_) => CONSOLE,
+        Entry::Entropy(_) => ENTROPY,
+        Entry::PowerButton => POWER_BUTTON,
+        Entry::Stop => STOP,
+        Entry::Output { kind, .. } => match kind {
+            OutputKind::Frame => OUTPUT_FRAME,
+            OutputKind::Console => OUTPUT_CONSOLE,
+            OutputKind::PowerOff => OUTPUT_POWER_OFF,
+        },
+    }
+}
+
+/// What differences count from.
+#[derive(Debug, Default)]
+struct Base {
+    exit: u64,
+    nanos: u64,
+}
+
+impl Base {
+    fn encode(&mut self, bytes: &mut Vec<u8>, exit: ExitOrdinal, entry: &Entry) {
+        bytes.push(kind_of(entry));
+        put_number(bytes, exit.get().wrapping_sub(self.exit));
+        self.exit = exit.get();
+        match entry {
+            Entry::TimeRead(time) | Entry::Expiry(time) => {
+                put_number(bytes, time.as_nanos().wrapping_sub(self.nanos));
+                self.nanos = time.as_nanos();
+            }
+            Entry::Frame(content) | Entry::Console(content) | Entry::Entropy(content) => {
+                put_bytes(bytes, content)
+            }
+            Entry::Disk { id, .. } => put_number(bytes, id.0),
+            Entry::PowerButton | Entry::Stop => {}
+            Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
+        }
+    }
+
+    fn decode(&mut self, reader: &mut Reader<'_>) -> Result<(ExitOrdinal, Entry), CodecError> {
+        let kind = reader.byte()?;
+        self.exit = self.exit.wrapping_add(reader.number()?);
+        let entry = match kind {
+            TIME_READ => Entry::TimeRead(self.time(reader)?),
+            EXPIRY => Entry::Expiry(self.time(reader)?),
+            FRAME => Entry::Frame(reader.bytes(FRAME_BYTES_MAX)?.to_vec()),
+            DISK_DONE | DISK_FAILED => Entry::Disk {
+                id: DiskRequestId(reader.number()?),
+                is_done: kind == DISK_DONE,
+            },
+            CONSOLE => Entry::Console(reader.bytes(CONSOLE_INPUT_BYTES_MAX)?.to_vec()),
+            ENTROPY => Entry::Entropy(reader.bytes(ENTROPY_BYTES_MAX)?.to_vec()),
+            POWER_BUTTON => Entry::PowerButton,
+            STOP => Entry::Stop,
+            OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
+            OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
+            OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
+            unknown => return Err(CodecError::UnknownKind(unknown)),
+        };
+        Ok((ExitOrdinal::new(self.exit), entry))
+    }
+
+    fn time(&mut self, reader: &mut Reader<'_>) -> Result<VirtualTime, CodecError> {
+        self.nanos = self.nanos.wrapping_add(reader.number()?);
+        Ok(VirtualTime::from_nanos(self.nanos))
+    }
+}
+
+fn output(kind: OutputKind, reader: &mut Reader<'_>) -> Result<Entry, CodecError> {
+    Ok(Entry::Output {
+        kind,
+        digest: u64::from_le_bytes(array(reader)?),
+    })
+}
+
+fn array<const N: usize>(reader: &mut Reader<'_>) -> Result<[u8; N], CodecError> {
+    let mut array = [0; N];
+    array.copy_from_slice(reader.exactly(N)?);
+    Ok(array)
+}
+
+impl Batch {
+    /// An empty batch of a machine that has come to exit `at`.
+    #[must_use]
+    pub fn starting_at(at: ExitOrdinal) -> Self {
+        Self {
+            first: at.next(),
+            through: at,
+            ..Self::default()
+        }
+    }
+
+    /// The batch as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64 + self.checks.len() + 16 * self.entries.len());
+        put_number(&mut bytes, self.first.get());
+        put_bytes(&mut bytes, &self.checks);
+        put_number(&mut bytes, self.entries.len() as u64);
+        let mut base = Base::default();
+        for (exit, entry) in &self.entries {
+            base.encode(&mut bytes, *exit, entry);
+        }
+        put_number(&mut bytes, self.through.get());
+        bytes.push(u8::from(self.end.is_some()));
+        if let Some(end) = &self.end {
+            put_bytes(&mut bytes, end.outcome.as_bytes());
+            put_number(&mut bytes, end.virtual_time.as_nanos());
+            bytes.extend_from_slice(&end.digests.ram);
+            bytes.extend_from_slice(&end.digests.vcpu);
+        }
+        bytes
+    }
+
+    /// The batch that `bytes` are, and nothing else.
+    ///
+    /// # Errors
+    /// [`CodecError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(bytes);
+        let first = ExitOrdinal::new(reader.number()?);
+        let checks = reader.bytes(LOG_BATCH_CHECKS_MAX)?.to_vec();
+        let count = reader.length(LOG_BATCH_ENTRIES_MAX)?;
+        let mut base = Base::default();
+        // No capacity ahead: a claimed count costs nothing until entries are there.
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push(base.decode(&mut reader)?);
+        }
+        let through = ExitOrdinal::new(reader.number()?);
+        let end = match reader.byte()? {
+            0 => None,
+            1 => Some(decode_end(&mut reader)?),
+            unknown => return Err(CodecError::UnknownKind(unknown)),
+        };
+        reader.end()?;
+        Ok(Self {
+            first,
+            checks,
+            entries,
+            through,
+            end,
+        })
+    }
+}
+
+fn decode_end(reader: &mut Reader<'_>) -> Result<End, CodecError> {
+    Ok(End {
+        outcome: String::from_utf8_lossy(reader.bytes(OUTCOME_BYTES_MAX)?).into_owned(),
+        virtual_time: VirtualTime::from_nanos(reader.number()?),
+        digests: MachineDigests {
+            ram: array(reader)?,
+            vcpu: array(reader)?,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let content = || prop::collection::vec(any::<u8>(), 0..100);
+        let time = || any::<u64>().prop_map(VirtualTime::from_nanos);
+        let kind = prop_oneof![
+            Just(OutputKind::Frame),
+            Just(OutputKind::Console),
+            Just(OutputKind::PowerOff)
+        ];
+        prop_oneof![
+            time().prop_map(Entry::TimeRead),
+            time().prop_map(Entry::Expiry),
+            content().prop_map(Entry::Frame),
+            (any::<u64>(), any::<bool>()).prop_map(|(id, is_done)| Entry::Disk {
+                id: DiskRequestId(id),
+                is_done
+            }),
+            content().prop_map(Entry::Console),
+            content().prop_map(Entry::Entropy),
+            Just(Entry::PowerButton),
+            Just(Entry::Stop),
+            (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
+        ]
+    }
+
+    fn batch() -> impl Strategy<Value = Batch> {
+        let ordinal = || any::<u64>().prop_map(ExitOrdinal::new);
+        let digests = any::<([u8; 32], [u8; 32])>().prop_map(|(ram, vcpu)| MachineDigests { ram, vcpu });
+        let end = ("[a-z_]{0,32}", any::<u64>(), digests).prop_map(|(outcome, nanos, digests)| End {
+            outcome,
+            virtual_time: VirtualTime::from_nanos(nanos),
+            digests,
+        });
+        (
+            ordinal(),
+            prop::collection::vec(any::<u8>(), 0..200),
+            prop::collection::vec((ordinal(), entry()), 0..30),
+            ordinal(),
+            prop::option::of(end),
+        )
+            .prop_map(|(first, checks, entries, through, end)| Batch {
+                first,
+                checks,
+                entries,
+                through,
+                end,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_comes_back_and_no_prefix_is_one(batch in batch()) {
+            let bytes = batch.encode();
+            prop_assert_eq!(Batch::decode(&bytes), Ok(batch));
+            for end in 0..bytes.len() {
+                prop_assert!(Batch::decode(&bytes[..end]).is_err(), "{} of {}", end, bytes.len());
+            }
+            let longer: Vec<u8> = bytes.iter().copied().chain([0]).collect();
+            prop_assert_eq!(Batch::decode(&longer), Err(CodecError::LeftOver(1)));
+        }
+
+        #[test]
+        fn no_bytes_break_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(batch) = Batch::decode(&bytes) {
+                prop_assert_eq!(Batch::decode(&batch.encode()), Ok(batch));
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The catalogue: one enum of everything that a replay must know (R1).
+
+use crate::base::units::VirtualTime;
+use crate::devices::DiskRequestId;
+
+/// One entry of the log. Each says what a replay does with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The exit being handled read this time. The replay answers it.
+    TimeRead(VirtualTime),
+    /// It was this late, and due timers expired. The replay lets them.
+    Expiry(VirtualTime),
+    /// A frame came in, with its virtio-net header. The replay delivers the bytes.
+    Frame(Vec<u8>),
+    /// A disk request ended well, or failed. The replay waits for its own request of that name, and delivers its own
+    /// data: what a disk holds is state, and no log carries it (R4).
+    Disk {
+        /// Which request.
+        id: DiskRequestId,
+        /// Whether it was done; else the guest saw an I/O error.
+        is_done: bool,
+    },
+    /// Bytes typed at the console. The replay types them.
+    Console(Vec<u8>),
+    /// Random bytes for the guest's entropy device. The replay gives the same.
+    Entropy(Vec<u8>),
+    /// The power button was pressed. The replay presses it.
+    PowerButton,
+    /// The operator stopped the VM. The replay stops.
+    Stop,
+    /// Something left the VM. The replay compares and sends nothing.
+    Output {
+        /// What.
+        kind: OutputKind,
+        /// Of its bytes.
+        digest: u64,
+    },
+}
+
+/// What kind of thing left a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// A frame.
+    Frame,
+    /// Console bytes.
+    Console,
+    /// The machine switched itself off.
+    PowerOff,
+}
+
+impl OutputKind {
+    /// For messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Frame => "a frame",
+            Self::Console => "console output",
+            Self::PowerOff => "power-off",
+        }
+    }
+}
+
+impl Entry {
+    /// The kind, for messages and statistics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TimeRead(_) => "time-read",
+            Self::Expiry(_) => "expiry",
+            Self::Frame(_) => "frame",
+            Self::Disk { .. } => "disk",
+            Self::Console(_) => "console",
+            Self::Entropy(_) => "entropy",
+            Self::PowerButton => "power-button",
+            Self::Stop => "stop",
+            Self::Output { .. } => "output",
+        }
+    }
+}

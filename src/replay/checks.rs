@@ -1,0 +1,92 @@
+//! The rolling digest of a guest's exits (R3).
+
+use twox_hash::XxHash3_64;
+
+use crate::machine::ExitTrace;
+use crate::machine::kvm::{Exit, WritePlace};
+
+/// Digest of everything a guest did so far, as seen at its exits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rolling {
+    digest: u64,
+    scratch: Vec<u8>,
+}
+
+impl Rolling {
+    /// A write that needed no exit.
+    pub(super) fn posted(&mut self, place: WritePlace, data: &[u8]) {
+        let (kind, address) = match place {
+            WritePlace::Port(port) => (0, u64::from(port)),
+            WritePlace::Memory(address) => (1, address),
+        };
+        self.scratch.push(kind);
+        self.scratch.extend_from_slice(&address.to_le_bytes());
+        self.scratch.extend_from_slice(data);
+    }
+
+    /// A counted exit, with the posted writes before it: its byte for the log.
+    pub(super) fn exited(&mut self, trace: &ExitTrace<'_>) -> u8 {
+        for word in operands(trace.exit) {
+            self.scratch.extend_from_slice(&word.to_le_bytes());
+        }
+        self.scratch.extend_from_slice(trace.written);
+        for register in registers(trace) {
+            self.scratch.extend_from_slice(&register.to_le_bytes());
+        }
+        self.digest = XxHash3_64::oneshot_with_seed(self.digest, &self.scratch);
+        self.scratch.clear();
+        self.digest.to_le_bytes()[0]
+    }
+}
+
+/// Digest of bytes that leave a VM.
+pub(super) fn of_output(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// The exit's kind and what the guest's instruction named.
+fn operands(exit: &Exit) -> [u64; 3] {
+    let kind = exit.counted().map_or(u64::MAX, |kind| kind as u64);
+    match exit {
+        Exit::PortRead(access) | Exit::PortWrite(access) => [
+            kind,
+            u64::from(access.port) << 8 | u64::from(access.size),
+            u64::from(access.count),
+        ],
+        Exit::MmioRead { address } | Exit::MmioWrite { address } => [kind, *address, 0],
+        Exit::Rdmsr { index } => [kind, u64::from(*index), 0],
+        Exit::Wrmsr { index, value } => [kind, u64::from(*index), *value],
+        Exit::Halt
+        | Exit::IrqWindow
+        | Exit::SetTpr
+        | Exit::Debug
+        | Exit::Shutdown
+        | Exit::Interrupted
+        | Exit::Refused(_) => [kind, 0, 0],
+    }
+}
+
+/// All general registers, in the order of `kvm_regs`.
+fn registers(trace: &ExitTrace<'_>) -> [u64; 18] {
+    let regs = trace.registers;
+    [
+        regs.rax,
+        regs.rbx,
+        regs.rcx,
+        regs.rdx,
+        regs.rsi,
+        regs.rdi,
+        regs.rsp,
+        regs.rbp,
+        regs.r8,
+        regs.r9,
+        regs.r10,
+        regs.r11,
+        regs.r12,
+        regs.r13,
+        regs.r14,
+        regs.r15,
+        regs.rip,
+        regs.rflags,
+    ]
+}

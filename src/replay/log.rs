@@ -1,0 +1,442 @@
+//! The log as a file.
+//!
+//! ```text
+//!   head    magic (8), version (u32), length (u32), recipe (JSON), BLAKE3 of all that (32)
+//!   frame   length (u32), length before compression (u32), link (16), batch compressed by zstd
+//!   frame   …
+//! ```
+//!
+//! Integers are little-endian. A link is the beginning of the BLAKE3 of the link before it (of the head's digest, in the
+//! first frame) and the batch before compression, so that a frame that was changed, moved or lost is noticed. A file that
+//! ends within a frame was cut off: it is a log up to the frame before.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
+use std::path::Path;
+
+use super::batch::Batch;
+use super::codec::CodecError;
+use super::recipe::{Recipe, RecipeError};
+use crate::base::limits::{LOG_BATCH_BYTES_MAX, LOG_RECIPE_BYTES_MAX};
+
+const MAGIC: [u8; 8] = *b"ANTIPLOG";
+const VERSION: u32 = 1;
+/// Fast, and what it is given is small already.
+const COMPRESSION_LEVEL: i32 = 1;
+/// How much larger than the bytes themselves zstd may make what it cannot compress.
+const COMPRESSION_SLACK: usize = 1024;
+
+type Link = [u8; 16];
+
+/// Why a log cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It is no log.
+    #[error("it is no log of Antipode: it does not begin with the log's magic bytes")]
+    Foreign,
+    /// It is of another version.
+    #[error("it is a log of version {found}; this antipode reads version {VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// Its recipe cannot be used.
+    #[error("its recipe: {0}")]
+    Recipe(#[from] RecipeError),
+    /// It was changed since it was written.
+    #[error("it is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// Where the damaged part begins.
+        offset: u64,
+        /// How one can tell.
+        what: String,
+    },
+}
+
+fn link_after(link: &[u8], batch: &[u8]) -> Link {
+    let digest = blake3::Hasher::new().update(link).update(batch).finalize();
+    let mut link = Link::default();
+    link.copy_from_slice(&digest.as_bytes()[..size_of::<Link>()]);
+    link
+}
+
+fn length_field(length: usize) -> std::io::Result<[u8; 4]> {
+    let length =
+        u32::try_from(length).map_err(|_| std::io::Error::other("a part of the log is over-long"))?;
+    Ok(length.to_le_bytes())
+}
+
+/// A log being written.
+#[derive(Debug)]
+pub struct LogWriter {
+    file: BufWriter<File>,
+    link: Link,
+    byte_count: u64,
+}
+
+impl LogWriter {
+    /// Creates the log at `path`, which must not exist.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written.
+    pub fn create(path: &Path, recipe: &Recipe) -> std::io::Result<Self> {
+        let recipe = recipe.to_bytes();
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(&VERSION.to_le_bytes());
+        head.extend_from_slice(&length_field(recipe.len())?);
+        head.extend_from_slice(&recipe);
+        let digest = blake3::hash(&head);
+        head.extend_from_slice(digest.as_bytes());
+        let mut file = BufWriter::new(File::create_new(path)?);
+        file.write_all(&head)?;
+        file.flush()?;
+        Ok(Self {
+            file,
+            link: link_after(digest.as_bytes(), &[]),
+            byte_count: head.len() as u64,
+        })
+    }
+
+    /// Appends `batch`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+        let bytes = batch.encode();
+        let compressed = zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)?;
+        self.link = link_after(&self.link, &bytes);
+        self.file.write_all(&length_field(compressed.len())?)?;
+        self.file.write_all(&length_field(bytes.len())?)?;
+        self.file.write_all(&self.link)?;
+        self.file.write_all(&compressed)?;
+        self.byte_count += (8 + self.link.len() + compressed.len()) as u64;
+        self.file.flush()
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn byte_count(&self) -> u64 {
+        self.byte_count
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// When the host cannot.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()
+    }
+}
+
+/// A log being read, a batch at a time.
+#[derive(Debug)]
+pub struct LogReader<R = BufReader<File>> {
+    source: R,
+    recipe: Recipe,
+    link: Link,
+    offset: u64,
+    last: Option<Batch>,
+    was_cut_off: bool,
+}
+
+impl LogReader {
+    /// Opens the log at `path` and reads its recipe.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        Self::new(BufReader::new(File::open(path)?))
+    }
+}
+
+impl<R: Read> LogReader<R> {
+    /// Reads a log from `source`.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn new(mut source: R) -> Result<Self, LogError> {
+        let mut head = vec![0; 16];
+        read_head(&mut source, &mut head, 0)?;
+        if head[..8] != MAGIC {
+            return Err(LogError::Foreign);
+        }
+        let found = word(&head[8..12]);
+        if found != VERSION {
+            return Err(LogError::Version { found });
+        }
+        let length = usize::try_from(word(&head[12..16])).unwrap_or(usize::MAX);
+        if length > LOG_RECIPE_BYTES_MAX {
+            return Err(damaged(12, format!("a recipe of {length} bytes is over-long")));
+        }
+        head.resize(16 + length, 0);
+        read_head(&mut source, &mut head[16..], 16)?;
+        let mut digest = [0; 32];
+        read_head(&mut source, &mut digest, 16 + length as u64)?;
+        if *blake3::hash(&head).as_bytes() != digest {
+            return Err(damaged(0, "the head's digest is another".into()));
+        }
+        Ok(Self {
+            source,
+            recipe: Recipe::from_bytes(&head[16..])?,
+            link: link_after(&digest, &[]),
+            offset: (head.len() + digest.len()) as u64,
+            last: None,
+            was_cut_off: false,
+        })
+    }
+
+    /// What the recorded machine was made of.
+    #[must_use]
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Whether the log turned out to end within a frame, or before the execution did.
+    #[must_use]
+    pub fn was_cut_off(&self) -> bool {
+        self.was_cut_off
+    }
+
+    /// The next whole batch, `None` after the last.
+    ///
+    /// # Errors
+    /// [`LogError`] when the log was changed since it was written.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, LogError> {
+        if self.last.as_ref().is_some_and(|last| last.end.is_some()) {
+            return self.expect_nothing_more();
+        }
+        let Some((compressed, raw_length, link)) = self.next_frame()? else {
+            self.was_cut_off = true;
+            return Ok(None);
+        };
+        let bytes = zstd::bulk::decompress(&compressed, raw_length)
+            .map_err(|error| damaged(self.offset, format!("a batch cannot be decompressed ({error})")))?;
+        if bytes.len() != raw_length || link_after(&self.link, &bytes) != link {
+            return Err(damaged(
+                self.offset,
+                "a batch does not have the digest written before it".into(),
+            ));
+        }
+        let batch =
+            Batch::decode(&bytes).map_err(|error: CodecError| damaged(self.offset, error.to_string()))?;
+        self.check_order(&batch)?;
+        self.link = link;
+        self.offset += (8 + link.len() + compressed.len()) as u64;
+        // What comes after is checked against its watermark alone.
+        self.last = Some(Batch {
+            checks: Vec::new(),
+            entries: Vec::new(),
+            ..batch.clone()
+        });
+        Ok(Some(batch))
+    }
+
+    fn expect_nothing_more(&mut self) -> Result<Option<Batch>, LogError> {
+        match read_up_to(&mut self.source, &mut [0])? {
+            0 => Ok(None),
+            _ => Err(damaged(
+                self.offset,
+                "something follows the end of the execution".into(),
+            )),
+        }
+    }
+
+    /// `None` if the file ends before the frame does.
+    fn next_frame(&mut self) -> Result<Option<(Vec<u8>, usize, Link)>, LogError> {
+        let mut head = [0; 24];
+        if read_up_to(&mut self.source, &mut head)? < head.len() {
+            return Ok(None);
+        }
+        let length = usize::try_from(word(&head[0..4])).unwrap_or(usize::MAX);
+        let raw_length = usize::try_from(word(&head[4..8])).unwrap_or(usize::MAX);
+        if raw_length > LOG_BATCH_BYTES_MAX || length > LOG_BATCH_BYTES_MAX + COMPRESSION_SLACK {
+            return Err(damaged(
+                self.offset,
+                format!("a batch of {length} bytes, {raw_length} before compression, is over-long"),
+            ));
+        }
+        let mut link = Link::default();
+        link.copy_from_slice(&head[8..24]);
+        let mut compressed = vec![0; length];
+        if read_up_to(&mut self.source, &mut compressed)? < length {
+            return Ok(None);
+        }
+        Ok(Some((compressed, raw_length, link)))
+    }
+
+    /// Batches join without a gap, and entries come in order.
+    fn check_order(&self, batch: &Batch) -> Result<(), LogError> {
+        let reached = self.last.as_ref().map_or(0, |last| last.through.get());
+        let checked_to = batch.first.get().checked_add(batch.checks.len() as u64);
+        let joins = batch.first.get() == reached + 1
+            && checked_to.is_some_and(|end| end == batch.through.get().wrapping_add(1));
+        let positions = || batch.entries.iter().map(|(exit, _)| exit.get());
+        let is_sorted = positions().is_sorted();
+        let is_inside = positions().all(|exit| exit >= reached && exit <= batch.through.get());
+        if joins && is_sorted && is_inside {
+            return Ok(());
+        }
+        Err(damaged(
+            self.offset,
+            "a batch does not join the one before it".into(),
+        ))
+    }
+}
+
+fn damaged(offset: u64, what: String) -> LogError {
+    LogError::Damaged { offset, what }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(bytes);
+    u32::from_le_bytes(word)
+}
+
+/// Fills `buffer` from the head, which a log always has whole.
+fn read_head(source: &mut impl Read, buffer: &mut [u8], offset: u64) -> Result<(), LogError> {
+    match source.read_exact(buffer) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof && offset == 0 => Err(LogError::Foreign),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Err(damaged(offset, "the file ends within its head".into()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads until `buffer` is full or the source ends.
+fn read_up_to(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::End;
+    use super::super::catalogue::Entry;
+    use super::super::machine::MachineDigests;
+    use super::*;
+    use crate::base::units::{ExitOrdinal, VirtualTime};
+
+    /// A log of three batches as bytes, and the batches.
+    fn log() -> (Vec<u8>, Vec<Batch>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut writer = LogWriter::create(&path, &Recipe::example()).unwrap();
+        let mut batches = Vec::new();
+        for index in 0..3 {
+            let mut batch = Batch::starting_at(ExitOrdinal::new(index * 10));
+            batch.checks = vec![7; 10];
+            batch.entries = vec![(ExitOrdinal::new(index * 10 + 4), Entry::Frame(vec![9; 50]))];
+            batch.through = ExitOrdinal::new(index * 10 + 10);
+            batch.end = (index == 2).then(|| End {
+                outcome: "power_off".into(),
+                virtual_time: VirtualTime::from_nanos(5),
+                digests: MachineDigests {
+                    ram: [1; 32],
+                    vcpu: [2; 32],
+                },
+            });
+            writer.append(&batch).unwrap();
+            batches.push(batch);
+        }
+        writer.sync().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len() as u64, writer.byte_count());
+        (bytes, batches)
+    }
+
+    fn read_all(bytes: &[u8]) -> Result<(Vec<Batch>, bool), LogError> {
+        let mut reader = LogReader::new(bytes)?;
+        let mut batches = Vec::new();
+        while let Some(batch) = reader.next_batch()? {
+            batches.push(batch);
+        }
+        Ok((batches, reader.was_cut_off()))
+    }
+
+    #[test]
+    fn a_log_comes_back_whole() {
+        let (bytes, batches) = log();
+        assert_eq!(read_all(&bytes).unwrap(), (batches, false));
+    }
+
+    #[test]
+    fn every_prefix_is_the_log_up_to_its_last_whole_batch_or_no_log() {
+        let (bytes, batches) = log();
+        let mut most = 0;
+        for end in 0..bytes.len() {
+            match read_all(&bytes[..end]) {
+                Ok((read, was_cut_off)) => {
+                    assert!(was_cut_off, "{end}");
+                    assert_eq!(read, batches[..read.len()], "{end}");
+                    most = most.max(read.len());
+                }
+                Err(error) => assert!(
+                    matches!(error, LogError::Foreign | LogError::Damaged { .. }),
+                    "{end}: {error}"
+                ),
+            }
+        }
+        assert_eq!(most, 2);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let (bytes, batches) = log();
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1 << (place % 8);
+            if let Ok((read, was_cut_off)) = read_all(&changed) {
+                // A length that reaches past the end looks like a log that was cut off there.
+                assert!(was_cut_off && read.len() < batches.len(), "byte {place}");
+                assert_eq!(read, batches[..read.len()], "byte {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_files_and_other_versions_are_named() {
+        assert!(matches!(LogReader::new(&[][..]), Err(LogError::Foreign)));
+        assert!(matches!(LogReader::new(&[b'x'; 100][..]), Err(LogError::Foreign)));
+        let (mut bytes, _) = log();
+        bytes[8] = 9;
+        assert!(matches!(
+            LogReader::new(&bytes[..]),
+            Err(LogError::Version { found: 9 })
+        ));
+    }
+
+    #[test]
+    fn a_batch_that_is_missing_or_repeated_is_noticed() {
+        let (bytes, batches) = log();
+        let mut reader = LogReader::new(&bytes[..]).unwrap();
+        let mut starts = Vec::new();
+        loop {
+            starts.push(usize::try_from(reader.offset).unwrap());
+            if reader.next_batch().unwrap().is_none() {
+                break;
+            }
+        }
+        assert_eq!(starts.len(), batches.len() + 1);
+        let without_second = [&bytes[..starts[1]], &bytes[starts[2]..]].concat();
+        assert!(matches!(read_all(&without_second), Err(LogError::Damaged { .. })));
+        let first_twice = [&bytes[..starts[1]], &bytes[starts[0]..]].concat();
+        assert!(matches!(read_all(&first_twice), Err(LogError::Damaged { .. })));
+        let and_more = [&bytes[..], &[0]].concat();
+        assert!(matches!(read_all(&and_more), Err(LogError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,49 @@
+//! Record and replay: a VM's execution as a log of everything that was no function of its own state (R1, R2).
+//!
+//! ```text
+//!   Live ──▶ Recorder ──▶ Vm            Vm ◀── Replayer ◀── LogReader ◀─┐
+//!               └──▶ LogWriter ──▶ file ────────────────────────────────┘
+//!
+//!   recipe      what the machine was made of, pinned by digest
+//!   catalogue   the entries: everything that enters, and what leaves
+//!   batch       entries of a stretch of execution, and a check of every exit in it
+//!   log         batches in a file: framed, chained, compressed
+//!   checks      the rolling digest of exits
+//!   time_rule   virtual time between two samples
+//!   machine     a machine at rest: digests, and dumps to compare byte for byte
+//! ```
+//!
+//! # Positions
+//!
+//! An entry belongs to a counted exit n and entered, in the order of the log, while the machine stood there: a time that
+//! n's own handling read, then everything else after it ([`crate::machine::Timeline`]). A batch ends with its watermark
+//! `through`: the recorder has reached that exit, and no entry that the log does not show yet lies before it. A replayer
+//! handles an exit only when the log reaches past it, because entries of exit `through` itself may be in the next batch.
+//! The end of a log that was cut off is therefore an exit that was reached and not handled.
+//!
+//! # Divergence
+//!
+//! Every counted exit leaves one byte of a rolling digest in the log, over its kind, its operands, what was written, all
+//! general registers, and the posted writes before it. The first exit whose byte differs is named; an execution that
+//! differs is seen within an exit or two (a wrong byte agrees by chance once in 256). What leaves the VM is compared by a
+//! digest of its own, at its position. At the end, RAM and registers are compared whole.
+
+mod batch;
+mod catalogue;
+mod checks;
+mod codec;
+mod log;
+mod machine;
+mod recipe;
+mod recorder;
+mod replayer;
+mod time_rule;
+
+pub use batch::{Batch, End};
+pub use catalogue::{Entry, OutputKind};
+pub use codec::CodecError;
+pub use log::{LogError, LogReader, LogWriter};
+pub use machine::{MachineDigests, dump};
+pub use recipe::{DiskRecipe, Recipe, RecipeError};
+pub use recorder::{Logged, Recorder};
+pub use replayer::Replayer;

@@ -1,0 +1,205 @@
+//! The recorder: a live timeline whose answers go into a log.
+//!
+//! What it adds to a live VM is the log alone, and the rules that make positions mean something: nothing enters between
+//! two exits, and most reads of the time follow a rule instead of the clock.
+
+use super::batch::{Batch, End};
+use super::catalogue::{Entry, OutputKind};
+use super::checks::{self, Rolling};
+use super::log::LogWriter;
+use super::{MachineDigests, time_rule};
+use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX};
+use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::devices::{DiskOutcome, Input};
+use crate::machine::kvm::WritePlace;
+use crate::machine::{Arrival, ExitTrace, Live, Output, Standing, Timeline, TimelineError};
+
+/// Virtual time after which a batch is closed however small it is: what a power cut can take.
+const BATCH_SPAN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Bytes of an entry besides its content, at most.
+const ENTRY_BYTES: usize = 24;
+
+/// Counts of what was logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Logged {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of the log.
+    pub bytes: u64,
+    /// Timer expiries among the entries.
+    pub expiries: u64,
+}
+
+/// A timeline that records.
+#[derive(Debug)]
+pub struct Recorder {
+    live: Live,
+    log: LogWriter,
+    rolling: Rolling,
+    batch: Batch,
+    batch_bytes: usize,
+    batch_began: VirtualTime,
+    /// The time that the guest was last seen to be shown.
+    shown: VirtualTime,
+    logged: Logged,
+}
+
+fn host(what: &'static str) -> impl Fn(std::io::Error) -> TimelineError {
+    move |source| TimelineError::Host { what, source }
+}
+
+/// What the log holds of an arrival.
+fn entry_of(arrival: &Arrival) -> Entry {
+    match arrival {
+        Arrival::Expiry(time) => Entry::Expiry(*time),
+        Arrival::Stop => Entry::Stop,
+        Arrival::Device(input) => match input {
+            Input::Frame(frame) => Entry::Frame(frame.0.clone()),
+            Input::Disk(completion) => Entry::Disk {
+                id: completion.id,
+                is_done: !matches!(completion.outcome, DiskOutcome::Failed),
+            },
+            Input::Console(bytes) => Entry::Console(bytes.clone()),
+            Input::Entropy(bytes) => Entry::Entropy(bytes.clone()),
+            Input::PowerButton => Entry::PowerButton,
+        },
+    }
+}
+
+impl Recorder {
+    /// Records what `live` answers in `log`, from the machine's first instruction on.
+    #[must_use]
+    pub fn new(live: Live, log: LogWriter) -> Self {
+        Self {
+            live,
+            log,
+            rolling: Rolling::default(),
+            batch: Batch::starting_at(ExitOrdinal::default()),
+            batch_bytes: 0,
+            batch_began: VirtualTime::ZERO,
+            shown: VirtualTime::ZERO,
+            logged: Logged::default(),
+        }
+    }
+
+    /// Closes the log of a VM that has ended as `outcome` says, at `virtual_time`.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn finish(
+        mut self,
+        outcome: &str,
+        virtual_time: VirtualTime,
+        digests: MachineDigests,
+    ) -> std::io::Result<Logged> {
+        self.batch.end = Some(End {
+            outcome: outcome.to_owned(),
+            virtual_time,
+            digests,
+        });
+        self.log.append(&self.batch)?;
+        self.log.sync()?;
+        Ok(Logged {
+            bytes: self.log.byte_count(),
+            ..self.logged
+        })
+    }
+
+    fn note(&mut self, exit: ExitOrdinal, entry: Entry) {
+        self.logged.entries += 1;
+        self.logged.expiries += u64::from(matches!(entry, Entry::Expiry(_)));
+        self.batch_bytes += ENTRY_BYTES
+            + match &entry {
+                Entry::Frame(bytes) | Entry::Console(bytes) | Entry::Entropy(bytes) => bytes.len(),
+                _ => 0,
+            };
+        self.batch.entries.push((exit, entry));
+    }
+
+    fn is_full(&self) -> bool {
+        self.shown - self.batch_began > BATCH_SPAN
+            || self.batch_bytes + self.batch.checks.len() >= LOG_BATCH_BYTES_TARGET
+            || self.batch.checks.len() >= LOG_BATCH_CHECKS_MAX / 2
+            || self.batch.entries.len() >= LOG_BATCH_ENTRIES_MAX / 2
+    }
+
+    fn close_batch(&mut self) -> Result<(), TimelineError> {
+        let next = Batch::starting_at(self.batch.through);
+        let closed = std::mem::replace(&mut self.batch, next);
+        self.batch_bytes = 0;
+        self.batch_began = self.shown;
+        self.log.append(&closed).map_err(host("writing the log"))
+    }
+}
+
+impl Timeline for Recorder {
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+
+    fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
+        let live = self.live.read_time(standing)?;
+        if !time_rule::needs_sample(standing.now, live) {
+            return Ok(time_rule::unsampled(standing.now));
+        }
+        self.note(standing.exit, Entry::TimeRead(live));
+        Ok(live)
+    }
+
+    fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError> {
+        let arrival = self.live.next_arrival(standing)?;
+        if let Some(arrival) = &arrival {
+            self.note(standing.exit, entry_of(arrival));
+        }
+        self.shown = standing.now;
+        Ok(arrival)
+    }
+
+    fn random_bytes(&mut self, standing: Standing, byte_count: usize) -> Result<Vec<u8>, TimelineError> {
+        let bytes = self.live.random_bytes(standing, byte_count)?;
+        self.note(standing.exit, Entry::Entropy(bytes.clone()));
+        Ok(bytes)
+    }
+
+    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        self.live.sleep(standing)
+    }
+
+    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        self.live.enter_guest(standing)
+    }
+
+    fn leave_guest(&mut self) {
+        self.live.leave_guest();
+    }
+
+    fn posted(&mut self, place: WritePlace, data: &[u8]) {
+        self.rolling.posted(place, data);
+    }
+
+    fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        self.batch.checks.push(self.rolling.exited(trace));
+        self.batch.through = trace.ordinal;
+        if self.is_full() {
+            self.close_batch()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError> {
+        let (kind, digest) = digest_of(output);
+        self.note(standing.exit, Entry::Output { kind, digest });
+        Ok(())
+    }
+}
+
+/// Kind and digest of what leaves the VM.
+pub(super) fn digest_of(output: Output<'_>) -> (OutputKind, u64) {
+    match output {
+        Output::Frame(frame) => (OutputKind::Frame, checks::of_output(&frame.0)),
+        Output::Console(bytes) => (OutputKind::Console, checks::of_output(bytes)),
+        Output::PowerOff => (OutputKind::PowerOff, 0),
+    }
+}

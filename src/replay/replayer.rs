@@ -1,0 +1,298 @@
+//! The replayer: a timeline that answers from a log.
+//!
+//! ```text
+//!   exit n ──▶ check n agrees? ──▶ the log reaches past n? ──▶ handled ──▶ entries of n, one by one ──▶ guest entered
+//!                  │ no                  │ no: next batch, or the end of the record
+//!                  ▼
+//!               Diverged
+//! ```
+//!
+//! Its disk requests are its own. A logged completion waits for the request of the same name here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+
+use super::catalogue::Entry;
+use super::checks::Rolling;
+use super::log::{LogError, LogReader};
+use super::recorder::digest_of;
+use super::{End, time_rule};
+use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
+use crate::machine::kvm::{Kicker, WritePlace};
+use crate::machine::workers::{Event, Inbox};
+use crate::machine::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
+
+/// A timeline that replays.
+#[derive(Debug)]
+pub struct Replayer<R> {
+    log: LogReader<R>,
+    kicker: Kicker,
+    inbox: Inbox,
+    rolling: Rolling,
+    /// Not yet asked for.
+    entries: VecDeque<(ExitOrdinal, Entry)>,
+    /// Checks of `checks_from` and the exits after it.
+    checks: Vec<u8>,
+    checks_from: u64,
+    through: ExitOrdinal,
+    end: Option<End>,
+    /// Our own disk requests that have ended before the log says so.
+    disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
+    is_stopped: bool,
+}
+
+impl<R: Read> Replayer<R> {
+    /// Replays `log` on the calling thread, which is the vCPU's and whose own `kicker` and `inbox` are.
+    #[must_use]
+    pub fn new(log: LogReader<R>, kicker: Kicker, inbox: Inbox) -> Self {
+        Self {
+            log,
+            kicker,
+            inbox,
+            rolling: Rolling::default(),
+            entries: VecDeque::new(),
+            checks: Vec::new(),
+            checks_from: 1,
+            through: ExitOrdinal::default(),
+            end: None,
+            disk_done: BTreeMap::new(),
+            is_stopped: false,
+        }
+    }
+
+    /// How the recorded execution ended, once the replay has come there.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// Reads the next batch. False after the last.
+    fn read_batch(&mut self) -> Result<bool, TimelineError> {
+        let batch = self.log.next_batch().map_err(|error| TimelineError::Host {
+            what: "reading the log",
+            source: match error {
+                LogError::Io(error) => error,
+                other => std::io::Error::other(other),
+            },
+        })?;
+        let Some(batch) = batch else { return Ok(false) };
+        self.entries.extend(batch.entries);
+        self.checks = batch.checks;
+        self.checks_from = batch.first.get();
+        self.through = batch.through;
+        self.end = batch.end;
+        Ok(true)
+    }
+
+    /// Makes sure that no entry of exit `at` is missing.
+    fn cover(&mut self, at: ExitOrdinal) -> Result<(), TimelineError> {
+        while self.through <= at && self.end.is_none() {
+            if !self.read_batch()? {
+                return Err(TimelineError::Ended(at));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next entry, if it belongs to the exit of `standing`.
+    fn entry_here(&mut self, standing: Standing) -> Result<Option<&Entry>, TimelineError> {
+        self.cover(standing.exit)?;
+        match self.entries.front() {
+            Some((exit, entry)) if *exit < standing.exit => Err(diverged(
+                standing,
+                format!(
+                    "the record has {} at exit {exit}, which the guest has passed",
+                    entry.name()
+                ),
+            )),
+            Some((exit, entry)) if *exit == standing.exit => Ok(Some(entry)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes in what workers and operator have posted.
+    fn look_into_inbox(&mut self) {
+        if !self.kicker.take_work() {
+            return;
+        }
+        for event in self.inbox.take() {
+            match event {
+                Event::Stop => self.is_stopped = true,
+                Event::Device(Input::Disk(completion)) => {
+                    self.disk_done.insert(completion.id, completion.outcome);
+                }
+                // What is typed at a replay, and its power button, is nobody's.
+                Event::Device(_) => {}
+            }
+        }
+    }
+
+    /// Waits for our own request `id`, which the record says has ended.
+    fn disk_completion(
+        &mut self,
+        standing: Standing,
+        id: DiskRequestId,
+        is_done: bool,
+    ) -> Result<Option<Arrival>, TimelineError> {
+        let outcome = loop {
+            self.look_into_inbox();
+            if self.is_stopped {
+                return Ok(Some(Arrival::Stop));
+            }
+            if let Some(outcome) = self.disk_done.remove(&id) {
+                break outcome;
+            }
+            self.kicker.park(None);
+        };
+        let outcome = match (is_done, outcome) {
+            // The guest saw an error then, so it sees one now (R4).
+            (false, _) => DiskOutcome::Failed,
+            (true, DiskOutcome::Failed) => {
+                return Err(diverged(
+                    standing,
+                    format!("disk request {} was done then and fails here", id.0),
+                ));
+            }
+            (true, outcome) => outcome,
+        };
+        Ok(Some(Arrival::Device(Input::Disk(DiskCompletion { id, outcome }))))
+    }
+}
+
+fn diverged(standing: Standing, what: String) -> TimelineError {
+    TimelineError::Diverged {
+        at: format!("at exit {}", standing.exit),
+        what,
+    }
+}
+
+impl<R: Read> Timeline for Replayer<R> {
+    fn takes_kicks(&self) -> bool {
+        false
+    }
+
+    fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
+        let Some(Entry::TimeRead(time)) = self.entry_here(standing)? else {
+            return Ok(time_rule::unsampled(standing.now));
+        };
+        let time = *time;
+        self.entries.pop_front();
+        Ok(time)
+    }
+
+    fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError> {
+        self.look_into_inbox();
+        if self.is_stopped {
+            return Ok(Some(Arrival::Stop));
+        }
+        let arrival = match self.entry_here(standing)? {
+            None => return Ok(None),
+            Some(Entry::Disk { id, is_done }) => {
+                let (id, is_done) = (*id, *is_done);
+                self.entries.pop_front();
+                return self.disk_completion(standing, id, is_done);
+            }
+            Some(Entry::Expiry(time)) => Arrival::Expiry(*time),
+            Some(Entry::Frame(bytes)) => Arrival::Device(Input::Frame(Frame(bytes.clone()))),
+            Some(Entry::Console(bytes)) => Arrival::Device(Input::Console(bytes.clone())),
+            Some(Entry::PowerButton) => Arrival::Device(Input::PowerButton),
+            Some(Entry::Stop) => Arrival::Stop,
+            Some(entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Output { .. })) => {
+                let what = format!(
+                    "the guest did not ask for the {} that the record has here",
+                    entry.name()
+                );
+                return Err(diverged(standing, what));
+            }
+        };
+        self.entries.pop_front();
+        Ok(Some(arrival))
+    }
+
+    fn random_bytes(&mut self, standing: Standing, byte_count: usize) -> Result<Vec<u8>, TimelineError> {
+        match self.entry_here(standing)? {
+            Some(Entry::Entropy(bytes)) if bytes.len() == byte_count => {
+                let bytes = bytes.clone();
+                self.entries.pop_front();
+                Ok(bytes)
+            }
+            _ => Err(diverged(
+                standing,
+                format!("the guest asks for {byte_count} random bytes, the record has none"),
+            )),
+        }
+    }
+
+    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        Err(diverged(
+            standing,
+            "the guest sleeps, and nothing in the record wakes it".into(),
+        ))
+    }
+
+    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        if standing.is_between_exits {
+            self.kicker.reenter_guest();
+            return Ok(true);
+        }
+        if self.end.is_some() && self.through == standing.exit {
+            return Err(TimelineError::Ended(standing.exit));
+        }
+        Ok(self.kicker.enter_guest())
+    }
+
+    fn leave_guest(&mut self) {
+        self.kicker.leave_guest();
+    }
+
+    fn posted(&mut self, place: WritePlace, data: &[u8]) {
+        self.rolling.posted(place, data);
+    }
+
+    fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        let check = self.rolling.exited(trace);
+        while self.through < trace.ordinal {
+            if self.end.is_some() || !self.read_batch()? {
+                return Err(TimelineError::Ended(trace.ordinal));
+            }
+        }
+        let place = trace.ordinal.get().checked_sub(self.checks_from);
+        let expected = place.and_then(|place| self.checks.get(usize::try_from(place).ok()?));
+        if expected == Some(&check) {
+            return Ok(());
+        }
+        Err(TimelineError::Diverged {
+            at: format!("at exit {}", trace.ordinal),
+            what: format!(
+                "this exit or what led to it ({:?}, wrote {:02x?}, {:x?})",
+                trace.exit, trace.written, trace.registers
+            ),
+        })
+    }
+
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError> {
+        let (kind, digest) = digest_of(output);
+        match self.entry_here(standing)? {
+            Some(Entry::Output {
+                kind: recorded_kind,
+                digest: recorded,
+            }) if *recorded_kind == kind && *recorded == digest => {
+                self.entries.pop_front();
+                Ok(())
+            }
+            Some(Entry::Output { kind: recorded, .. }) => {
+                let what = format!(
+                    "the guest puts out {}, other than the {} in the record",
+                    kind.name(),
+                    recorded.name()
+                );
+                Err(diverged(standing, what))
+            }
+            _ => Err(diverged(
+                standing,
+                format!("the guest puts out {}, and the record has none here", kind.name()),
+            )),
+        }
+    }
+}
