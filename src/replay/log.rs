@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Integers are little-endian. A link is the beginning of the BLAKE3 of the link before it (of the head's digest, in the
-//! first frame) and the batch before compression, so that a frame that was changed, moved or lost is noticed. A file that
+//! first frame) and the compressed batch, so that a frame that was changed, moved or lost is noticed. A file that
 //! ends within a frame was cut off: it is a log up to the frame before.
 
 use std::fs::File;
@@ -56,8 +56,8 @@ pub enum LogError {
     },
 }
 
-fn link_after(link: &[u8], batch: &[u8]) -> Link {
-    let digest = blake3::Hasher::new().update(link).update(batch).finalize();
+fn link_after(link: &[u8], compressed: &[u8]) -> Link {
+    let digest = blake3::Hasher::new().update(link).update(compressed).finalize();
     let mut link = Link::default();
     link.copy_from_slice(&digest.as_bytes()[..size_of::<Link>()]);
     link
@@ -107,7 +107,7 @@ impl LogWriter {
     pub fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
         let bytes = batch.encode();
         let compressed = zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)?;
-        self.link = link_after(&self.link, &bytes);
+        self.link = link_after(&self.link, &compressed);
         self.file.write_all(&length_field(compressed.len())?)?;
         self.file.write_all(&length_field(bytes.len())?)?;
         self.file.write_all(&self.link)?;
@@ -213,12 +213,18 @@ impl<R: Read> LogReader<R> {
             self.was_cut_off = true;
             return Ok(None);
         };
-        let bytes = zstd::bulk::decompress(&compressed, raw_length)
-            .map_err(|error| damaged(self.offset, format!("a batch cannot be decompressed ({error})")))?;
-        if bytes.len() != raw_length || link_after(&self.link, &bytes) != link {
+        if link_after(&self.link, &compressed) != link {
             return Err(damaged(
                 self.offset,
                 "a batch does not have the digest written before it".into(),
+            ));
+        }
+        let bytes = zstd::bulk::decompress(&compressed, raw_length)
+            .map_err(|error| damaged(self.offset, format!("a batch cannot be decompressed ({error})")))?;
+        if bytes.len() != raw_length {
+            return Err(damaged(
+                self.offset,
+                "a batch has another length than written before it".into(),
             ));
         }
         let batch =
