@@ -52,6 +52,9 @@ pub(super) enum Command {
         /// The configuration file of the same VM; its network stays unconnected.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Disturb the replay by signals at random moments that follow from this number: it must not notice.
+        #[arg(long, value_name = "SEED")]
+        noise: Option<u64>,
         /// Write RAM and registers at the end into this folder.
         #[arg(long, value_name = "FOLDER")]
         dump: Option<PathBuf>,

@@ -71,7 +71,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
     match settings.action {
         Action::Run(config) => run::run(&config, settings.json, output),
         Action::Record(files) => record::record(&files, settings.json, output),
-        Action::Replay(files) => replay::replay(&files, settings.json, output),
+        Action::Replay(files, noise) => replay::replay(&files, noise, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),

@@ -5,15 +5,20 @@ use std::io::{self, Write};
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
 use super::record::refused;
-use super::run::{as_json, exit_code_of, show};
+use super::run::{as_json, exit_code_of, host_failure, show};
 use super::settings::RecordFiles;
 use super::signals::Signals;
 use crate::machine::config;
 use crate::machine::launch::{Connection, PreparedVm, RunReport};
-use crate::replay::{End, LogReader, MachineDigests, Recipe, Replayer, dump};
+use crate::replay::{End, LogReader, MachineDigests, Noise, Recipe, Replayer, dump};
 
-/// Replays `files.log` on the VM that `files.config` describes.
-pub(super) fn replay(files: &RecordFiles, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+/// Replays `files.log` on the VM that `files.config` describes, under noise of seed `noise` if there is one.
+pub(super) fn replay(
+    files: &RecordFiles,
+    noise: Option<u64>,
+    json: bool,
+    output: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
     let config = config::load(&files.config)?;
     let log = LogReader::open(&files.log).map_err(|error| refused(files, &error))?;
     let recipe = log.recipe().clone();
@@ -25,7 +30,12 @@ pub(super) fn replay(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
     let mut vm = vm.start(&recipe.birth)?;
     signals.serve(vm.inbox().clone());
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    let noise = noise.map(|seed| Noise::start(vm.kicker().waker(), seed));
+    let noise = noise
+        .transpose()
+        .map_err(|error| host_failure("starting the noise", error))?;
     let ended = vm.run(&mut replayer);
+    drop(noise);
     if let Some(folder) = &files.dump {
         dump(&mut vm, folder)?;
     }

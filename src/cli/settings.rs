@@ -23,7 +23,8 @@ pub(super) struct Settings {
 pub(super) enum Action {
     Run(PathBuf),
     Record(RecordFiles),
-    Replay(RecordFiles),
+    /// With the seed of the noise, if there shall be any.
+    Replay(RecordFiles, Option<u64>),
     Doctor(PathBuf),
     Completions(Shell),
     Man(ManTarget),
@@ -62,11 +63,19 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                 log: output,
                 dump,
             }),
-            Command::Replay { input, config, dump } => Action::Replay(RecordFiles {
+            Command::Replay {
+                input,
                 config,
-                log: input,
+                noise,
                 dump,
-            }),
+            } => {
+                let files = RecordFiles {
+                    config,
+                    log: input,
+                    dump,
+                };
+                Action::Replay(files, noise)
+            }
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),

@@ -10,6 +10,7 @@
 //!   log         batches in a file: framed, chained, compressed
 //!   checks      the rolling digest of exits
 //!   time_rule   virtual time between two samples
+//!   noise       disturbs a replay on purpose
 //!   machine     a machine at rest: digests, and dumps to compare byte for byte
 //! ```
 //!
@@ -34,6 +35,7 @@ mod checks;
 mod codec;
 mod log;
 mod machine;
+mod noise;
 mod recipe;
 mod recorder;
 mod replayer;
@@ -44,6 +46,7 @@ pub use catalogue::{Entry, OutputKind};
 pub use codec::CodecError;
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
+pub use noise::Noise;
 pub use recipe::{DiskRecipe, Recipe, RecipeError};
 pub use recorder::{Logged, Recorder};
 pub use replayer::Replayer;

@@ -66,6 +66,12 @@ impl VcpuWaker {
             _ => {}
         }
     }
+
+    /// Signals the vCPU thread for nothing, wherever it is.
+    pub fn disturb(&self) {
+        // An error means that the thread has ended; then there is nobody to disturb.
+        let _ = pthread_kill(self.0.pthread, KICK_SIGNAL);
+    }
 }
 
 /// Ties a thread to its vCPU, which owns this.

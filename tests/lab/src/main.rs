@@ -28,6 +28,7 @@ enum Command {
     Demo(scenario::demo::Args),
     Endings(scenario::endings::Args),
     Refusals(scenario::refusals::Args),
+    Replay(scenario::replay::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
 }
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => Ok(scenario::demo::run(&args)),
         Command::Endings(args) => Ok(scenario::endings::run(&args)),
         Command::Refusals(args) => Ok(scenario::refusals::run(&args)),
+        Command::Replay(args) => Ok(scenario::replay::run(&args)),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {

@@ -15,7 +15,7 @@
 //! - [`setup`], [`stage`], `store`: what there is before a guest starts.
 //! - [`vm`], [`summary`]: a guest under `antipode run`, its console, and what `antipode` says at its end.
 //! - [`connection`], [`talk`]: TCP from the client host, and the services' own protocols over it.
-//! - [`boot`], [`demo`], [`endings`], [`refusals`]: the commands. Each prints one JSON object as its last line with
+//! - [`boot`], [`demo`], [`endings`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
 //!   `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
 
 pub mod boot;
@@ -25,6 +25,7 @@ pub mod endings;
 pub mod error;
 mod exit_codes;
 pub mod refusals;
+pub mod replay;
 mod report;
 pub mod setup;
 pub mod stage;
@@ -38,4 +39,4 @@ pub use error::{Error, Result};
 pub use setup::Setup;
 pub use stage::{Stage, StageSpec};
 pub use summary::RunSummary;
-pub use vm::{Vm, VmEnd, VmSettings};
+pub use vm::{Task, Vm, VmEnd, VmSettings};

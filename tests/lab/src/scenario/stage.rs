@@ -1,7 +1,7 @@
 //! The hosts of a scenario, up and joined: a site that can run guests, and a client.
 
 use super::store;
-use super::{Connection, Error, Result, Setup, Vm, VmSettings};
+use super::{Connection, Error, Result, Setup, Task, Vm, VmSettings};
 use crate::host::{Disk, DiskMode, Host, HostSpec, RunDirectory};
 use crate::image::Service;
 use crate::playground::cluster::Cluster;
@@ -121,7 +121,15 @@ impl Stage {
     /// # Errors
     /// If the host is gone. What antipode has to say against the VM is known when it ends.
     pub fn start(&self, settings: &VmSettings) -> Result<Vm> {
-        Vm::start(self.site(), settings, &self.logs)
+        self.start_task(settings, &Task::Run)
+    }
+
+    /// Starts `task` on the site.
+    ///
+    /// # Errors
+    /// As [`Stage::start`].
+    pub fn start_task(&self, settings: &VmSettings, task: &Task) -> Result<Vm> {
+        Vm::start(self.site(), settings, task, &self.logs)
     }
 
     /// Connects to the guest's service from the client host.

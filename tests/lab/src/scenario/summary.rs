@@ -28,6 +28,15 @@ pub struct RunSummary {
     pub rewritten_rdtsc: u64,
     /// RDTSC instructions of programs that were answered.
     pub user_rdtsc: u64,
+    /// Times the guest was stopped by a signal.
+    #[serde(default)]
+    pub kicks: u64,
+    /// Of a record: bytes of its log.
+    #[serde(default)]
+    pub log_bytes: u64,
+    /// Of a record: timer expiries in its log.
+    #[serde(default)]
+    pub log_expiries: u64,
 }
 
 impl RunSummary {

@@ -94,6 +94,53 @@ impl VmSettings {
     }
 }
 
+/// What is done with a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// It lives.
+    Run,
+    /// It lives, and its execution is logged.
+    Record {
+        /// The log, a path where antipode runs.
+        log: String,
+        /// The folder for RAM and registers at the end.
+        dump: String,
+    },
+    /// A logged execution is repeated.
+    Replay {
+        /// The log.
+        log: String,
+        /// The folder for RAM and registers at the end.
+        dump: String,
+        /// Seed of the noise.
+        noise: u64,
+    },
+}
+
+impl Task {
+    fn argv(&self, config: &str) -> Vec<String> {
+        let noise;
+        let words = match self {
+            Self::Run => vec!["run"],
+            Self::Record { log, dump } => vec!["record", "--output", log, "--dump", dump],
+            Self::Replay {
+                log,
+                dump,
+                noise: seed,
+            } => {
+                noise = seed.to_string();
+                vec!["replay", log, "--dump", dump, "--noise", &noise]
+            }
+        };
+        ["antipode"]
+            .iter()
+            .chain(&words)
+            .chain(&["--json", "--config", config])
+            .map(ToString::to_string)
+            .collect()
+    }
+}
+
 /// A VM that was started. Dropping it kills it.
 pub struct Vm {
     name: String,
@@ -153,14 +200,15 @@ struct State {
 }
 
 impl Vm {
-    /// Writes the configuration and starts `antipode run` with it; its log goes to `logs`.
-    pub(super) fn start(host: &Host, settings: &VmSettings, logs: &Path) -> Result<Self> {
+    /// Writes the configuration and starts `task` with it; its log goes to `logs`.
+    pub(super) fn start(host: &Host, settings: &VmSettings, task: &Task, logs: &Path) -> Result<Self> {
         let config = format!("{}/{}.toml", store::DIRECTORY, settings.name);
         host.put_bytes(settings.toml().as_bytes(), &config, 0o644)?;
         let log = logs.join(format!("{}.log", settings.name));
         let log = File::create(&log).map_err(Error::file("create", &log))?;
         let started = Instant::now();
-        let channel = host.spawn(&["antipode", "run", "--json", "--config", &config])?;
+        let argv = task.argv(&config);
+        let channel = host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())?;
         let input = channel.input();
         let followed = Arc::new(Followed::default());
         let follower = Arc::clone(&followed);
