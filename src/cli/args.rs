@@ -50,8 +50,14 @@ pub(super) enum Command {
         #[arg(value_name = "LOG")]
         input: PathBuf,
         /// The configuration file of the same VM; its network stays unconnected.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["print", "stats"])]
+        config: Option<PathBuf>,
+        /// Execute nothing; show every entry of the log: position, what, and how many bytes.
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "stats"])]
+        print: bool,
+        /// Execute nothing; show how often each kind of entry occurs and what it takes.
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump"])]
+        stats: bool,
         /// Disturb the replay by signals at random moments that follow from this number: it must not notice.
         #[arg(long, value_name = "SEED")]
         noise: Option<u64>,

@@ -17,6 +17,7 @@ mod args;
 mod doctor;
 mod exit_code;
 mod failure;
+mod log_reader;
 mod logging;
 mod manual;
 mod record;
@@ -72,6 +73,8 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
         Action::Run(config) => run::run(&config, settings.json, output),
         Action::Record(files) => record::record(&files, settings.json, output),
         Action::Replay(files, noise) => replay::replay(&files, noise, settings.json, output),
+        Action::PrintLog(log) => log_reader::print(&log, settings.json, output),
+        Action::LogStatistics(log) => log_reader::statistics(&log, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),

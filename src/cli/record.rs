@@ -1,6 +1,7 @@
 //! `antipode record`: `run`, with a log that [`super::replay`] can execute again.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -20,9 +21,9 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
     let signals = Signals::block()?;
     let mut entropy = open_entropy()?;
     let birth = vm.birth(&mut entropy)?;
-    let recipe =
-        Recipe::of(&config, vm.cmdline().as_str(), &birth).map_err(|error| refused(files, &error))?;
-    let log = LogWriter::create(&files.log, &recipe).map_err(|error| refused(files, &error))?;
+    let recipe = Recipe::of(&config, vm.cmdline().as_str(), &birth)
+        .map_err(|error| log_refused(&files.log, &error))?;
+    let log = LogWriter::create(&files.log, &recipe).map_err(|error| log_refused(&files.log, &error))?;
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
     let mut recorder = Recorder::new(vm.live(entropy)?, log);
@@ -30,7 +31,7 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
     let digests = MachineDigests::of(&mut vm)?;
     let logged = recorder
         .finish(report.outcome.name(), report.totals.virtual_time, digests)
-        .map_err(|error| refused(files, &error))?;
+        .map_err(|error| log_refused(&files.log, &error))?;
     if let Some(folder) = &files.dump {
         dump(&mut vm, folder)?;
     }
@@ -57,8 +58,8 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
 }
 
 /// Something about the log is wrong.
-pub(super) fn refused(files: &RecordFiles, error: &impl std::fmt::Display) -> Failure {
+pub(super) fn log_refused(log: &Path, error: &impl std::fmt::Display) -> Failure {
     let code = ExitCode::LogRefused;
     let problem = Problem::new(format!("the log is refused: {error}"), code.remedy());
-    Failure::new(code, problem.at(files.log.display().to_string()))
+    Failure::new(code, problem.at(log.display().to_string()))
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
-use super::record::refused;
+use super::record::log_refused;
 use super::run::{as_json, exit_code_of, host_failure, show};
 use super::settings::RecordFiles;
 use super::signals::Signals;
@@ -20,12 +20,12 @@ pub(super) fn replay(
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
     let config = config::load(&files.config)?;
-    let log = LogReader::open(&files.log).map_err(|error| refused(files, &error))?;
+    let log = LogReader::open(&files.log).map_err(|error| log_refused(&files.log, &error))?;
     let recipe = log.recipe().clone();
     let vm = PreparedVm::from_config(&config, Connection::None)?;
     Recipe::of(&config, vm.cmdline().as_str(), &recipe.birth)
         .and_then(|present| recipe.expect_same(&present))
-        .map_err(|error| refused(files, &error))?;
+        .map_err(|error| log_refused(&files.log, &error))?;
     let signals = Signals::block()?;
     let mut vm = vm.start(&recipe.birth)?;
     signals.serve(vm.inbox().clone());

@@ -25,6 +25,8 @@ pub(super) enum Action {
     Record(RecordFiles),
     /// With the seed of the noise, if there shall be any.
     Replay(RecordFiles, Option<u64>),
+    PrintLog(PathBuf),
+    LogStatistics(PathBuf),
     Doctor(PathBuf),
     Completions(Shell),
     Man(ManTarget),
@@ -65,9 +67,10 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             }),
             Command::Replay {
                 input,
-                config,
+                config: Some(config),
                 noise,
                 dump,
+                ..
             } => {
                 let files = RecordFiles {
                     config,
@@ -76,6 +79,10 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                 };
                 Action::Replay(files, noise)
             }
+            Command::Replay {
+                input, print: true, ..
+            } => Action::PrintLog(input),
+            Command::Replay { input, .. } => Action::LogStatistics(input),
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),

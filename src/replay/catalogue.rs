@@ -61,6 +61,20 @@ impl OutputKind {
 }
 
 impl Entry {
+    /// Bytes of content that it carries, beyond its position and its kind.
+    #[must_use]
+    pub const fn content_bytes(&self) -> usize {
+        match self {
+            Self::Frame(bytes) | Self::Console(bytes) | Self::Entropy(bytes) => bytes.len(),
+            Self::TimeRead(_)
+            | Self::Expiry(_)
+            | Self::Disk { .. }
+            | Self::PowerButton
+            | Self::Stop
+            | Self::Output { .. } => 0,
+        }
+    }
+
     /// The kind, for messages and statistics.
     #[must_use]
     pub const fn name(&self) -> &'static str {

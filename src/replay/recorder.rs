@@ -109,11 +109,7 @@ impl Recorder {
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {
         self.logged.entries += 1;
         self.logged.expiries += u64::from(matches!(entry, Entry::Expiry(_)));
-        self.batch_bytes += ENTRY_BYTES
-            + match &entry {
-                Entry::Frame(bytes) | Entry::Console(bytes) | Entry::Entropy(bytes) => bytes.len(),
-                _ => 0,
-            };
+        self.batch_bytes += ENTRY_BYTES + entry.content_bytes();
         self.batch.entries.push((exit, entry));
     }
 
