@@ -24,9 +24,10 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
     let recipe = Recipe::of(&config, vm.cmdline().as_str(), &birth)
         .map_err(|error| log_refused(&files.log, &error))?;
     let log = LogWriter::create(&files.log, &recipe).map_err(|error| log_refused(&files.log, &error))?;
+    let exit_cost = PreparedVm::exit_cost();
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
-    let mut recorder = Recorder::new(vm.live(entropy)?, log);
+    let mut recorder = Recorder::new(vm.live(entropy, exit_cost)?, log);
     let report = vm.run(&mut recorder)?;
     let digests = MachineDigests::of(&mut vm)?;
     let logged = recorder

@@ -21,9 +21,10 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     let mut entropy =
         HostEntropy::open().map_err(|error| host_failure("opening the random-number generator", error))?;
     let birth = vm.birth(&mut entropy)?;
+    let exit_cost = PreparedVm::exit_cost();
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
-    let report = vm.run(&mut vm.live(entropy)?)?;
+    let report = vm.run(&mut vm.live(entropy, exit_cost)?)?;
     let code = exit_code_of(&report.outcome);
     let shown = if json {
         writeln!(output, "{}", as_json(&report, code))

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::boot::{self, BootError, CmdlineError, CommandLine, EditedKernel, KernelError, RewriteReport};
+use super::boot::{
+    self, BootError, CmdlineError, CommandLine, EditedKernel, EntryPoint, KernelError, RewriteReport,
+};
 use super::config::{ConsoleMode, VmConfig};
 use super::cpu;
 use super::kvm::{Kicker, KvmError, KvmHost, Vcpu};
@@ -140,7 +142,6 @@ pub struct StartedVm {
     outside: Outside,
     inbox: Inbox,
     rewritten: RewriteReport,
-    exit_cost: Duration,
     /// Puts the terminal back when the VM is gone.
     _terminal: Option<TerminalGuard>,
 }
@@ -237,6 +238,12 @@ impl PreparedVm {
         })
     }
 
+    /// What an exit costs on this host; zero if that cannot be told. The probe is a VM of the calling thread.
+    #[must_use]
+    pub fn exit_cost() -> Duration {
+        probe_exit_cost(&SystemClock).unwrap_or(Duration::ZERO)
+    }
+
     /// The whole kernel command line.
     #[must_use]
     pub fn cmdline(&self) -> &CommandLine {
@@ -268,34 +275,69 @@ impl PreparedVm {
         let iretq = self.kernel.user_return_iretq;
         // The decompressed kernel is tens of megabytes; the guest has its own copy now.
         drop(self.kernel);
-        let exit_cost = probe_exit_cost(&SystemClock).unwrap_or(Duration::ZERO);
         let vm = Vm::create(&self.kvm, memory, board, iretq, &entry)?;
+        let outside = Attached {
+            console: self.console,
+            disk: self.disk.map(|(disk, _)| disk),
+            tap: self.tap,
+        };
+        StartedVm::attach(vm, outside, rewritten)
+    }
+}
+
+/// What a VM's effects reach.
+#[derive(Debug)]
+struct Attached {
+    console: ConsoleMode,
+    disk: Option<DiskFile>,
+    tap: Option<Tap>,
+}
+
+impl StartedVm {
+    /// A VM that runs bare code of ours in `memory`, which begins as `entry` says, with no disk, network or console:
+    /// for tests of the machine itself.
+    ///
+    /// # Errors
+    /// When the host refuses a resource.
+    pub fn bare(kvm: &KvmHost, memory: GuestMemory, entry: &EntryPoint) -> Result<Self, LaunchError> {
+        let devices = PciDevices {
+            disk: None,
+            network: None,
+            entropy: VirtioRng::new(),
+        };
+        let vm = Vm::create(kvm, memory, Board::new(0, devices), 0, entry)?;
+        let nothing = Attached {
+            console: ConsoleMode::Off,
+            disk: None,
+            tap: None,
+        };
+        Self::attach(vm, nothing, RewriteReport::default())
+    }
+
+    fn attach(vm: Vm, outside: Attached, rewritten: RewriteReport) -> Result<Self, LaunchError> {
         let inbox = Inbox::new(vm.kicker().waker());
-        let terminal = match self.console {
+        let terminal = match outside.console {
             ConsoleMode::Interactive => {
                 Some(host("switching the terminal to raw mode", TerminalGuard::raw())?)
             }
             ConsoleMode::OutputOnly | ConsoleMode::Off => None,
         };
-        let start_disk = |(disk, _)| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
+        let start_disk = |disk| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
         let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
         let outside = Outside {
-            console: host("starting the console", start_console(self.console, &inbox))?,
-            disk: self.disk.map(start_disk).transpose()?,
-            network: self.tap.map(start_network).transpose()?,
+            console: host("starting the console", start_console(outside.console, &inbox))?,
+            disk: outside.disk.map(start_disk).transpose()?,
+            network: outside.tap.map(start_network).transpose()?,
         };
-        Ok(StartedVm {
+        Ok(Self {
             vm,
             outside,
             inbox,
             rewritten,
-            exit_cost,
             _terminal: terminal,
         })
     }
-}
 
-impl StartedVm {
     /// The way to reach it from any thread.
     #[must_use]
     pub fn inbox(&self) -> &Inbox {
@@ -308,12 +350,12 @@ impl StartedVm {
         self.vm.kicker()
     }
 
-    /// The timeline of a VM that lives here, from now on.
+    /// The timeline of a VM that lives here, from now on, on a host where an exit costs `exit_cost`.
     ///
     /// # Errors
     /// When the host refuses a timer.
-    pub fn live(&self, entropy: HostEntropy) -> Result<Live, LaunchError> {
-        let live = Live::starting_now(self.kicker(), self.inbox.clone(), entropy, self.exit_cost);
+    pub fn live(&self, entropy: HostEntropy, exit_cost: Duration) -> Result<Live, LaunchError> {
+        let live = Live::starting_now(self.kicker(), self.inbox.clone(), entropy, exit_cost);
         host("creating the vCPU's timer", live)
     }
 

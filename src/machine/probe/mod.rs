@@ -10,7 +10,7 @@ mod verdict;
 
 pub use host::{DiskProbe, probe_disk, probe_pmu};
 pub use kvm_probes::{KvmFindings, probe_cmpxchg16b, probe_exit_cost, probe_kvm};
-pub use tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError};
+pub use tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError, tiny_program};
 pub use verdict::{Verdict, judge};
 
 /// The answer of one probe.

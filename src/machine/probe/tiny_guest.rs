@@ -57,17 +57,12 @@ impl TinyGuest {
     pub fn new(
         write_code: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
     ) -> Result<Self, TinyGuestError> {
-        let mut assembler = CodeAssembler::new(64).map_err(set_up)?;
-        write_code(&mut assembler).map_err(set_up)?;
-        let code = assembler.assemble(CODE).map_err(set_up)?;
-        let memory = GuestMemory::allocate(GUEST_RAM_BYTES_MIN).map_err(set_up)?;
-        memory.write(GuestPhys(CODE), &code).map_err(set_up)?;
-        write_page_tables(&memory).map_err(set_up)?;
+        let (memory, entry) = tiny_program(write_code)?;
         let vm = KvmHost::open()?.create_vm(memory, true)?;
         vm.deny_msrs_except(cpu::PASSED_RANGES)?;
         let mut vcpu = vm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
-        set_entry_state(&mut vcpu, &entry_point())?;
+        set_entry_state(&mut vcpu, &entry)?;
         Ok(Self { vcpu, vm })
     }
 
@@ -83,6 +78,22 @@ impl TinyGuest {
             }
         }
     }
+}
+
+/// Guest memory that holds what `write_code` assembles and page tables for it, and where it begins.
+///
+/// # Errors
+/// When the code does not assemble or the host has no memory.
+pub fn tiny_program(
+    write_code: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> Result<(GuestMemory, EntryPoint), TinyGuestError> {
+    let mut assembler = CodeAssembler::new(64).map_err(set_up)?;
+    write_code(&mut assembler).map_err(set_up)?;
+    let code = assembler.assemble(CODE).map_err(set_up)?;
+    let memory = GuestMemory::allocate(GUEST_RAM_BYTES_MIN).map_err(set_up)?;
+    memory.write(GuestPhys(CODE), &code).map_err(set_up)?;
+    write_page_tables(&memory).map_err(set_up)?;
+    Ok((memory, entry_point()))
 }
 
 fn entry_point() -> EntryPoint {

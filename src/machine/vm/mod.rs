@@ -248,6 +248,10 @@ impl Vm {
         if let Some(outcome) = self.carry_out_effects(timeline, outside)? {
             return Ok(Some(outcome));
         }
+        if self.is_halted {
+            // Before anything is asked for: what goes out at this exit must not depend on what comes in, or when.
+            self.show_console(timeline, outside)?;
+        }
         if let Some(arrival) = timeline.next_arrival(self.standing())? {
             return Ok(self.take_in(arrival, outside));
         }
@@ -258,7 +262,6 @@ impl Vm {
                 return Ok(None);
             }
         } else if self.is_halted {
-            self.show_console(timeline, outside)?;
             timeline.sleep(self.standing())?;
             return Ok(None);
         }

@@ -1,0 +1,242 @@
+//! Recording and replaying tiny guests of our own on this machine's `/dev/kvm`, and every planted fault caught (R2, R3).
+//! Where KVM is missing, each test says so and is skipped.
+#![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use antipode::base::units::{GuestPhys, VirtualTime};
+use antipode::machine::kvm::KvmHost;
+use antipode::machine::launch::{Birth, LaunchError, StartedVm};
+use antipode::machine::probe::{CODE, DATA, tiny_program};
+use antipode::machine::workers::HostEntropy;
+use antipode::machine::{Outcome, RunError, TimelineError};
+use antipode::replay::{
+    Batch, Entry, LogReader, LogWriter, MachineDigests, Noise, Recipe, Recorder, Replayer,
+};
+use iced_x86::IcedError;
+use iced_x86::code_asm::{CodeAssembler, ax, dx, eax, ptr, rax, rbx, rcx};
+
+/// Reads the time-stamp counter and the ACPI timer, keeps both in memory, writes to the console, and powers off.
+fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    const ROUNDS: u64 = 2_000;
+    let mut again = a.create_label();
+    a.mov(rcx, ROUNDS)?;
+    a.set_label(&mut again)?;
+    a.in_(eax, 0xF7_i32)?;
+    a.add(rbx, rax)?;
+    a.mov(ptr(DATA + rcx * 8), rbx)?;
+    a.mov(dx, 0x3F8_i32)?;
+    a.out(dx, iced_x86::code_asm::al)?;
+    a.mov(dx, 0x608_i32)?;
+    a.in_(eax, dx)?;
+    a.xor(rbx, rax)?;
+    a.dec(rcx)?;
+    a.jne(again)?;
+    a.mov(dx, 0x604_i32)?;
+    a.mov(ax, 0x3400_i32)?;
+    a.out(dx, ax)?;
+    a.hlt()
+}
+
+fn machine() -> StartedVm {
+    let (memory, entry) = tiny_program(program).unwrap();
+    StartedVm::bare(&KvmHost::open().unwrap(), memory, &entry).unwrap()
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        cpu_table: "deterministic-1".into(),
+        memory_bytes: 64 << 20,
+        kernel: String::new(),
+        initrd: None,
+        cmdline: String::new(),
+        disk: None,
+        mac: None,
+        birth: Birth {
+            random_seed: [0; 32],
+            wall_clock_unix_seconds: 0,
+            offloads: None,
+        },
+    }
+}
+
+struct Record {
+    _folder: tempfile::TempDir,
+    log: PathBuf,
+    digests: MachineDigests,
+}
+
+/// A record of the program, or `None` with a note where there is no KVM.
+fn record() -> Option<Record> {
+    if let Err(error) = KvmHost::open() {
+        eprintln!("skipped: {error}");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut vm = machine();
+    let live = vm.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
+    let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap());
+    let report = vm.run(&mut recorder).unwrap();
+    assert_eq!(report.outcome, Outcome::PowerOff);
+    let digests = MachineDigests::of(&mut vm).unwrap();
+    let time = report.totals.virtual_time;
+    recorder.finish("power_off", time, digests.clone()).unwrap();
+    Some(Record {
+        _folder: folder,
+        log,
+        digests,
+    })
+}
+
+/// Replays `log` on a machine that `tamper` has changed.
+fn replay(log: &Path, tamper: impl FnOnce(&mut StartedVm)) -> Result<MachineDigests, LaunchError> {
+    let mut vm = machine();
+    tamper(&mut vm);
+    let log = LogReader::open(log).unwrap();
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    let report = vm.run(&mut replayer)?;
+    assert_eq!(report.outcome, Outcome::PowerOff);
+    assert_eq!(replayer.end().unwrap().virtual_time, report.totals.virtual_time);
+    Ok(MachineDigests::of(&mut vm)?)
+}
+
+/// The log of `record` with `change` made to its entries, as a new log beside it.
+fn changed(record: &Record, change: impl Fn(&mut Vec<Batch>)) -> PathBuf {
+    let mut reader = LogReader::open(&record.log).unwrap();
+    let mut batches = Vec::new();
+    while let Some(batch) = reader.next_batch().unwrap() {
+        batches.push(batch);
+    }
+    change(&mut batches);
+    let path = record.log.with_extension("changed");
+    let mut writer = LogWriter::create(&path, reader.recipe()).unwrap();
+    for batch in &batches {
+        writer.append(batch).unwrap();
+    }
+    path
+}
+
+fn divergence(ended: Result<MachineDigests, LaunchError>) -> String {
+    match ended {
+        Err(LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { .. }))) => {
+            error.to_string()
+        }
+        other => panic!("not noticed: {other:?}"),
+    }
+}
+
+#[test]
+fn kvm_a_replay_is_the_same_machine_with_noise_and_without() {
+    let Some(record) = record() else { return };
+    for _ in 0..3 {
+        assert_eq!(replay(&record.log, |_| {}).unwrap(), record.digests);
+    }
+    let mut noise = None;
+    let digests = replay(&record.log, |vm| {
+        noise = Some(Noise::start(vm.kicker().waker(), 7).unwrap());
+    });
+    assert_eq!(digests.unwrap(), record.digests);
+}
+
+#[test]
+fn kvm_a_changed_register_is_noticed_at_the_first_exit() {
+    let Some(record) = record() else { return };
+    let said = divergence(replay(&record.log, |vm| {
+        let mut registers = vm.vcpu().registers().unwrap();
+        registers.r15 ^= 1;
+        vm.vcpu().set_registers(&registers).unwrap();
+    }));
+    assert!(said.contains("at exit #1:"), "{said}");
+}
+
+#[test]
+fn kvm_a_changed_byte_of_ram_is_noticed_when_the_guest_meets_it_or_at_the_end() {
+    let Some(record) = record() else { return };
+    let flip = |address: u64| {
+        move |vm: &mut StartedVm| {
+            let mut byte = [0];
+            vm.memory().read(GuestPhys(address), &mut byte).unwrap();
+            vm.memory().write(GuestPhys(address), &[byte[0] ^ 1]).unwrap();
+        }
+    };
+    // The count of rounds, the operand of the first instruction, is in RCX at the first exit.
+    divergence(replay(&record.log, flip(CODE + 3)));
+    let unused = replay(&record.log, flip(DATA + 0x10_0000)).unwrap();
+    assert_ne!(unused.ram, record.digests.ram);
+    assert_eq!(unused.vcpu, record.digests.vcpu);
+}
+
+#[test]
+fn kvm_a_changed_missing_or_added_entry_is_noticed() {
+    let Some(record) = record() else { return };
+    let is_sample = |entry: &Entry| matches!(entry, Entry::TimeRead(_));
+    let later = changed(&record, |batches| {
+        for (_, entry) in batches.iter_mut().flat_map(|batch| &mut batch.entries) {
+            if let Entry::TimeRead(time) = entry {
+                // A few ticks of the slowest clock that the guest reads.
+                *time = VirtualTime::from_nanos(time.as_nanos() + 1_000);
+                return;
+            }
+        }
+    });
+    divergence(replay(&later, |_| {}));
+    std::fs::remove_file(&later).unwrap();
+
+    let without = changed(&record, |batches| {
+        for batch in batches {
+            if let Some(place) = batch.entries.iter().position(|(_, entry)| is_sample(entry)) {
+                batch.entries.remove(place);
+                return;
+            }
+        }
+    });
+    divergence(replay(&without, |_| {}));
+    std::fs::remove_file(&without).unwrap();
+
+    let with_another = changed(&record, |batches| {
+        let first = &mut batches[0];
+        let entry = Entry::Entropy(vec![1, 2, 3]);
+        first.entries.insert(0, (first.first, entry));
+    });
+    let said = divergence(replay(&with_another, |_| {}));
+    assert!(said.contains("did not ask for the entropy"), "{said}");
+}
+
+#[test]
+fn kvm_another_output_is_noticed() {
+    let Some(record) = record() else { return };
+    let other = changed(&record, |batches| {
+        for (_, entry) in batches.iter_mut().flat_map(|batch| &mut batch.entries) {
+            if let Entry::Output { digest, .. } = entry {
+                *digest ^= 1;
+                return;
+            }
+        }
+    });
+    let said = divergence(replay(&other, |_| {}));
+    assert!(said.contains("puts out console output"), "{said}");
+}
+
+#[test]
+fn kvm_a_log_that_was_cut_off_is_replayed_to_its_end() {
+    let Some(record) = record() else { return };
+    let half = changed(&record, |batches| {
+        let last = batches.last_mut().unwrap();
+        last.end = None;
+        let middle = last.checks.len() / 2;
+        last.checks.truncate(middle);
+        last.through = antipode::base::units::ExitOrdinal::new(last.first.get() + middle as u64 - 1);
+        let through = last.through;
+        last.entries.retain(|(exit, _)| *exit < through);
+    });
+    let ended = replay(&half, |_| {});
+    assert!(
+        matches!(
+            &ended,
+            Err(LaunchError::Run(RunError::Timeline(TimelineError::Ended(_))))
+        ),
+        "{ended:?}"
+    );
+}
