@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use antipode::base::units::{GuestPhys, VirtualTime};
+use antipode::devices::Input;
 use antipode::machine::kvm::KvmHost;
 use antipode::machine::launch::{Birth, LaunchError, StartedVm};
 use antipode::machine::probe::{CODE, DATA, tiny_program};
-use antipode::machine::workers::HostEntropy;
+use antipode::machine::workers::{Event, HostEntropy};
 use antipode::machine::{Outcome, RunError, TimelineError};
 use antipode::replay::{
-    Batch, Entry, LogReader, LogWriter, MachineDigests, Noise, Recipe, Recorder, Replayer,
+    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, Noise, Recipe, Recorder, Replayer,
 };
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, ax, dx, eax, ptr, rax, rbx, rcx};
@@ -39,7 +40,25 @@ fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
-fn machine() -> StartedVm {
+/// Computes for some tenths of a second without an exit, over a few pages of memory, then does what [`program`] does.
+fn computing_program(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    const ROUNDS: u64 = 150_000;
+    let mut again = a.create_label();
+    a.mov(rcx, ROUNDS)?;
+    a.set_label(&mut again)?;
+    a.imul_3(rbx, rbx, 0x4D_i32)?;
+    a.add(rbx, rcx)?;
+    a.mov(rax, rcx)?;
+    a.and(rax, 0x3FF8_i32)?;
+    a.mov(ptr(rax + DATA), rbx)?;
+    a.dec(rcx)?;
+    a.jne(again)?;
+    program(a)
+}
+
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+fn machine(program: Program) -> StartedVm {
     let (memory, entry) = tiny_program(program).unwrap();
     StartedVm::bare(&KvmHost::open().unwrap(), memory, &entry).unwrap()
 }
@@ -64,35 +83,52 @@ fn recipe() -> Recipe {
 struct Record {
     _folder: tempfile::TempDir,
     log: PathBuf,
+    program: Program,
     digests: MachineDigests,
 }
 
-/// A record of the program, or `None` with a note where there is no KVM.
+/// A record of [`program`], or `None` with a note where there is no KVM.
 fn record() -> Option<Record> {
+    record_of(program, |_| {}).map(|(record, _)| record)
+}
+
+/// A record of `program` while `meanwhile` may have started something, and what was logged.
+fn record_of(program: Program, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record, Logged)> {
     if let Err(error) = KvmHost::open() {
         eprintln!("skipped: {error}");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let mut vm = machine();
+    let mut vm = machine(program);
+    meanwhile(&vm);
     let live = vm.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
     let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap());
     let report = vm.run(&mut recorder).unwrap();
     assert_eq!(report.outcome, Outcome::PowerOff);
     let digests = MachineDigests::of(&mut vm).unwrap();
     let time = report.totals.virtual_time;
-    recorder.finish("power_off", time, digests.clone()).unwrap();
-    Some(Record {
+    let logged = recorder.finish("power_off", time, digests.clone()).unwrap();
+    let record = Record {
         _folder: folder,
         log,
+        program,
         digests,
-    })
+    };
+    Some((record, logged))
 }
 
-/// Replays `log` on a machine that `tamper` has changed.
+/// Replays `log`, a record of [`program`], on a machine that `tamper` has changed.
 fn replay(log: &Path, tamper: impl FnOnce(&mut StartedVm)) -> Result<MachineDigests, LaunchError> {
-    let mut vm = machine();
+    replay_of(program, log, tamper)
+}
+
+fn replay_of(
+    program: Program,
+    log: &Path,
+    tamper: impl FnOnce(&mut StartedVm),
+) -> Result<MachineDigests, LaunchError> {
+    let mut vm = machine(program);
     tamper(&mut vm);
     let log = LogReader::open(log).unwrap();
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
@@ -136,6 +172,34 @@ fn kvm_a_replay_is_the_same_machine_with_noise_and_without() {
     let mut noise = None;
     let digests = replay(&record.log, |vm| {
         noise = Some(Noise::start(vm.kicker().waker(), 7).unwrap());
+    });
+    assert_eq!(digests.unwrap(), record.digests);
+}
+
+#[test]
+fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
+    let type_on = |vm: &StartedVm| {
+        let inbox = vm.inbox().clone();
+        std::thread::spawn(move || {
+            let (_never, wait) = std::sync::mpsc::channel::<()>();
+            for _ in 0..20 {
+                // A receiver that times out is a sleep.
+                let _ = wait.recv_timeout(Duration::from_millis(30));
+                inbox.post([Event::Device(Input::Console(vec![b'x']))]);
+            }
+        });
+    };
+    let Some((record, logged)) = record_of(computing_program, type_on) else {
+        return;
+    };
+    assert!(logged.preemptions > 1, "{logged:?}");
+    for _ in 0..3 {
+        let digests = replay_of(record.program, &record.log, |_| {}).unwrap();
+        assert_eq!(digests, record.digests);
+    }
+    let mut noise = None;
+    let digests = replay_of(record.program, &record.log, |vm| {
+        noise = Some(Noise::start(vm.kicker().waker(), 3).unwrap());
     });
     assert_eq!(digests.unwrap(), record.digests);
 }

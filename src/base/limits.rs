@@ -53,6 +53,9 @@ pub const POOLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Buffers that a pool keeps for their next use.
 pub const POOLED_BUFFERS_MAX: usize = 64;
 
+/// Writes that KVM collected, or would have, between two counted exits.
+pub const POSTED_WRITES_MAX: usize = 64 * 1024;
+
 /// Bytes of a log batch before compression, above which the recorder closes it; one entry may exceed it.
 pub const LOG_BATCH_BYTES_TARGET: usize = 256 * 1024;
 

@@ -82,6 +82,14 @@ fn described(entry: &Entry) -> String {
             format!("request {} {}", id.0, if *is_done { "done" } else { "failed" })
         }
         Entry::PowerButton | Entry::Stop => String::new(),
+        Entry::Page { address, content } => format!("{address:#x}, {} bytes", content.len()),
+        Entry::Resume { vcpu, posted } => {
+            format!(
+                "a vCPU of {} bytes, after {} collected writes",
+                vcpu.len(),
+                posted.len()
+            )
+        }
         Entry::Output { kind, digest } => format!("{}, digest {digest:016x}", kind.name()),
     }
 }

@@ -17,7 +17,7 @@ use crate::replay::{LogWriter, MachineDigests, Recipe, Recorder, dump};
 /// Records the VM that `files.config` describes, to its end.
 pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     let config = config::load(&files.config)?;
-    let vm = PreparedVm::from_config(&config, Connection::Tap)?;
+    let vm = PreparedVm::from_config(&config, Connection::Tap)?.preemptible();
     let signals = Signals::block()?;
     let mut entropy = open_entropy()?;
     let birth = vm.birth(&mut entropy)?;
@@ -41,6 +41,7 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
         let mut summary = as_json(&report, code);
         summary["log_entries"] = json!(logged.entries);
         summary["log_expiries"] = json!(logged.expiries);
+        summary["preemptions"] = json!(logged.preemptions);
         summary["log_bytes"] = json!(logged.bytes);
         writeln!(output, "{summary}")
     } else {

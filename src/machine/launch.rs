@@ -132,6 +132,7 @@ pub struct PreparedVm {
     tap: Option<Tap>,
     console: ConsoleMode,
     clock_start: Option<i64>,
+    can_be_preempted: bool,
     kvm: KvmHost,
 }
 
@@ -220,8 +221,19 @@ impl PreparedVm {
             tap,
             console: config.console,
             clock_start: config.clock_start.map(|start| start.get().cast_signed()),
+            can_be_preempted: false,
             kvm: open_kvm()?,
         })
+    }
+
+    /// The same VM, able to be stopped at a position while it computes ([`crate::machine::Kick::Preempt`]): KVM logs the
+    /// pages that it writes, which costs it a fault each.
+    #[must_use]
+    pub fn preemptible(self) -> Self {
+        Self {
+            can_be_preempted: true,
+            ..self
+        }
     }
 
     /// A birth here and now.
@@ -275,7 +287,7 @@ impl PreparedVm {
         let iretq = self.kernel.user_return_iretq;
         // The decompressed kernel is tens of megabytes; the guest has its own copy now.
         drop(self.kernel);
-        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry)?;
+        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry, self.can_be_preempted)?;
         let outside = Attached {
             console: self.console,
             disk: self.disk.map(|(disk, _)| disk),
@@ -305,7 +317,7 @@ impl StartedVm {
             network: None,
             entropy: VirtioRng::new(),
         };
-        let vm = Vm::create(kvm, memory, Board::new(0, devices), 0, entry)?;
+        let vm = Vm::create(kvm, memory, Board::new(0, devices), 0, entry, true)?;
         let nothing = Attached {
             console: ConsoleMode::Off,
             disk: None,

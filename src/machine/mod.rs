@@ -23,4 +23,7 @@ pub mod workers;
 
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
-pub use vm::{Arrival, ExitTrace, Live, Output, RunError, Standing, Timeline, TimelineError, Totals};
+pub use vm::{
+    Arrival, ExitTrace, Kick, Live, Output, Resumption, RunError, Standing, Timeline, TimelineError, Totals,
+    Turn,
+};

@@ -17,9 +17,11 @@ use super::codec::{CodecError, Reader, put_bytes, put_number};
 use super::machine::MachineDigests;
 use crate::base::limits::{
     CONSOLE_INPUT_BYTES_MAX, ENTROPY_BYTES_MAX, FRAME_BYTES_MAX, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX,
+    POSTED_WRITES_MAX,
 };
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::DiskRequestId;
+use crate::machine::kvm::{VcpuState, WritePlace};
 
 /// Bytes of the longest name of an outcome.
 const OUTCOME_BYTES_MAX: usize = 32;
@@ -62,6 +64,14 @@ const STOP: u8 = 8;
 const OUTPUT_FRAME: u8 = 9;
 const OUTPUT_CONSOLE: u8 = 10;
 const OUTPUT_POWER_OFF: u8 = 11;
+const PAGE: u8 = 12;
+const RESUME: u8 = 13;
+
+const TO_PORT: u8 = 0;
+const TO_MEMORY: u8 = 1;
+const PAGE_BYTES: usize = 4096;
+/// The widest write.
+const POSTED_BYTES_MAX: usize = 8;
 
 fn kind_of(entry: &Entry) -> u8 {
     match entry {
@@ -74,6 +84,8 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Entropy(_) => ENTROPY,
         Entry::PowerButton => POWER_BUTTON,
         Entry::Stop => STOP,
+        Entry::Page { .. } => PAGE,
+        Entry::Resume { .. } => RESUME,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -104,6 +116,23 @@ impl Base {
             }
             Entry::Disk { id, .. } => put_number(bytes, id.0),
             Entry::PowerButton | Entry::Stop => {}
+            Entry::Page { address, content } => {
+                put_number(bytes, *address);
+                put_bytes(bytes, content);
+            }
+            Entry::Resume { vcpu, posted } => {
+                put_bytes(bytes, vcpu);
+                put_number(bytes, posted.len() as u64);
+                for (place, data) in posted {
+                    let (kind, address) = match place {
+                        WritePlace::Port(port) => (TO_PORT, u64::from(*port)),
+                        WritePlace::Memory(address) => (TO_MEMORY, *address),
+                    };
+                    bytes.push(kind);
+                    put_number(bytes, address);
+                    put_bytes(bytes, data);
+                }
+            }
             Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
         }
     }
@@ -123,6 +152,14 @@ impl Base {
             ENTROPY => Entry::Entropy(reader.bytes(ENTROPY_BYTES_MAX)?.to_vec()),
             POWER_BUTTON => Entry::PowerButton,
             STOP => Entry::Stop,
+            PAGE => Entry::Page {
+                address: reader.number()?,
+                content: reader.bytes(PAGE_BYTES)?.to_vec(),
+            },
+            RESUME => Entry::Resume {
+                vcpu: reader.bytes(VcpuState::BYTES)?.to_vec(),
+                posted: decode_posted(reader)?,
+            },
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -135,6 +172,22 @@ impl Base {
         self.nanos = self.nanos.wrapping_add(reader.number()?);
         Ok(VirtualTime::from_nanos(self.nanos))
     }
+}
+
+fn decode_posted(reader: &mut Reader<'_>) -> Result<Vec<(WritePlace, Vec<u8>)>, CodecError> {
+    let count = reader.length(POSTED_WRITES_MAX)?;
+    let mut posted = Vec::new();
+    for _ in 0..count {
+        let kind = reader.byte()?;
+        let address = reader.number()?;
+        let place = match (kind, u16::try_from(address)) {
+            (TO_PORT, Ok(port)) => WritePlace::Port(port),
+            (TO_MEMORY, _) => WritePlace::Memory(address),
+            _ => return Err(CodecError::UnknownKind(kind)),
+        };
+        posted.push((place, reader.bytes(POSTED_BYTES_MAX)?.to_vec()));
+    }
+    Ok(posted)
 }
 
 fn output(kind: OutputKind, reader: &mut Reader<'_>) -> Result<Entry, CodecError> {
@@ -252,8 +305,19 @@ mod tests {
             content().prop_map(Entry::Entropy),
             Just(Entry::PowerButton),
             Just(Entry::Stop),
+            (any::<u64>(), content()).prop_map(|(address, content)| Entry::Page { address, content }),
+            (content(), prop::collection::vec(posted(), 0..5))
+                .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
         ]
+    }
+
+    fn posted() -> impl Strategy<Value = (WritePlace, Vec<u8>)> {
+        let place = prop_oneof![
+            any::<u16>().prop_map(WritePlace::Port),
+            any::<u64>().prop_map(WritePlace::Memory)
+        ];
+        (place, prop::collection::vec(any::<u8>(), 0..POSTED_BYTES_MAX))
     }
 
     fn batch() -> impl Strategy<Value = Batch> {

@@ -2,6 +2,7 @@
 
 use crate::base::units::VirtualTime;
 use crate::devices::DiskRequestId;
+use crate::machine::kvm::WritePlace;
 
 /// One entry of the log. Each says what a replay does with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,21 @@ pub enum Entry {
     PowerButton,
     /// The operator stopped the VM. The replay stops.
     Stop,
+    /// A page as a guest left it that was stopped while it computed (H1). The replay keeps it for the resumption.
+    Page {
+        /// Guest physical address, a multiple of the page's size.
+        address: u64,
+        /// Its bytes.
+        content: Vec<u8>,
+    },
+    /// After all its pages: the vCPU of that guest, and what it wrote without an exit. The replay does not execute the
+    /// stretch but becomes its result; the point counts as the next exit.
+    Resume {
+        /// The vCPU, as [`crate::machine::kvm::VcpuState`] writes it.
+        vcpu: Vec<u8>,
+        /// Where it wrote, and what.
+        posted: Vec<(WritePlace, Vec<u8>)>,
+    },
     /// Something left the VM. The replay compares and sends nothing.
     Output {
         /// What.
@@ -65,7 +81,11 @@ impl Entry {
     #[must_use]
     pub const fn content_bytes(&self) -> usize {
         match self {
-            Self::Frame(bytes) | Self::Console(bytes) | Self::Entropy(bytes) => bytes.len(),
+            Self::Frame(bytes)
+            | Self::Console(bytes)
+            | Self::Entropy(bytes)
+            | Self::Page { content: bytes, .. }
+            | Self::Resume { vcpu: bytes, .. } => bytes.len(),
             Self::TimeRead(_)
             | Self::Expiry(_)
             | Self::Disk { .. }
@@ -87,6 +107,8 @@ impl Entry {
             Self::Entropy(_) => "entropy",
             Self::PowerButton => "power-button",
             Self::Stop => "stop",
+            Self::Page { .. } => "page",
+            Self::Resume { .. } => "resume",
             Self::Output { .. } => "output",
         }
     }

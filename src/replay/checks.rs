@@ -61,6 +61,7 @@ fn operands(exit: &Exit) -> [u64; 3] {
         | Exit::SetTpr
         | Exit::Debug
         | Exit::Shutdown
+        | Exit::Preempted
         | Exit::Interrupted
         | Exit::Refused(_) => [kind, 0, 0],
     }

@@ -2,6 +2,18 @@
 //!
 //! What it adds to a live VM is the log alone, and the rules that make positions mean something: nothing enters between
 //! two exits, and most reads of the time follow a rule instead of the clock.
+//!
+//! A guest that computes without an exit keeps what arrives waiting:
+//!
+//! ```text
+//!   kick, something waits ──PREEMPT_AFTER──▶ kick: pages and vCPU go into the log, the point counts as the next exit
+//!        └── a counted exit, or a window that was asked for: nothing to do ──▶ it enters there
+//! ```
+//!
+//! The pages are all those that the guest has written since the *epoch* began, at a counted exit: a superset of what it
+//! wrote since the last exit, and a cheap one, because KVM's log is seldom cleared.
+
+use std::time::Duration;
 
 use super::batch::{Batch, End};
 use super::catalogue::{Entry, OutputKind};
@@ -12,10 +24,20 @@ use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATC
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
 use crate::machine::kvm::WritePlace;
-use crate::machine::{Arrival, ExitTrace, Live, Output, Standing, Timeline, TimelineError};
+use crate::machine::{
+    Arrival, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+};
 
 /// Virtual time after which a batch is closed however small it is: what a power cut can take.
-const BATCH_SPAN: std::time::Duration = std::time::Duration::from_secs(1);
+const BATCH_SPAN: Duration = Duration::from_secs(1);
+
+/// How long something waits for a guest that computes, before it is pre-empted (H1).
+const PREEMPT_AFTER: Duration = Duration::from_millis(20);
+
+/// How long written pages are logged before the log starts anew: short where pre-emptions carry the pages, long where
+/// none occurs and each new start only costs the guest a fault a page.
+const EPOCH_SERVED: Duration = Duration::from_millis(400);
+const EPOCH_UNSERVED: Duration = Duration::from_secs(2);
 
 /// Bytes of an entry besides its content, at most.
 const ENTRY_BYTES: usize = 24;
@@ -29,6 +51,8 @@ pub struct Logged {
     pub bytes: u64,
     /// Timer expiries among the entries.
     pub expiries: u64,
+    /// Times a guest that computed was stopped at a position of our making.
+    pub preemptions: u64,
 }
 
 /// A timeline that records.
@@ -42,6 +66,11 @@ pub struct Recorder {
     batch_began: VirtualTime,
     /// The time that the guest was last seen to be shown.
     shown: VirtualTime,
+    /// Since when something has waited while the guest computes.
+    waiting_since: Option<VirtualTime>,
+    /// When the log of written pages was last started anew, and whether a pre-emption has used it since.
+    epoch_began: VirtualTime,
+    epoch_served: bool,
     logged: Logged,
 }
 
@@ -79,6 +108,9 @@ impl Recorder {
             batch_bytes: 0,
             batch_began: VirtualTime::ZERO,
             shown: VirtualTime::ZERO,
+            waiting_since: None,
+            epoch_began: VirtualTime::ZERO,
+            epoch_served: false,
             logged: Logged::default(),
         }
     }
@@ -113,6 +145,15 @@ impl Recorder {
         self.batch.entries.push((exit, entry));
     }
 
+    /// Notes since when something waits to enter a guest that computes.
+    fn notice_waiting(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        if self.waiting_since.is_none() && self.live.has_arrival(standing) {
+            self.waiting_since = Some(self.live.now());
+            self.live.kick_after(PREEMPT_AFTER)?;
+        }
+        Ok(())
+    }
+
     fn is_full(&self) -> bool {
         self.shown - self.batch_began > BATCH_SPAN
             || self.batch_bytes + self.batch.checks.len() >= LOG_BATCH_BYTES_TARGET
@@ -130,10 +171,6 @@ impl Recorder {
 }
 
 impl Timeline for Recorder {
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-
     fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
         let live = self.live.read_time(standing)?;
         if !time_rule::needs_sample(standing.now, live) {
@@ -162,12 +199,63 @@ impl Timeline for Recorder {
         self.live.sleep(standing)
     }
 
-    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
-        self.live.enter_guest(standing)
+    fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
+        if !standing.is_between_exits {
+            return self.live.enter_guest(standing);
+        }
+        self.live.reenter_guest();
+        self.notice_waiting(standing)?;
+        Ok(Turn::Run)
     }
 
     fn leave_guest(&mut self) {
         self.live.leave_guest();
+    }
+
+    fn kicked(&mut self, standing: Standing) -> Result<Kick, TimelineError> {
+        // A window is a counted exit, and it opens as soon as an interrupt could enter.
+        if standing.awaits_window {
+            return Ok(Kick::Noise);
+        }
+        self.notice_waiting(standing)?;
+        let now = self.live.now();
+        let Some(since) = self.waiting_since else {
+            return Ok(Kick::Noise);
+        };
+        if now - since >= PREEMPT_AFTER {
+            return Ok(Kick::Preempt);
+        }
+        self.live.kick_after(PREEMPT_AFTER - (now - since))?;
+        Ok(Kick::Noise)
+    }
+
+    fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError> {
+        self.logged.preemptions += 1;
+        self.epoch_served = true;
+        for (address, content) in done.pages {
+            self.note(standing.exit, Entry::Page { address, content });
+            if self.is_full() {
+                self.close_batch()?;
+            }
+        }
+        let vcpu = done.vcpu.to_bytes();
+        let posted = done.posted;
+        self.note(standing.exit, Entry::Resume { vcpu, posted });
+        Ok(())
+    }
+
+    fn begins_epoch(&mut self, standing: Standing) -> bool {
+        let span = if self.epoch_served {
+            EPOCH_SERVED
+        } else {
+            EPOCH_UNSERVED
+        };
+        let begins = standing.now - self.epoch_began >= span;
+        if begins {
+            self.epoch_began = standing.now;
+            self.epoch_served = false;
+        }
+        begins
     }
 
     fn posted(&mut self, place: WritePlace, data: &[u8]) {
@@ -175,6 +263,7 @@ impl Timeline for Recorder {
     }
 
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        self.waiting_since = None;
         self.batch.checks.push(self.rolling.exited(trace));
         self.batch.through = trace.ordinal;
         if self.is_full() {

@@ -19,9 +19,9 @@ use super::recorder::digest_of;
 use super::{End, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
-use crate::machine::kvm::{Kicker, WritePlace};
+use crate::machine::kvm::{Kicker, VcpuState, WritePlace};
 use crate::machine::workers::{Event, Inbox};
-use crate::machine::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
+use crate::machine::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
 
 /// A timeline that replays.
 #[derive(Debug)]
@@ -111,6 +111,34 @@ impl<R: Read> Replayer<R> {
         }
     }
 
+    /// What the guest did after the exit of `standing`, if it was pre-empted before the next.
+    fn resumption(&mut self, standing: Standing) -> Result<Option<Resumption>, TimelineError> {
+        let mut pages = Vec::new();
+        while matches!(
+            self.entry_here(standing)?,
+            Some(Entry::Page { .. } | Entry::Resume { .. })
+        ) {
+            match self.entries.pop_front() {
+                Some((_, Entry::Page { address, content })) => pages.push((address, content)),
+                Some((_, Entry::Resume { vcpu, posted })) => {
+                    let vcpu = VcpuState::from_bytes(&vcpu).map_err(|error| TimelineError::Host {
+                        what: "reading the log",
+                        source: std::io::Error::other(error),
+                    })?;
+                    return Ok(Some(Resumption { vcpu, posted, pages }));
+                }
+                _ => break,
+            }
+        }
+        if pages.is_empty() {
+            return Ok(None);
+        }
+        Err(diverged(
+            standing,
+            "the record has pages here, and no vCPU to go with them".into(),
+        ))
+    }
+
     /// Takes in what workers and operator have posted.
     fn look_into_inbox(&mut self) {
         if !self.kicker.take_work() {
@@ -168,10 +196,6 @@ fn diverged(standing: Standing, what: String) -> TimelineError {
 }
 
 impl<R: Read> Timeline for Replayer<R> {
-    fn takes_kicks(&self) -> bool {
-        false
-    }
-
     fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
         let Some(Entry::TimeRead(time)) = self.entry_here(standing)? else {
             return Ok(time_rule::unsampled(standing.now));
@@ -198,6 +222,7 @@ impl<R: Read> Timeline for Replayer<R> {
             Some(Entry::Console(bytes)) => Arrival::Device(Input::Console(bytes.clone())),
             Some(Entry::PowerButton) => Arrival::Device(Input::PowerButton),
             Some(Entry::Stop) => Arrival::Stop,
+            Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
             Some(entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Output { .. })) => {
                 let what = format!(
                     "the guest did not ask for the {} that the record has here",
@@ -231,15 +256,37 @@ impl<R: Read> Timeline for Replayer<R> {
         ))
     }
 
-    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+    fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
         if standing.is_between_exits {
             self.kicker.reenter_guest();
-            return Ok(true);
+            return Ok(Turn::Run);
+        }
+        if let Some(resumption) = self.resumption(standing)? {
+            return Ok(Turn::Become(Box::new(resumption)));
         }
         if self.end.is_some() && self.through == standing.exit {
             return Err(TimelineError::Ended(standing.exit));
         }
-        Ok(self.kicker.enter_guest())
+        Ok(if self.kicker.enter_guest() {
+            Turn::Run
+        } else {
+            Turn::Wait
+        })
+    }
+
+    fn kicked(&mut self, _: Standing) -> Result<Kick, TimelineError> {
+        Ok(Kick::Noise)
+    }
+
+    fn preempted(&mut self, standing: Standing, _: Resumption) -> Result<(), TimelineError> {
+        Err(diverged(
+            standing,
+            "the guest was stopped, and no replay does that".into(),
+        ))
+    }
+
+    fn begins_epoch(&mut self, _: Standing) -> bool {
+        false
     }
 
     fn leave_guest(&mut self) {

@@ -85,6 +85,8 @@ pub enum Exit {
     Debug,
     /// Triple fault.
     Shutdown,
+    /// We stopped a guest that computed without an exit, and made the point a position (H1).
+    Preempted,
     /// A signal arrived: host noise, never counted.
     Interrupted,
     /// KVM gave up or gave a reason outside the closed list; the VM stops with this text.
@@ -116,11 +118,13 @@ pub enum ExitKind {
     Debug,
     /// Triple fault.
     Shutdown,
+    /// Preemption of ours.
+    Preempted,
 }
 
 impl ExitKind {
     /// Every kind, in the order of reports.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PortRead,
         Self::PortWrite,
         Self::MmioRead,
@@ -132,6 +136,7 @@ impl ExitKind {
         Self::SetTpr,
         Self::Debug,
         Self::Shutdown,
+        Self::Preempted,
     ];
 
     /// The name used in reports.
@@ -149,6 +154,7 @@ impl ExitKind {
             Self::SetTpr => "set_tpr",
             Self::Debug => "debug",
             Self::Shutdown => "shutdown",
+            Self::Preempted => "preempted",
         }
     }
 }
@@ -169,6 +175,7 @@ impl Exit {
             Self::SetTpr => Some(ExitKind::SetTpr),
             Self::Debug => Some(ExitKind::Debug),
             Self::Shutdown => Some(ExitKind::Shutdown),
+            Self::Preempted => Some(ExitKind::Preempted),
             Self::Interrupted | Self::Refused(_) => None,
         }
     }

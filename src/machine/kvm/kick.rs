@@ -136,6 +136,12 @@ impl Kicker {
         self.shared.work.swap(false, Ordering::SeqCst)
     }
 
+    /// Whether work waits.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.shared.work.load(Ordering::SeqCst)
+    }
+
     /// Announces that this thread is about to enter the guest. False if work came first: do not enter.
     #[must_use]
     pub fn enter_guest(&self) -> bool {

@@ -12,11 +12,13 @@
 
 mod exit;
 mod kick;
+mod state;
 mod vcpu;
 mod vm;
 
 pub use exit::{Exit, ExitKind, PortAccess, PostedWrite, WritePlace};
 pub use kick::{KickTimer, Kicker, VcpuWaker};
+pub use state::{NoVcpuState, VcpuState};
 pub use vcpu::Vcpu;
 pub use vm::{KvmHost, KvmVm, MsrPassRange};
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use kvm_bindings::{
     CpuId, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events,
+    kvm_vcpu_events, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
@@ -26,7 +26,7 @@ nix::ioctl_write_ptr!(
 );
 
 /// SYSENTER, system calls, the user's GS base, and the page attribute table: Linux sets them, KVM keeps them.
-const STATE_MSRS: [u32; 9] = [
+pub(super) const STATE_MSRS: [u32; 9] = [
     0x174,
     0x175,
     0x176,
@@ -399,6 +399,52 @@ impl Vcpu {
         }
         let values = msrs.as_slice().iter().map(|entry| (entry.index, entry.data));
         Ok(values.collect())
+    }
+
+    /// Sets MSRs.
+    ///
+    /// # Errors
+    /// When KVM refuses one.
+    pub fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), KvmError> {
+        let call = "KVM_SET_MSRS";
+        let failed = |what: String| KvmError::Ioctl {
+            call,
+            source: std::io::Error::other(what),
+        };
+        let entries: Vec<_> = values
+            .iter()
+            .map(|(index, data)| kvm_msr_entry {
+                index: *index,
+                data: *data,
+                ..kvm_msr_entry::default()
+            })
+            .collect();
+        let msrs = Msrs::from_entries(&entries).map_err(|error| failed(format!("{error:?}")))?;
+        self.is_unsettled.set(true);
+        let set = self.fd.set_msrs(&msrs).map_err(KvmError::ioctl(call))?;
+        match values.get(set) {
+            None => Ok(()),
+            Some((index, value)) => Err(failed(format!("KVM does not take {value:#x} in MSR {index:#x}"))),
+        }
+    }
+
+    /// Sets CR8 as the next run will find it: KVM takes it from `kvm_run` then.
+    pub(super) fn set_task_priority(&mut self, cr8: u64) {
+        self.fd.get_kvm_run().cr8 = cr8;
+    }
+
+    /// Sets the floating-point and vector registers.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn set_extended_state(&mut self, words: &[u32]) -> Result<(), KvmError> {
+        let mut state = kvm_xsave::default();
+        for (to, from) in state.region.iter_mut().zip(words) {
+            *to = *from;
+        }
+        self.is_unsettled.set(true);
+        // SAFETY: no feature with state beyond these 4096 bytes was ever enabled for this process, so KVM reads no more.
+        unsafe { self.fd.set_xsave(&state) }.map_err(KvmError::ioctl("KVM_SET_XSAVE"))
     }
 
     /// The floating-point and vector registers, in the layout of XSAVE.

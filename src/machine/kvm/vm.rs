@@ -1,10 +1,13 @@
 //! The host's KVM and one VM on it: memory slots and the MSR filter.
 
 use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_clear_dirty_log, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags,
     VmFd,
@@ -15,6 +18,16 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::{KvmError, Vcpu};
 use crate::base::guest_memory::{GuestMemory, Ram, RegisterPage};
+
+nix::ioctl_readwrite!(
+    /// `KVM_CLEAR_DIRTY_LOG`: `kvm-ioctls` has no wrapper for it.
+    kvm_clear_dirty_log_ioctl,
+    0xAE,
+    0xC0,
+    kvm_clear_dirty_log
+);
+
+const PAGE_BYTES: u64 = 4096;
 
 /// The slot of the register page, after those of RAM.
 const PAGE_SLOT: u32 = 8;
@@ -73,6 +86,9 @@ impl KvmHost {
             "KVM_CAP_IMMEDIATE_EXIT",
             "to stop a running vCPU without a race",
         )?;
+        if log_dirty_pages {
+            vm.clear_dirty_log_by_hand()?;
+        }
         vm.map_memory(log_dirty_pages)?;
         Ok(vm)
     }
@@ -163,13 +179,69 @@ impl KvmVm {
         &self.memory
     }
 
-    /// Pages written by the guest in slot 0 of `byte_count` bytes since the log was last fetched, one bit a page.
+    /// Fetching the log shall not clear it: each clearing write-protects the pages, whose next write then costs a fault.
+    fn clear_dirty_log_by_hand(&self) -> Result<(), KvmError> {
+        let cap = kvm_enable_cap {
+            cap: kvm_bindings::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+            args: [
+                u64::from(kvm_bindings::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE),
+                0,
+                0,
+                0,
+            ],
+            ..kvm_enable_cap::default()
+        };
+        self.fd.enable_cap(&cap).map_err(KvmError::ioctl(
+            "KVM_ENABLE_CAP(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)",
+        ))
+    }
+
+    /// Guest physical addresses of the pages of RAM that the guest has written since [`Self::forget_written_pages`] was
+    /// last called, ascending. Nothing that we wrote is among them.
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn dirty_log(&self, byte_count: usize) -> Result<Vec<u64>, KvmError> {
+    pub fn written_pages(&self) -> Result<Vec<u64>, KvmError> {
+        let mut pages = Vec::new();
+        for (slot, region) in (0..).zip(self.memory.ram().iter()) {
+            let log = self.dirty_log(slot, region)?;
+            for (index, word) in (0_u64..).zip(log) {
+                let bits = (0..64_u64).filter(|bit| word >> bit & 1 != 0);
+                pages.extend(bits.map(|bit| region.start_addr().0 + (index * 64 + bit) * PAGE_BYTES));
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Starts the log of written pages anew. The guest must be at rest.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn forget_written_pages(&self) -> Result<(), KvmError> {
+        for (slot, region) in (0..).zip(self.memory.ram().iter()) {
+            let mut log = self.dirty_log(slot, region)?;
+            let mut clear = kvm_clear_dirty_log {
+                slot,
+                num_pages: u32::try_from(region.len() / PAGE_BYTES).unwrap_or(u32::MAX),
+                first_page: 0,
+                __bindgen_anon_1: kvm_bindings::kvm_clear_dirty_log__bindgen_ty_1 {
+                    dirty_bitmap: log.as_mut_ptr().cast(),
+                },
+            };
+            // SAFETY: the descriptor is a VM's; the bitmap has a bit for each page of the slot and outlives the call.
+            unsafe { kvm_clear_dirty_log_ioctl(self.fd.as_raw_fd(), &raw mut clear) }.map_err(|errno| {
+                KvmError::Ioctl {
+                    call: "KVM_CLEAR_DIRTY_LOG",
+                    source: errno.into(),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn dirty_log(&self, slot: u32, region: &GuestRegionMmap<AtomicBitmap>) -> Result<Vec<u64>, KvmError> {
         self.fd
-            .get_dirty_log(0, byte_count)
+            .get_dirty_log(slot, region.size())
             .map_err(KvmError::ioctl("KVM_GET_DIRTY_LOG"))
     }
 

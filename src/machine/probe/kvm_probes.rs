@@ -11,7 +11,6 @@ use kvm_bindings::{
 use super::Finding;
 use super::tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError};
 use crate::base::clock::HostClock;
-use crate::base::limits::GUEST_RAM_BYTES_MIN;
 use crate::machine::cpu;
 use crate::machine::kvm::{Exit, KickTimer, KvmError, KvmHost};
 
@@ -273,23 +272,14 @@ fn dirty_log() -> Result<Finding, TinyGuestError> {
         a.mov(qword_ptr(rax), rdx)?;
         a.hlt()
     })?;
-    let byte_count = usize::try_from(GUEST_RAM_BYTES_MIN).unwrap_or(0);
-    guest.vm.dirty_log(byte_count)?;
+    guest.vm.forget_written_pages()?;
     let exit = guest.run()?;
     if exit != Exit::Halt {
         return Ok(unexpected(&exit));
     }
-    let log = guest.vm.dirty_log(byte_count)?;
-    let is_dirty = |page: u64| {
-        let word = usize::try_from(page / 64)
-            .ok()
-            .and_then(|index| log.get(index))
-            .copied()
-            .unwrap_or(0);
-        word >> (page % 64) & 1 == 1
-    };
-    let untouched = DATA / PAGE_BYTES + 1;
-    Ok(match (is_dirty(DATA / PAGE_BYTES), is_dirty(untouched)) {
+    let written = guest.vm.written_pages()?;
+    let is_dirty = |address: u64| written.contains(&address);
+    Ok(match (is_dirty(DATA), is_dirty(DATA + PAGE_BYTES)) {
         (true, false) => Finding::Works,
         (false, _) => Finding::Fails("a page the guest wrote is not in the log".into()),
         (true, true) => Finding::Fails("a page the guest did not write is in the log".into()),

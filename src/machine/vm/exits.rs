@@ -31,8 +31,9 @@ impl Vm {
         if sets_clock { self.show_hpet() } else { Ok(()) }
     }
 
-    fn post(&mut self, place: WritePlace, data: &[u8]) {
+    pub(super) fn post(&mut self, place: WritePlace, data: &[u8]) {
         self.totals.posted_writes += 1;
+        self.posted.push((place, data.to_vec()));
         let moment = Moment {
             now: self.now,
             memory: self.kvm.memory(),
@@ -110,7 +111,7 @@ impl Vm {
             }
             Exit::Halt if !self.vcpu.interrupts_enabled() => return Ok(Some(Outcome::DeadHalt)),
             Exit::Halt => self.is_halted = true,
-            Exit::IrqWindow | Exit::SetTpr | Exit::Debug | Exit::Interrupted => {}
+            Exit::IrqWindow | Exit::SetTpr | Exit::Debug | Exit::Preempted | Exit::Interrupted => {}
             Exit::MmioRead { address } => {
                 return Ok(Some(Outcome::WildMmio {
                     address,

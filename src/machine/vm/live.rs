@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::timeline::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
+use super::timeline::{
+    Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+};
 use crate::base::clock::{SystemClock, VirtualClock};
 use crate::base::entropy::EntropySource;
 use crate::base::units::VirtualTime;
@@ -86,6 +88,36 @@ impl Live {
         Ok(())
     }
 
+    /// Announces that this thread goes on in the guest. Whether something has come meanwhile is to be asked after this:
+    /// what comes later kicks.
+    pub fn reenter_guest(&self) {
+        self.kicker.reenter_guest();
+    }
+
+    /// Whether something waits to enter the guest.
+    pub fn has_arrival(&mut self, standing: Standing) -> bool {
+        let is_due = |deadline| deadline <= self.clock.sample();
+        !self.arrived.is_empty() || self.kicker.has_work() || standing.deadline.is_some_and(is_due)
+    }
+
+    /// The host's time, as the guest would be shown it.
+    pub fn now(&mut self) -> VirtualTime {
+        self.clock.sample()
+    }
+
+    /// Kicks the guest after `span`, whatever is due before.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn kick_after(&mut self, span: Duration) -> Result<(), TimelineError> {
+        self.timer.arm(span).map_err(|source| TimelineError::Host {
+            what: "arming the vCPU's timer",
+            source,
+        })?;
+        self.timer_armed_for = Some(self.clock.last() + span);
+        Ok(())
+    }
+
     /// A guest that sleeps needs no kick, and the signal of one would cost more than this call.
     fn disarm_timer(&mut self) -> Result<(), TimelineError> {
         if self.timer_armed_for.take().is_some() {
@@ -99,10 +131,6 @@ impl Live {
 }
 
 impl Timeline for Live {
-    fn takes_kicks(&self) -> bool {
-        true
-    }
-
     fn read_time(&mut self, _: Standing) -> Result<VirtualTime, TimelineError> {
         Ok(self.clock.sample())
     }
@@ -149,17 +177,36 @@ impl Timeline for Live {
         Ok(())
     }
 
-    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+    fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
         if standing.is_between_exits {
-            self.kicker.reenter_guest();
-            return Ok(true);
+            self.reenter_guest();
+            if self.kicker.has_work() {
+                self.kick_after(Duration::ZERO)?;
+            }
+            return Ok(Turn::Run);
         }
         self.arm_timer(standing)?;
-        Ok(self.kicker.enter_guest())
+        Ok(if self.kicker.enter_guest() {
+            Turn::Run
+        } else {
+            Turn::Wait
+        })
     }
 
     fn leave_guest(&mut self) {
         self.kicker.leave_guest();
+    }
+
+    fn kicked(&mut self, _: Standing) -> Result<Kick, TimelineError> {
+        Ok(Kick::Arrival)
+    }
+
+    fn preempted(&mut self, _: Standing, _: Resumption) -> Result<(), TimelineError> {
+        Ok(())
+    }
+
+    fn begins_epoch(&mut self, _: Standing) -> bool {
+        false
     }
 
     fn posted(&mut self, _: WritePlace, _: &[u8]) {}

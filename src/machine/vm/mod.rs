@@ -25,7 +25,9 @@
 //! one and of what entered here, whatever the host does meanwhile:
 //!
 //! - A *kick* or any other host noise (EINTR, EAGAIN) leads straight back into the guest, with the wish for a window as
-//!   it was. Only a timeline that needs no positions ([`Timeline::takes_kicks`]) lets arrivals in there.
+//!   it was. Only a timeline that needs no positions lets arrivals in there ([`Kick::Arrival`]). A guest that computes
+//!   while something waits is *pre-empted* after a while ([`Kick::Preempt`], H1): what it did since the last exit is
+//!   captured as its result, and the point counts as the next exit.
 //! - A *posted write* is applied to its device when it is seen, at the latest before the next counted exit is handled;
 //!   no interrupt enters before. Where KVM posts nothing, or its ring is full, the write is an exit that is not counted,
 //!   so how many fit the ring and how often noise empties it does not matter.
@@ -46,18 +48,21 @@ mod timeline;
 use super::boot::EntryPoint;
 use super::cpu;
 use super::entry::set_entry_state;
-use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, Vcpu};
+use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, Vcpu, WritePlace};
 use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
+use crate::base::limits::POSTED_WRITES_MAX;
 use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
-use crate::devices::Input;
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
+use crate::devices::{GuestFault, Input};
 pub use live::Live;
-pub use timeline::{Arrival, ExitTrace, Output, Standing, Timeline, TimelineError};
+pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
+
+const PAGE_BYTES: usize = 4096;
 
 /// The host failed the VM.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +141,9 @@ pub(super) struct Vm {
     is_halted: bool,
     is_between_exits: bool,
     window_just_opened: bool,
+    awaits_window: bool,
+    /// What the guest wrote since the last counted exit without another one.
+    posted: Vec<(WritePlace, Vec<u8>)>,
     console_room: usize,
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
@@ -146,6 +154,8 @@ impl Vm {
     /// Creates the VM on the calling thread, which becomes its vCPU thread. `memory` holds the loaded
     /// kernel, whose user-return `IRETQ` is at guest virtual address `kernel_iretq`.
     ///
+    /// With `logs_written_pages`, it can be pre-empted.
+    ///
     /// # Errors
     /// When the host's KVM refuses.
     pub(super) fn create(
@@ -154,8 +164,9 @@ impl Vm {
         board: Board,
         kernel_iretq: u64,
         entry: &EntryPoint,
+        logs_written_pages: bool,
     ) -> Result<Self, RunError> {
-        let mut kvm = kvm.create_vm(memory, false)?;
+        let mut kvm = kvm.create_vm(memory, logs_written_pages)?;
         kvm.post_writes(&POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER)?;
         kvm.deny_msrs_except(cpu::PASSED_RANGES)?;
         let page = RegisterPage::at(GuestPhys(*HPET_MMIO.start())).map_err(|source| RunError::Host {
@@ -176,6 +187,8 @@ impl Vm {
             is_halted: false,
             is_between_exits: false,
             window_just_opened: false,
+            awaits_window: false,
+            posted: Vec::new(),
             console_room,
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
@@ -274,6 +287,7 @@ impl Vm {
             now: self.now,
             deadline: self.board.next_deadline(),
             is_between_exits: self.is_between_exits,
+            awaits_window: self.awaits_window,
         }
     }
 
@@ -329,35 +343,119 @@ impl Vm {
 
     /// Enters the guest once and handles the exit.
     fn run_once(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Outcome>, RunError> {
-        if !timeline.enter_guest(self.standing())? {
+        let turn = timeline.enter_guest(self.standing())?;
+        if matches!(turn, Turn::Wait) {
             return Ok(None);
         }
-        let exit = if self.is_between_exits {
-            self.vcpu.run()
-        } else {
-            self.enter()
+        if !self.is_between_exits {
+            self.prepare_entry()?;
+        }
+        let exit = match turn {
+            Turn::Become(resumption) => self.become_resumed(&resumption, timeline),
+            Turn::Run | Turn::Wait => self.vcpu.run().map_err(RunError::from),
         };
         timeline.leave_guest();
         let exit = shadow::leave(&mut self.vcpu, self.kvm.memory(), exit?)?;
         tracing::trace!(?exit, rip = format_args!("{:#x}", self.vcpu.registers()?.rip));
         self.take_posted_writes(timeline)?;
-        let is_kick = exit == Exit::Interrupted;
-        self.totals.kicks += u64::from(is_kick);
-        if is_kick || self.take_unposted_write(&exit, timeline) {
-            self.is_between_exits = !timeline.takes_kicks();
-            return Ok(None);
+        if self.take_unposted_write(&exit, timeline) {
+            self.is_between_exits = true;
+            return Ok(self.judge_posted_writes());
         }
+        let exit = match exit {
+            Exit::Interrupted => match self.take_kick(timeline)? {
+                Some(exit) => exit,
+                None => return Ok(None),
+            },
+            exit => exit,
+        };
         if let Some(kind) = exit.counted() {
             self.is_between_exits = false;
+            self.posted.clear();
             self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();
             self.totals.exits[kind as usize] += 1;
             self.trace(&exit, timeline)?;
+            if timeline.begins_epoch(self.standing()) {
+                self.kvm.forget_written_pages()?;
+            }
         }
         self.handle(exit, timeline)
     }
 
-    fn enter(&mut self) -> Result<Exit, KvmError> {
+    /// What was posted since the last counted exit is kept for a pre-emption, and no sound driver posts so much.
+    fn judge_posted_writes(&self) -> Option<Outcome> {
+        (self.posted.len() > POSTED_WRITES_MAX).then(|| {
+            Outcome::DeviceFault(GuestFault {
+                device: "the ports of PIC, PIT, clock, serial line or PCI",
+                what: format!("{POSTED_WRITES_MAX} writes to them and nothing else"),
+            })
+        })
+    }
+
+    /// A kick has stopped the guest: the exit that this is, if the point shall be a position.
+    fn take_kick(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Exit>, RunError> {
+        self.totals.kicks += 1;
+        match timeline.kicked(self.standing())? {
+            Kick::Arrival => self.is_between_exits = false,
+            Kick::Noise => self.is_between_exits = true,
+            Kick::Preempt => {
+                let done = self.resumption()?;
+                timeline.preempted(self.standing(), done)?;
+                return Ok(Some(Exit::Preempted));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the guest did since the last counted exit.
+    fn resumption(&mut self) -> Result<Resumption, RunError> {
+        let memory = self.kvm.memory();
+        let mut pages = Vec::new();
+        for address in self.kvm.written_pages()? {
+            let mut content = vec![0; PAGE_BYTES];
+            memory
+                .read(GuestPhys(address), &mut content)
+                .map_err(|outside| RunError::Host {
+                    what: "reading a page that the guest wrote",
+                    source: std::io::Error::other(outside),
+                })?;
+            pages.push((address, content));
+        }
+        Ok(Resumption {
+            vcpu: self.vcpu.save()?,
+            posted: self.posted.clone(),
+            pages,
+        })
+    }
+
+    /// Makes the guest what it was in the end of a stretch that is not executed here.
+    fn become_resumed(
+        &mut self,
+        resumption: &Resumption,
+        timeline: &mut dyn Timeline,
+    ) -> Result<Exit, RunError> {
+        self.vcpu.complete_instruction()?;
+        for (place, data) in &resumption.posted {
+            timeline.posted(*place, data);
+            self.post(*place, data);
+        }
+        self.show_hpet()?;
+        for (address, content) in &resumption.pages {
+            self.kvm
+                .memory()
+                .write(GuestPhys(*address), content)
+                .map_err(|outside| RunError::Host {
+                    what: "writing a page of the record",
+                    source: std::io::Error::other(outside),
+                })?;
+        }
+        self.vcpu.restore(&resumption.vcpu)?;
+        Ok(Exit::Preempted)
+    }
+
+    /// Injects an interrupt or asks for a window, as the state at the last counted exit wants it (E6).
+    fn prepare_entry(&mut self) -> Result<(), KvmError> {
         let pending = self.board.interrupt_pending();
         let inject = pending && self.vcpu.ready_for_interrupt();
         if inject {
@@ -376,7 +474,8 @@ impl Vm {
             pending
         };
         let look = !self.window_just_opened && self.board.may_become_pending();
-        self.vcpu.request_interrupt_window(another || look);
-        self.vcpu.run()
+        self.awaits_window = another || look;
+        self.vcpu.request_interrupt_window(self.awaits_window);
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{Frame, Input};
-use crate::machine::kvm::{Exit, WritePlace};
+use crate::machine::kvm::{Exit, VcpuState, WritePlace};
 
 /// What enters a VM at a counted exit that has been handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,39 @@ pub enum Arrival {
     Device(Input),
     /// The operator stops the VM.
     Stop,
+}
+
+/// A stretch of execution in its result: what became of a guest that computed without an exit and was stopped (H1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resumption {
+    /// The vCPU then.
+    pub vcpu: VcpuState,
+    /// What the guest wrote without an exit meanwhile.
+    pub posted: Vec<(WritePlace, Vec<u8>)>,
+    /// Guest physical address and content of all pages that it may have written.
+    pub pages: Vec<(u64, Vec<u8>)>,
+}
+
+/// How the guest goes on.
+#[derive(Debug)]
+pub enum Turn {
+    /// Not yet: something has arrived that may enter first. Never between two exits.
+    Wait,
+    /// By being run.
+    Run,
+    /// By becoming what it was when it was stopped, before its next exit. Never between two exits.
+    Become(Box<Resumption>),
+}
+
+/// What a kick is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kick {
+    /// For nothing: back into the guest.
+    Noise,
+    /// For what has arrived, which may enter here, between two exits.
+    Arrival,
+    /// The guest has computed for too long while something waited: here shall be a position (H1).
+    Preempt,
 }
 
 /// What leaves a VM at a counted exit.
@@ -44,6 +77,8 @@ pub struct Standing {
     pub deadline: Option<VirtualTime>,
     /// The guest was stopped between that exit and the next by a kick.
     pub is_between_exits: bool,
+    /// A window exit was asked for, and will come by itself.
+    pub awaits_window: bool,
 }
 
 /// A counted exit and what led to it, for whoever compares two executions.
@@ -86,10 +121,6 @@ pub enum TimelineError {
 
 /// Where everything comes from that is no function of the guest's state.
 pub trait Timeline {
-    /// Whether what arrives may enter between two exits, wherever a kick stopped the guest. No position names such a
-    /// point, so neither a recorder nor a replayer allows it.
-    fn takes_kicks(&self) -> bool;
-
     /// The time that the guest reads at the exit which is being handled: never before [`Standing::now`]. Asked once an
     /// exit at most.
     ///
@@ -115,15 +146,30 @@ pub trait Timeline {
     /// [`TimelineError`].
     fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError>;
 
-    /// The guest is about to be entered, at the exit in `standing` or between two. False if something has arrived
-    /// meanwhile that may enter first; never false between two exits.
+    /// The guest is about to be entered, at the exit in `standing` or between two.
     ///
     /// # Errors
     /// [`TimelineError`].
-    fn enter_guest(&mut self, standing: Standing) -> Result<bool, TimelineError>;
+    fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError>;
 
     /// The guest was left.
     fn leave_guest(&mut self);
+
+    /// The guest was left by a kick.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn kicked(&mut self, standing: Standing) -> Result<Kick, TimelineError>;
+
+    /// The guest was stopped for [`Kick::Preempt`]: what it did since the exit in `standing`. The point where it stands
+    /// will count as the next exit.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError>;
+
+    /// Whether the log of written pages shall start anew at the exit in `standing`.
+    fn begins_epoch(&mut self, standing: Standing) -> bool;
 
     /// The guest wrote without an exit, before the next one.
     fn posted(&mut self, place: WritePlace, data: &[u8]);

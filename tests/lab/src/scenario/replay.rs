@@ -119,6 +119,7 @@ fn play_all(args: &Args) -> Result<Value> {
         "exits_min": least(|one| one.recorded.exits_total),
         "user_rdtsc": comparisons.iter().map(|one| one.recorded.user_rdtsc).sum::<u64>(),
         "noise_kicks_min": least(|one| one.replayed.kicks),
+        "preemptions": comparisons.iter().map(|one| one.recorded.preemptions).sum::<u64>(),
         "log_bytes": comparisons.iter().map(|one| one.recorded.log_bytes).sum::<u64>(),
         "log_expiries": comparisons.iter().map(|one| one.recorded.log_expiries).sum::<u64>(),
         "recorded_s": comparisons.iter().map(|one| one.recorded.wall_seconds).sum::<f64>(),

@@ -34,6 +34,9 @@ pub struct RunSummary {
     /// Of a record: bytes of its log.
     #[serde(default)]
     pub log_bytes: u64,
+    /// Of a record: times its guest was stopped while it computed.
+    #[serde(default)]
+    pub preemptions: u64,
     /// Of a record: timer expiries in its log.
     #[serde(default)]
     pub log_expiries: u64,
