@@ -4,12 +4,25 @@
 //! makes KVM flush the guest's TLB; pending events last, because earlier calls change them. SYSENTER's addresses do not
 //! survive a restore on SVM, which keeps 32 bits of them; so saving writes the MSRs once, and saves what reads back.
 
-use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{KvmError, Vcpu};
 
 const CR4_PGE: u64 = 1 << 7;
+
+/// SYSENTER, system calls, the user's GS base, and the page attribute table: Linux sets them, KVM keeps them.
+const STATE_MSRS: [u32; 9] = [
+    0x174,
+    0x175,
+    0x176,
+    0x277,
+    0xC000_0081,
+    0xC000_0082,
+    0xC000_0083,
+    0xC000_0084,
+    0xC000_0102,
+];
 
 /// Words of XSAVE's legacy region, header and the room behind them that KVM copies.
 const XSAVE_WORDS: usize = 1024;
@@ -44,7 +57,7 @@ impl VcpuState {
         + size_of::<kvm_sregs>()
         + size_of::<kvm_debugregs>()
         + size_of::<kvm_vcpu_events>()
-        + super::vcpu::STATE_MSRS.len() * Self::MSR_BYTES
+        + STATE_MSRS.len() * Self::MSR_BYTES
         + XSAVE_WORDS * 4;
 
     /// The state as [`Self::BYTES`] bytes.
@@ -79,7 +92,7 @@ impl VcpuState {
         let (system_registers, rest) = kvm_sregs::read_from_prefix(rest).map_err(|_| wrong)?;
         let (debug_registers, rest) = kvm_debugregs::read_from_prefix(rest).map_err(|_| wrong)?;
         let (events, rest) = kvm_vcpu_events::read_from_prefix(rest).map_err(|_| wrong)?;
-        let (msrs, extended) = rest.split_at(super::vcpu::STATE_MSRS.len() * Self::MSR_BYTES);
+        let (msrs, extended) = rest.split_at(STATE_MSRS.len() * Self::MSR_BYTES);
         let msr = |bytes: &[u8]| {
             let (index, value) = u32::read_from_prefix(bytes).ok()?;
             Some((index, u64::read_from_bytes(value).ok()?))
@@ -115,6 +128,58 @@ impl Vcpu {
             msrs: self.msrs()?,
             extended: self.extended_state()?,
         })
+    }
+
+    /// The MSRs that hold a guest's state and which no other call shows, by number.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn msrs(&self) -> Result<Vec<(u32, u64)>, KvmError> {
+        let call = "KVM_GET_MSRS";
+        let entries = STATE_MSRS.map(|index| kvm_msr_entry {
+            index,
+            ..kvm_msr_entry::default()
+        });
+        let mut msrs = Msrs::from_entries(&entries).map_err(|error| KvmError::Ioctl {
+            call,
+            source: std::io::Error::other(format!("{error:?}")),
+        })?;
+        let read = self.fd.get_msrs(&mut msrs).map_err(KvmError::ioctl(call))?;
+        if read < STATE_MSRS.len() {
+            return Err(KvmError::Ioctl {
+                call,
+                source: std::io::Error::other(format!("KVM does not show MSR {:#x}", STATE_MSRS[read])),
+            });
+        }
+        let values = msrs.as_slice().iter().map(|entry| (entry.index, entry.data));
+        Ok(values.collect())
+    }
+
+    /// Sets MSRs.
+    ///
+    /// # Errors
+    /// When KVM refuses one.
+    pub fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), KvmError> {
+        let call = "KVM_SET_MSRS";
+        let failed = |what: String| KvmError::Ioctl {
+            call,
+            source: std::io::Error::other(what),
+        };
+        let entries: Vec<_> = values
+            .iter()
+            .map(|(index, data)| kvm_msr_entry {
+                index: *index,
+                data: *data,
+                ..kvm_msr_entry::default()
+            })
+            .collect();
+        let msrs = Msrs::from_entries(&entries).map_err(|error| failed(format!("{error:?}")))?;
+        self.is_unsettled.set(true);
+        let set = self.fd.set_msrs(&msrs).map_err(KvmError::ioctl(call))?;
+        match values.get(set) {
+            None => Ok(()),
+            Some((index, value)) => Err(failed(format!("KVM does not take {value:#x} in MSR {index:#x}"))),
+        }
     }
 
     /// Restores a saved state. An open instruction must have been completed.

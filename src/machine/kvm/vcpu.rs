@@ -7,8 +7,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use kvm_bindings::{
-    CpuId, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xsave,
+    CpuId, kvm_debugregs, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
@@ -25,19 +24,6 @@ nix::ioctl_write_ptr!(
     kvm_interrupt
 );
 
-/// SYSENTER, system calls, the user's GS base, and the page attribute table: Linux sets them, KVM keeps them.
-pub(super) const STATE_MSRS: [u32; 9] = [
-    0x174,
-    0x175,
-    0x176,
-    0x277,
-    0xC000_0081,
-    0xC000_0082,
-    0xC000_0083,
-    0xC000_0084,
-    0xC000_0102,
-];
-
 /// RAM and the register page.
 type Mappings = (Rc<GuestMemory>, Option<Rc<RegisterPage>>);
 
@@ -47,12 +33,12 @@ pub struct Vcpu {
     /// Before `fd` because fields are dropped in this order: a kick that comes when `kvm_run` is unmapped already must
     /// not find its address.
     attachment: Attachment,
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
     has_sync_regs: bool,
     posts_writes: bool,
     /// What the last run said about interrupts no longer holds: its exit left an instruction open, which KVM completes
     /// at the start of the next run, or state was set.
-    is_unsettled: Cell<bool>,
+    pub(super) is_unsettled: Cell<bool>,
     /// An exit that came of completing an instruction: the next run returns it.
     next_exit: Option<Exit>,
     /// Keeps what the guest sees mapped for as long as the vCPU can run.
@@ -374,58 +360,6 @@ impl Vcpu {
         self.fd
             .set_sregs(registers)
             .map_err(KvmError::ioctl("KVM_SET_SREGS"))
-    }
-
-    /// The MSRs that hold a guest's state and which no other call shows, by number.
-    ///
-    /// # Errors
-    /// When KVM refuses.
-    pub fn msrs(&self) -> Result<Vec<(u32, u64)>, KvmError> {
-        let call = "KVM_GET_MSRS";
-        let entries = STATE_MSRS.map(|index| kvm_msr_entry {
-            index,
-            ..kvm_msr_entry::default()
-        });
-        let mut msrs = Msrs::from_entries(&entries).map_err(|error| KvmError::Ioctl {
-            call,
-            source: std::io::Error::other(format!("{error:?}")),
-        })?;
-        let read = self.fd.get_msrs(&mut msrs).map_err(KvmError::ioctl(call))?;
-        if read < STATE_MSRS.len() {
-            return Err(KvmError::Ioctl {
-                call,
-                source: std::io::Error::other(format!("KVM does not show MSR {:#x}", STATE_MSRS[read])),
-            });
-        }
-        let values = msrs.as_slice().iter().map(|entry| (entry.index, entry.data));
-        Ok(values.collect())
-    }
-
-    /// Sets MSRs.
-    ///
-    /// # Errors
-    /// When KVM refuses one.
-    pub fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), KvmError> {
-        let call = "KVM_SET_MSRS";
-        let failed = |what: String| KvmError::Ioctl {
-            call,
-            source: std::io::Error::other(what),
-        };
-        let entries: Vec<_> = values
-            .iter()
-            .map(|(index, data)| kvm_msr_entry {
-                index: *index,
-                data: *data,
-                ..kvm_msr_entry::default()
-            })
-            .collect();
-        let msrs = Msrs::from_entries(&entries).map_err(|error| failed(format!("{error:?}")))?;
-        self.is_unsettled.set(true);
-        let set = self.fd.set_msrs(&msrs).map_err(KvmError::ioctl(call))?;
-        match values.get(set) {
-            None => Ok(()),
-            Some((index, value)) => Err(failed(format!("KVM does not take {value:#x} in MSR {index:#x}"))),
-        }
     }
 
     /// Sets CR8 as the next run will find it: KVM takes it from `kvm_run` then.
