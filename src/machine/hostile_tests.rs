@@ -215,7 +215,8 @@ fn kvm_memory_that_is_not_there_ends_the_vm_with_its_address() {
 
 #[test]
 fn kvm_a_guest_ends_its_vm_in_its_own_way() {
-    let endings: [(fn(&mut CodeAssembler) -> Assembled, Outcome); 4] = [
+    type Code = fn(&mut CodeAssembler) -> Assembled;
+    let endings: [(Code, Outcome); 4] = [
         (power_off, Outcome::PowerOff),
         (reset, Outcome::Reboot),
         (CodeAssembler::hlt, Outcome::DeadHalt),
