@@ -58,6 +58,18 @@ pub trait PortDevice {
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>);
 }
 
+/// The ports that a read from `first` on reaches, each with the byte it answers, which reads as ones until then: a port
+/// is a byte wide, and a wider access means as many ports in turn. What reaches past the last port of all is not there.
+fn ports_read(first: u16, data: &mut [u8]) -> impl Iterator<Item = (u16, &mut u8)> {
+    data.fill(0xFF);
+    (first..=u16::MAX).zip(data)
+}
+
+/// The ports that a write from `first` on reaches, each with the byte it gets, as [`ports_read`] has them.
+fn ports_written(first: u16, data: &[u8]) -> impl Iterator<Item = (u16, u8)> {
+    (first..=u16::MAX).zip(data.iter().copied())
+}
+
 /// What a device asks of the outside world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

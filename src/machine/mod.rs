@@ -12,6 +12,8 @@ pub mod boot;
 pub mod config;
 pub mod cpu;
 mod entry;
+#[cfg(test)]
+mod hostile_tests;
 pub mod kvm;
 pub mod launch;
 mod outcome;

@@ -1,6 +1,6 @@
 //! Registers and behaviour of the ACPI fixed hardware.
 
-use super::super::{AtExit, Effect, PortDevice, platform};
+use super::super::{AtExit, Effect, PortDevice, platform, ports_read, ports_written};
 use crate::base::units::VirtualTime;
 
 const STATUS: u16 = platform::ACPI_PM1_EVENT_PORT;
@@ -136,15 +136,14 @@ fn timer(at: &AtExit<'_>) -> u64 {
 impl PortDevice for AcpiPm {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>) {
         self.advance(at);
-        data.fill(0xFF);
-        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
+        for (port, byte) in ports_read(port, data) {
             *byte = self.read_byte(port, timer(at));
         }
     }
 
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>) {
         self.advance(at);
-        for (&byte, port) in data.iter().zip(port..=u16::MAX) {
+        for (port, byte) in ports_written(port, data) {
             self.write_byte(port, byte, at);
         }
         self.drive_sci(at);

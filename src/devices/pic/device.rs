@@ -1,6 +1,6 @@
 //! Registers and behaviour of the 8259A pair.
 
-use super::super::{AtExit, IrqLines, PortDevice, platform};
+use super::super::{AtExit, IrqLines, PortDevice, platform, ports_read, ports_written};
 
 /// The master's input that the slave's INT output drives.
 const CASCADE_INPUT: u8 = 2;
@@ -414,16 +414,14 @@ impl Register {
 
 impl PortDevice for Pic {
     fn port_read(&mut self, port: u16, data: &mut [u8], _at: &mut AtExit<'_>) {
-        // What reaches past the last port of all is not there.
-        data.fill(0xFF);
-        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
+        for (port, byte) in ports_read(port, data) {
             *byte = self.read_byte(port);
             self.settle();
         }
     }
 
     fn port_write(&mut self, port: u16, data: &[u8], _at: &mut AtExit<'_>) {
-        for (&byte, port) in data.iter().zip(port..=u16::MAX) {
+        for (port, byte) in ports_written(port, data) {
             self.write_byte(port, byte);
             self.settle();
         }

@@ -1,6 +1,6 @@
 //! Ports of the 8254 and system control port B; IRQ 0.
 
-use super::super::{AtExit, PortDevice, platform};
+use super::super::{AtExit, PortDevice, platform, ports_read, ports_written};
 use super::counter::{Counter, Tick};
 use crate::base::units::VirtualTime;
 
@@ -151,8 +151,7 @@ fn ticks(at: &AtExit<'_>) -> Tick {
 impl PortDevice for Pit {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>) {
         self.advance(at);
-        data.fill(0xFF);
-        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
+        for (port, byte) in ports_read(port, data) {
             *byte = self.read_byte(port, ticks(at));
         }
     }
@@ -160,7 +159,7 @@ impl PortDevice for Pit {
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>) {
         // An edge that came due under the old programming is not lost by the new one.
         self.advance(at);
-        for (&byte, port) in data.iter().zip(port..=u16::MAX) {
+        for (port, byte) in ports_written(port, data) {
             self.write_byte(port, byte, ticks(at));
         }
     }

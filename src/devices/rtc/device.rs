@@ -1,6 +1,6 @@
 //! Registers and behaviour of the MC146818.
 
-use super::super::{AtExit, PortDevice, platform};
+use super::super::{AtExit, PortDevice, platform, ports_read, ports_written};
 use super::calendar::CivilDate;
 use crate::base::units::VirtualTime;
 
@@ -359,8 +359,7 @@ fn weekday_index(days: i64, shift: i64) -> i64 {
 impl PortDevice for Rtc {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>) {
         self.advance(at);
-        data.fill(0xFF);
-        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
+        for (port, byte) in ports_read(port, data) {
             if port == DATA_PORT {
                 *byte = self.read_register(at.now);
             }
@@ -370,7 +369,7 @@ impl PortDevice for Rtc {
 
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>) {
         self.advance(at);
-        for (&byte, port) in data.iter().zip(port..=u16::MAX) {
+        for (port, byte) in ports_written(port, data) {
             match port {
                 // Bit 7 masks NMI, of which there is none.
                 INDEX_PORT => self.index = byte & 0x7F,

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use vm_superio::serial::{NoEvents, SerialState};
 
-use super::super::{AtExit, Effect, PortDevice, platform};
+use super::super::{AtExit, Effect, PortDevice, platform, ports_read, ports_written};
 use crate::base::limits::CONSOLE_INPUT_BYTES_MAX;
 
 const FIRST_PORT: u16 = *platform::SERIAL_PORTS.start();
@@ -125,8 +125,7 @@ fn register(port: u16) -> Option<u8> {
 
 impl PortDevice for Serial {
     fn port_read(&mut self, port: u16, data: &mut [u8], at: &mut AtExit<'_>) {
-        data.fill(0xFF);
-        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
+        for (port, byte) in ports_read(port, data) {
             match register(port) {
                 Some(IDENTIFICATION) => *byte = self.identify(),
                 Some(offset) => *byte = self.uart.read(offset),
@@ -137,7 +136,7 @@ impl PortDevice for Serial {
     }
 
     fn port_write(&mut self, port: u16, data: &[u8], at: &mut AtExit<'_>) {
-        for (&byte, port) in data.iter().zip(port..=u16::MAX) {
+        for (port, byte) in ports_written(port, data) {
             if let Some(offset) = register(port) {
                 let written = self.uart.write(offset, byte);
                 debug_assert!(written.is_ok(), "neither a Vec nor an idle trigger refuses");

@@ -100,9 +100,9 @@ const REQUIRED: [(&str, &str); 20] = [
 const FORBIDDEN: [(&str, &str); 13] = [
     (
         "tsc",
-        "the time-stamp counter is hidden and the clock source is the ACPI PM timer",
+        "the time-stamp counter is hidden and the clock source is the HPET",
     ),
-    ("clock", "the clock source is the ACPI PM timer"),
+    ("clock", "the clock source is the HPET"),
     ("pmtmr", "the ACPI PM timer's port is fixed"),
     (
         "acpi",

@@ -81,6 +81,17 @@ struct OutputQueue {
     closed: bool,
 }
 
+impl OutputQueue {
+    /// Takes bytes of the guest, or drops and counts them if there is no room for all.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.len() + bytes.len() > CONSOLE_OUTPUT_BYTES_MAX {
+            self.dropped += bytes.len() as u64;
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+}
+
 /// A running console.
 #[derive(Debug)]
 pub struct Console {
@@ -130,11 +141,7 @@ impl Console {
         if output.closed {
             return;
         }
-        if output.bytes.len() + bytes.len() > CONSOLE_OUTPUT_BYTES_MAX {
-            output.dropped += bytes.len() as u64;
-            return;
-        }
-        output.bytes.extend_from_slice(bytes);
+        output.push(bytes);
         drop(output);
         self.output.1.notify_one();
     }
@@ -230,5 +237,20 @@ mod tests {
             "Ctrl-A Ctrl-A is a Ctrl-A"
         );
         assert_eq!(escape.feed(&[b'a', ESCAPE, b'x', b'b']), (vec![b'a'], true));
+    }
+
+    #[test]
+    fn output_that_nobody_reads_is_bounded_and_what_is_dropped_is_counted() {
+        let mut queue = OutputQueue::default();
+        let line = [b'x'; 1000];
+        let lines = CONSOLE_OUTPUT_BYTES_MAX / line.len();
+        for _ in 0..lines + 3 {
+            queue.push(&line);
+        }
+        assert_eq!(queue.bytes.len(), lines * line.len());
+        assert_eq!(queue.dropped, 3 * 1000);
+        queue.push(b"short");
+        assert!(queue.bytes.ends_with(b"short"), "what fits is taken");
+        assert!(queue.bytes.len() <= CONSOLE_OUTPUT_BYTES_MAX);
     }
 }

@@ -23,6 +23,24 @@ struct TransmitQueue {
     closed: bool,
 }
 
+impl TransmitQueue {
+    /// Takes a frame of the guest, or drops and counts it if there is no room.
+    fn push(&mut self, frame: Frame) {
+        if self.byte_count + frame.0.len() > TRANSMIT_BYTES_WAITING_MAX {
+            self.dropped += 1;
+            return;
+        }
+        self.byte_count += frame.0.len();
+        self.frames.push_back(frame);
+    }
+
+    /// All frames that wait, for the TAP.
+    fn take(&mut self) -> VecDeque<Frame> {
+        self.byte_count = 0;
+        std::mem::take(&mut self.frames)
+    }
+}
+
 /// A running network: frames from the TAP go to the inbox, frames of the guest to the TAP.
 #[derive(Debug)]
 pub struct Network {
@@ -73,12 +91,7 @@ impl Network {
     pub fn transmit(&self, frames: impl IntoIterator<Item = Frame>) {
         let mut queue = self.transmit.0.lock().unwrap_or_else(PoisonError::into_inner);
         for frame in frames {
-            if queue.byte_count + frame.0.len() > TRANSMIT_BYTES_WAITING_MAX {
-                queue.dropped += 1;
-                continue;
-            }
-            queue.byte_count += frame.0.len();
-            queue.frames.push_back(frame);
+            queue.push(frame);
         }
         drop(queue);
         self.transmit.1.notify_one();
@@ -153,8 +166,7 @@ fn send(tap: &Tap, stop: &StopFlag, (lock, wakeup): &(Mutex<TransmitQueue>, Cond
         if queue.frames.is_empty() {
             return;
         }
-        let batch = std::mem::take(&mut queue.frames);
-        queue.byte_count = 0;
+        let batch = queue.take();
         drop(queue);
         for frame in &batch {
             if !send_one(tap, stop, frame) {
@@ -177,5 +189,23 @@ fn send_one(tap: &Tap, stop: &StopFlag, frame: &Frame) -> bool {
                 return true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_the_tap_does_not_take_are_bounded_and_what_is_dropped_is_counted() {
+        let mut queue = TransmitQueue::default();
+        let fit = TRANSMIT_BYTES_WAITING_MAX / FRAME_BYTES_MAX;
+        for _ in 0..fit + 3 {
+            queue.push(Frame(vec![0; FRAME_BYTES_MAX]));
+        }
+        assert_eq!((queue.frames.len(), queue.dropped), (fit, 3));
+        assert_eq!(queue.take().len(), fit);
+        queue.push(Frame(vec![0; FRAME_BYTES_MAX]));
+        assert_eq!((queue.frames.len(), queue.dropped), (1, 3), "there is room again");
     }
 }

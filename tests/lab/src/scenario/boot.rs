@@ -1,6 +1,6 @@
 //! `cargo lab boot`: a Debian guest under `antipode run` on an emulated host, used from another host, switched off.
 
-use super::report::{conclude, seconds, with_run};
+use super::report::{Form, conclude, seconds, with_run};
 use super::{Connection, Error, RunSummary, Setup, Stage, StageSpec, Vm, VmEnd, VmSettings, talk};
 use crate::debian::KernelFlavour;
 use crate::host::RunDirectory;
@@ -31,9 +31,8 @@ pub struct Args {
     /// Values to write and read back
     #[arg(long, value_name = "N", default_value_t = 10)]
     values: usize,
-    /// One JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// Plays it and says what happened.
@@ -46,7 +45,7 @@ pub fn run(args: &Args) -> ExitCode {
         value_count: args.values,
     };
     let outcome = plan.carry_out(&say).map(|report| report.as_json(&plan));
-    conclude(args.json, outcome, |_| {
+    conclude(args.form, outcome, |_| {
         "The guest did all that was asked.".to_owned()
     })
 }

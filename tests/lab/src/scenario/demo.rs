@@ -1,7 +1,7 @@
 //! `cargo demo`: the scenario of [`super::boot`] with Redis, told as a story.
 
 use super::boot::{Plan, Report};
-use super::report::conclude;
+use super::report::{Form, conclude};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use serde_json::Value;
@@ -25,9 +25,8 @@ A Debian guest with Redis will run under `antipode run` on one emulated host and
 /// Boot a Debian guest with Redis on an emulated host and talk to it from another one
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// One JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// Plays it and tells what happens.
@@ -48,7 +47,7 @@ pub fn run(args: &Args) -> ExitCode {
     let as_json = |report: Report| report.as_json(&plan);
     let words =
         |_: &Value| "What to do next: `cargo lab up` gives you these hosts with a shell on each.".to_owned();
-    conclude(args.json, outcome.map(as_json), words)
+    conclude(args.form, outcome.map(as_json), words)
 }
 
 fn epilogue(report: &Report) -> String {

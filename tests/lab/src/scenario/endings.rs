@@ -4,7 +4,7 @@
 
 use super::boot::{CONSOLE_TIMEOUT, END_TIMEOUT, READY_TIMEOUT};
 use super::exit_codes;
-use super::report::{conclude, seconds, with_run};
+use super::report::{Form, conclude, seconds, with_run};
 use super::{Setup, Stage, StageSpec, Vm, VmSettings};
 use crate::agent::message::ExitStatus;
 use crate::debian::KernelFlavour;
@@ -20,9 +20,8 @@ pub struct Args {
     /// Only these
     #[arg(value_enum)]
     endings: Vec<Ending>,
-    /// One JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// How a guest is ended.
@@ -36,16 +35,22 @@ pub enum Ending {
     Panic,
     /// By `halt -f` in it: its processor sleeps with interrupts off.
     Halt,
+    /// By Linux's own way to reboot a machine that obeys nothing else: `int3` with an empty interrupt table.
+    TripleFault,
+    /// By a program in it that reads memory where nothing is.
+    GuestFault,
     /// By an operator who does not want to wait: a second signal.
     Interrupt,
 }
 
 impl Ending {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::PowerOff,
         Self::Reboot,
         Self::Panic,
         Self::Halt,
+        Self::TripleFault,
+        Self::GuestFault,
         Self::Interrupt,
     ];
 
@@ -56,6 +61,8 @@ impl Ending {
             Self::Reboot => "guest-reboot",
             Self::Panic => "guest-panic",
             Self::Halt => "guest-halted",
+            Self::TripleFault => "triple-fault",
+            Self::GuestFault => "guest-fault",
             Self::Interrupt => "interrupted",
         }
     }
@@ -66,6 +73,9 @@ impl Ending {
             Self::Reboot => vm.type_text("busybox reboot -f\n"),
             Self::Panic => vm.type_text("echo c > /proc/sysrq-trigger\n"),
             Self::Halt => vm.type_text("busybox halt -f\n"),
+            Self::TripleFault => vm.type_text("echo triple > /sys/kernel/reboot/type; busybox reboot -f\n"),
+            // Between the end of RAM and the first register of any device.
+            Self::GuestFault => vm.type_text("busybox devmem 0xE0000000 32\n"),
             Self::Interrupt => {
                 vm.press_power_button()?;
                 vm.wait_for_message("a second signal stops the VM at once", CONSOLE_TIMEOUT)?;
@@ -93,7 +103,7 @@ pub fn run(args: &Args) -> ExitCode {
         &args.endings[..]
     };
     let outcome = play_all(wanted);
-    conclude(args.json, outcome, |_| {
+    conclude(args.form, outcome, |_| {
         "Every ending has its documented exit code.".to_owned()
     })
 }

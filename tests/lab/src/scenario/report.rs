@@ -5,12 +5,20 @@ use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-/// Prints what a command found: with `json` one line, else `words` of it. A failure in words goes to standard error.
-pub(super) fn conclude(json: bool, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
+/// The form of a command's answer.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Form {
+    /// One JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what a command found: as JSON one line, else `words` of it. A failure in words goes to standard error.
+pub(super) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
     match outcome {
-        Ok(found) if json => println!("{found}"),
+        Ok(found) if form.json => println!("{found}"),
         Ok(found) => println!("{}", words(&found)),
-        Err(error) if json => {
+        Err(error) if form.json => {
             println!("{}", json!({ "ok": false, "error": format!("{error:#}") }));
             return ExitCode::FAILURE;
         }
