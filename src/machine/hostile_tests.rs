@@ -336,3 +336,17 @@ fn kvm_a_timer_that_outruns_the_host_leaves_the_guest_time_between_expiries() {
     let between = u32::try_from(INTERRUPTS - 1).unwrap();
     assert!(passed >= GUARD * between, "{INTERRUPTS} interrupts in {passed:?}");
 }
+
+#[test]
+fn kvm_a_repeated_read_of_the_counter_s_port_harms_nobody() {
+    assert_ends(
+        |a| {
+            a.mov(rdi, 0x2_0000_u64)?;
+            a.mov(rcx, 4_u64)?;
+            a.mov(dx, 0xF7)?;
+            a.rep().insd()?;
+            power_off(a)
+        },
+        &Outcome::PowerOff,
+    );
+}
