@@ -118,17 +118,30 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// huge pages, which spares a fault for each of its small ones. A boot of Linux takes some 30,000 of those.
 ///
 /// The host places a mapping at the top of the highest gap that holds it. So where the first one lies badly, a spacer
-/// above the second moves it down to a multiple; if another thread maps memory meanwhile, the guest is merely slower.
+/// above the second moves it down to a multiple. If the gap holds the mapping and not the spacer too, both are left
+/// where they are while the next gap is tried; after a few, or if another thread maps memory meanwhile, the guest is
+/// merely slower.
 fn map_for_huge_pages(length: usize) -> std::io::Result<MmapRegion<AtomicBitmap>> {
+    const ATTEMPTS: usize = 8;
     let map = || MmapRegion::<AtomicBitmap>::new(length).map_err(std::io::Error::other);
-    let first = map()?;
-    let address = first.as_ptr().addr();
-    if address.is_multiple_of(HUGE_PAGE_BYTES) {
-        return Ok(first);
+    let is_aligned =
+        |region: &MmapRegion<AtomicBitmap>| region.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES);
+    let mut occupants = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let first = map()?;
+        if is_aligned(&first) {
+            return Ok(first);
+        }
+        let below = first.as_ptr().addr().wrapping_sub(length) % HUGE_PAGE_BYTES;
+        drop(first);
+        let spacer = MmapRegion::<()>::new(length + below).map_err(std::io::Error::other)?;
+        let second = map()?;
+        if is_aligned(&second) {
+            return Ok(second);
+        }
+        occupants.push((spacer, second));
     }
-    drop(first);
-    let below = address.wrapping_sub(length) % HUGE_PAGE_BYTES;
-    let _spacer = MmapRegion::<()>::new(length + below).map_err(std::io::Error::other)?;
+    drop(occupants);
     map()
 }
 

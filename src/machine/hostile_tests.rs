@@ -15,8 +15,8 @@ use iced_x86::code_asm::{CodeAssembler, al, ax, dword_ptr, dx, eax, ptr, qword_p
 use super::boot::EntryPoint;
 use super::kvm::KvmHost;
 use super::outcome::Outcome;
-use super::vm::{Outside, Totals, Vm};
-use super::workers::{Console, HostEntropy};
+use super::vm::{Live, Outside, Totals, Vm};
+use super::workers::{Console, HostEntropy, Inbox};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::GUEST_RAM_BYTES_MIN;
 use crate::base::units::GuestPhys;
@@ -124,23 +124,16 @@ fn run(
         code_selector: KERNEL_CODE,
         data_selector: KERNEL_DATA,
     };
-    let vm = Vm::create(
-        &kvm,
-        memory,
-        Board::new(0, devices),
-        KERNEL_IRETQ,
-        &entry,
-        exit_cost,
-    )
-    .unwrap();
-    let inbox = vm.inbox();
-    let outside = Outside {
+    let mut vm = Vm::create(&kvm, memory, Board::new(0, devices), KERNEL_IRETQ, &entry, false).unwrap();
+    let inbox = Inbox::new(vm.kicker().waker());
+    let mut outside = Outside {
         console: Console::start(&inbox, None, false).unwrap(),
         disk: None,
         network: None,
-        entropy: HostEntropy::open().unwrap(),
     };
-    Some(vm.run(&inbox, outside).unwrap())
+    let mut live = Live::starting_now(vm.kicker(), inbox, HostEntropy::open().unwrap(), exit_cost).unwrap();
+    let outcome = vm.run(&mut live, &mut outside).unwrap();
+    Some((outcome, vm.totals()))
 }
 
 /// A guest that runs `code` and takes no interrupt ends its VM as `expected`.
@@ -335,4 +328,18 @@ fn kvm_a_timer_that_outruns_the_host_leaves_the_guest_time_between_expiries() {
         .saturating_since(crate::base::units::VirtualTime::ZERO);
     let between = u32::try_from(INTERRUPTS - 1).unwrap();
     assert!(passed >= GUARD * between, "{INTERRUPTS} interrupts in {passed:?}");
+}
+
+#[test]
+fn kvm_a_repeated_read_of_the_counter_s_port_harms_nobody() {
+    assert_ends(
+        |a| {
+            a.mov(rdi, 0x2_0000_u64)?;
+            a.mov(rcx, 4_u64)?;
+            a.mov(dx, 0xF7)?;
+            a.rep().insd()?;
+            power_off(a)
+        },
+        &Outcome::PowerOff,
+    );
 }

@@ -152,7 +152,8 @@ impl Vm {
     }
 
     fn port_read(&mut self, access: PortAccess, timeline: &mut dyn Timeline) -> Result<(), RunError> {
-        if access.port == TRAP_RDTSC_PORT && access.size == 4 {
+        // A string instruction is not the edited kernel's, and has no EDX:EAX to answer in.
+        if access.port == TRAP_RDTSC_PORT && access.size == 4 && access.count == 1 {
             return self.answer_rdtsc(timeline);
         }
         if Board::needs_time(access.port) {

@@ -2,7 +2,7 @@
 //! registers, disk and console at the end are compared byte for byte, by this program and not by antipode's digests.
 
 use super::boot::{CONSOLE_TIMEOUT, END_TIMEOUT, READY_TIMEOUT};
-use super::report::{conclude, seconds, with_run};
+use super::report::{Form, conclude, seconds, with_run};
 use super::{Error, RunSummary, Setup, Stage, StageSpec, Task, Vm, VmEnd, VmSettings, store, talk};
 use crate::debian::KernelFlavour;
 use crate::host::{Disk, DiskMode, RunDirectory};
@@ -45,9 +45,8 @@ pub struct Args {
     /// Rounds of work for the guest in each
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// One JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// Plays it and says what happened. The exit code is 1 if anything differs.
@@ -55,7 +54,7 @@ pub struct Args {
 pub fn run(args: &Args) -> ExitCode {
     let outcome = play_all(args);
     let is_same = outcome.as_ref().is_ok_and(|found| found["ok"] == true);
-    let code = conclude(args.json, outcome, |found| {
+    let code = conclude(args.form, outcome, |found| {
         if found["ok"] == true {
             "Every replay was its recording again, bit for bit.".to_owned()
         } else {
