@@ -14,6 +14,7 @@
 //! Logs go to standard error.
 
 mod args;
+mod certs;
 mod doctor;
 mod exit_code;
 mod failure;
@@ -68,6 +69,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
     match settings.action {
         Action::Run(config) => run::run(&config, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
+        Action::Certs(request) => certs::certs(&request, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }
