@@ -22,23 +22,7 @@ pub(super) fn show(
     json: bool,
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
-    let (mut found, mut failure) = (Vec::new(), None);
-    for path in paths {
-        let certificates = files_at(path).and_then(|files| {
-            let mut all = Vec::new();
-            for file in files {
-                match read_certificates(&file) {
-                    Ok(certificates) => all.extend(certificates.into_iter().map(|c| (file.clone(), c))),
-                    Err(error) => failure = Some(with(failure.take(), error)),
-                }
-            }
-            Ok(all)
-        });
-        match certificates {
-            Ok(certificates) => found.extend(certificates),
-            Err(error) => failure = Some(with(failure, error)),
-        }
-    }
+    let (found, failure) = read_all(paths);
     if json {
         let mut told = failure.as_ref().map_or_else(done, Failure::as_json);
         told["certificates"] = found
@@ -52,6 +36,35 @@ pub(super) fn show(
         written(show_one(file, certificate, now, output))?;
     }
     failure.map_or(Ok(ExitCode::Done), Err)
+}
+
+/// Every certificate at `paths` with its file, and what could not be read.
+fn read_all(paths: &[PathBuf]) -> (Vec<(PathBuf, Certificate)>, Option<Failure>) {
+    let (mut found, mut failure) = (Vec::new(), None);
+    for path in paths {
+        let read = files_at(path).map_or_else(
+            |error| vec![Err(error)],
+            |files| {
+                files
+                    .into_iter()
+                    .map(|file| Ok((read_certificates(&file)?, file)))
+                    .collect()
+            },
+        );
+        for outcome in read {
+            match outcome {
+                Ok((certificates, file)) => {
+                    found.extend(
+                        certificates
+                            .into_iter()
+                            .map(|certificate| (file.clone(), certificate)),
+                    );
+                }
+                Err(error) => failure = Some(with(failure, error)),
+            }
+        }
+    }
+    (found, failure)
 }
 
 fn done() -> Value {
