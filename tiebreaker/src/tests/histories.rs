@@ -299,6 +299,31 @@ fn more_requesters_than_are_kept_push_out_the_most_silent_of_their_role() {
     assert_eq!(kept, ["a", "o3", "o4", "o1", "o5"]);
 }
 
+/// The generation is still the present one and the settings have changed so that it would be granted: but its sender
+/// was told no, and has gone on.
+#[test]
+fn a_late_copy_of_a_refused_request_is_not_granted() {
+    let register = Operation::Register { boot: Boot(1) };
+    let record = decide(None, &request(1, 0, register), &caller("site/a")).record;
+    let pair = Operation::Pair {
+        boot: Boot(1),
+        backup: "b".parse().unwrap(),
+        pairing: PairingId(7),
+        flush: Flush::Both,
+    };
+    let refused = decide(record, &request(2, 1, pair.clone()), &caller("site/a"));
+    assert_eq!(refused.answer.verdict, Err(Refusal::Flush));
+    let configure = Operation::Configure {
+        preferred: None,
+        flush: Flush::Both,
+    };
+    let record = decide(refused.record, &request(1, 1, configure), &caller("operator/o")).record;
+    let late = decide(record.clone(), &request(2, 1, pair.clone()), &caller("site/a"));
+    assert_eq!(late.answer, refused.answer);
+    let anew = decide(record, &request(3, 1, pair), &caller("site/a"));
+    assert_eq!(anew.answer.verdict, Ok(()));
+}
+
 #[test]
 fn a_number_is_not_used_for_two_requests() {
     let record = decide(
