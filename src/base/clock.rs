@@ -31,7 +31,7 @@ impl HostClock for SystemClock {
     }
 }
 
-/// The host's time of day, for the one purpose of setting a new VM's calendar.
+/// The host's time of day, for what carries a date: a new VM's calendar, certificates.
 #[must_use]
 pub fn wall_clock_unix_seconds() -> i64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())

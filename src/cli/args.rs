@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::certs::CertsCommand;
 use super::exit_code;
 
 /// Keeps one virtual machine alive across two datacenters.
@@ -71,6 +72,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "FOLDER", default_value = ".")]
         disk: PathBuf,
     },
+    /// Make, show, renew and check the certificates that sites, tiebreakers and operators prove themselves with.
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

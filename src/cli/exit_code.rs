@@ -86,6 +86,12 @@ exit_codes! {
     KvmFailed = 31, "kvm-failed", "KVM refused an operation after the start.", "Read the host's kernel log.";
     /// The operator ended the command.
     Interrupted = 32, "interrupted", "The operator ended the command with a signal.", "Nothing.";
+    /// A certificate, key or CA cannot be used.
+    CertsRefused = 40, "certs-refused", "A certificate, key or CA is missing, wrong, expired or exposed; the message says which file and why.", "Do what the message says; `antipode certs show` shows what a file holds.";
+    /// A certificate is good but near its end.
+    ExpiresSoon = 41, "expires-soon", "Of `certs verify`: everything is good, but the certificate or its CA is in the last tenth of its life.", "Renew it with `antipode certs renew`; of a CA, make a new one.";
+    /// A file that would be overwritten.
+    FileExists = 42, "file-exists", "The command would have overwritten a file; nothing was changed.", "Name another place, or move the file away.";
     /// What was asked for cannot be had on this host, and no harm is done.
     Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
 }

@@ -14,6 +14,7 @@
 //! Logs go to standard error.
 
 mod args;
+mod certs;
 mod doctor;
 mod exit_code;
 mod failure;
@@ -76,6 +77,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
         Action::PrintLog(log) => log_reader::print(&log, settings.json, output),
         Action::LogStatistics(log) => log_reader::statistics(&log, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
+        Action::Certs(request) => certs::certs(&request, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }

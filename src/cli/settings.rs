@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Args, Command};
 use super::failure::{Failure, Problem};
-use super::{ExitCode, logging};
+use super::{ExitCode, certs, logging};
 
 /// What to do and how to speak of it.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(super) enum Action {
     PrintLog(PathBuf),
     LogStatistics(PathBuf),
     Doctor(PathBuf),
+    Certs(certs::Request),
     Completions(Shell),
     Man(ManTarget),
 }
@@ -84,6 +85,7 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             } => Action::PrintLog(input),
             Command::Replay { input, .. } => Action::LogStatistics(input),
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
+            Command::Certs(command) => Action::Certs(certs::resolve(command)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),

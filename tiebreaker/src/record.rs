@@ -1,0 +1,202 @@
+//! What is kept of one VM.
+
+use std::fmt;
+
+use antipode_certs::{Identity, Name};
+
+use crate::limits::{HISTORY_ENTRIES_MAX, REMEMBERED_PER_ROLE_MAX};
+use crate::request::{Answer, Operation, Reason, RequestId};
+
+macro_rules! numbers {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+            pub struct $name(pub u64);
+
+            impl fmt::Display for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    self.0.fmt(f)
+                }
+            }
+        )+
+    };
+}
+
+numbers! {
+    /// Counts the changes of holder since the name was first registered. Never falls, not even over a retirement.
+    Generation;
+    /// Counts the VMs that have had this name, one after the other.
+    Incarnation;
+    /// Names one pairing of two sites. Drawn by the primary, never used twice.
+    PairingId;
+    /// Names one start of a site's process for this VM: a process that starts again is another holder.
+    Boot;
+    /// Counted exits before a point of guest execution (E5).
+    Position;
+}
+
+impl Generation {
+    /// That of a name that was never registered.
+    pub const NONE: Self = Self(0);
+
+    /// The one after this.
+    ///
+    /// # Panics
+    /// After 2^64 changes, which no cluster lives to see.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(
+            self.0
+                .checked_add(1)
+                .expect("fewer than 2^64 changes are ever made"),
+        )
+    }
+}
+
+/// When a guest's flush is complete (P8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Flush {
+    /// When it is durable at the live site. The backup's replica may be behind: it cannot start from it alone.
+    Site,
+    /// When it is durable at both. Then the backup may start from its replica too.
+    Both,
+}
+
+/// Who may be live.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Two sites in lockstep. The primary is live; either may claim.
+    Paired {
+        /// The live site.
+        primary: Name,
+        /// The site that follows.
+        backup: Name,
+        /// Their pairing.
+        pairing: PairingId,
+        /// How flushes are made under it.
+        flush: Flush,
+    },
+    /// One site alone.
+    Solo {
+        /// The site.
+        site: Name,
+        /// The start that holds it; none if an operator has put the site here and it has not started yet.
+        boot: Option<Boot>,
+    },
+    /// Stopped in order. Either site may start it again, from the same disk content.
+    Parked {
+        /// The site that was live.
+        primary: Name,
+        /// The one that followed, if there was one: it has the same content.
+        backup: Option<Name>,
+        /// Where the guest stopped.
+        position: Position,
+    },
+    /// Given up. The name may be registered anew, as the next incarnation.
+    Retired,
+}
+
+impl State {
+    /// Whether `site` has a place in it.
+    #[must_use]
+    pub fn names(&self, site: &Name) -> bool {
+        match self {
+            Self::Paired { primary, backup, .. } => [primary, backup].contains(&site),
+            Self::Solo { site: holder, .. } => holder == site,
+            Self::Parked { primary, backup, .. } => primary == site || backup.as_ref() == Some(site),
+            Self::Retired => false,
+        }
+    }
+}
+
+/// What an operator sets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// The site that gets a head start when both could go live (P5).
+    pub preferred: Option<Name>,
+    /// How flushes shall be made. A pairing is made in this way or not at all; a standing one keeps its own.
+    pub flush: Flush,
+}
+
+/// What became of a change, as the history tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HistoryEntry {
+    /// The generation that it made (of `configure`, that it kept).
+    pub generation: Generation,
+    /// Who asked.
+    pub by: Identity,
+    /// The name of the operation.
+    pub operation: &'static str,
+    /// Why, where an operator had to say it.
+    pub reason: Option<Reason>,
+    /// When, in seconds since 1970 on the clock of the node that took the request. For readers alone.
+    pub at_unix_seconds: i64,
+}
+
+/// The last request of one requester and what it was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Remembered {
+    /// Who asked.
+    pub by: Identity,
+    /// The request's number.
+    pub id: RequestId,
+    /// The generation that it named.
+    pub expected: Generation,
+    /// What it asked for.
+    pub operation: Operation,
+    /// What it was answered.
+    pub answer: Answer,
+}
+
+/// What is kept of one VM, by whoever keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// Which VM of this name.
+    pub incarnation: Incarnation,
+    /// How many changes of holder there were.
+    pub generation: Generation,
+    /// Who may be live.
+    pub state: State,
+    /// What an operator has set.
+    pub settings: Settings,
+    /// The last changes, the newest last.
+    pub history: Vec<HistoryEntry>,
+    /// The last answers, the newest last.
+    pub remembered: Vec<Remembered>,
+}
+
+/// What [`crate::decide`] makes of a record and a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The record from now on; none while the name was never registered.
+    pub record: Option<Record>,
+    /// What the caller is told.
+    pub answer: Answer,
+}
+
+impl Record {
+    /// What `by` was last answered.
+    #[must_use]
+    pub fn remembered_of(&self, by: &Identity) -> Option<&Remembered> {
+        self.remembered.iter().find(|last| last.by == *by)
+    }
+
+    pub(crate) fn remember(&mut self, last: Remembered) {
+        self.remembered.retain(|other| other.by != last.by);
+        let of_role = |other: &&Remembered| other.by.role == last.by.role;
+        if self.remembered.iter().filter(of_role).count() >= REMEMBERED_PER_ROLE_MAX
+            && let Some(oldest) = self.remembered.iter().position(|other| of_role(&other))
+        {
+            self.remembered.remove(oldest);
+        }
+        self.remembered.push(last);
+    }
+
+    pub(crate) fn note(&mut self, entry: HistoryEntry) {
+        if self.history.len() >= HISTORY_ENTRIES_MAX {
+            self.history.remove(0);
+        }
+        self.history.push(entry);
+    }
+}
