@@ -3,13 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use antipode::base::clock::SystemClock;
 use antipode::base::units::{GuestPhys, VirtualTime};
 use antipode::devices::Input;
 use antipode::machine::kvm::KvmHost;
 use antipode::machine::launch::{Birth, LaunchError, StartedVm};
-use antipode::machine::probe::{CODE, DATA, tiny_program};
+use antipode::machine::probe::{CODE, DATA, probe_kvm, tiny_program};
 use antipode::machine::workers::{Event, HostEntropy};
 use antipode::machine::{Outcome, RunError, TimelineError};
 use antipode::replay::{
@@ -40,11 +43,10 @@ fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
-/// Computes for some tenths of a second without an exit, over a few pages of memory, then does what [`program`] does.
-fn computing_program(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    const ROUNDS: u64 = 150_000;
+/// Computes over a few pages of memory, without an exit, for so many rounds.
+fn compute(a: &mut CodeAssembler, rounds: u64) -> Result<(), IcedError> {
     let mut again = a.create_label();
-    a.mov(rcx, ROUNDS)?;
+    a.mov(rcx, rounds)?;
     a.set_label(&mut again)?;
     a.imul_3(rbx, rbx, 0x4D_i32)?;
     a.add(rbx, rcx)?;
@@ -52,14 +54,24 @@ fn computing_program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.and(rax, 0x3FF8_i32)?;
     a.mov(ptr(rax + DATA), rbx)?;
     a.dec(rcx)?;
-    a.jne(again)?;
-    program(a)
+    a.jne(again)
 }
 
-type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+/// What the serial port holds is bounded.
+const KEYS_MAX: u32 = 1_000;
 
-fn machine(program: Program) -> StartedVm {
-    let (memory, entry) = tiny_program(program).unwrap();
+/// Instructions of a round of [`compute`].
+const ROUND_INSTRUCTIONS: u64 = 7;
+
+/// A machine that computes for `rounds` first, then runs [`program`].
+fn machine(rounds: u64) -> StartedVm {
+    let (memory, entry) = tiny_program(|a| {
+        if rounds > 0 {
+            compute(a, rounds)?;
+        }
+        program(a)
+    })
+    .unwrap();
     StartedVm::bare(&KvmHost::open().unwrap(), memory, &entry).unwrap()
 }
 
@@ -83,24 +95,24 @@ fn recipe() -> Recipe {
 struct Record {
     _folder: tempfile::TempDir,
     log: PathBuf,
-    program: Program,
+    rounds: u64,
     digests: MachineDigests,
 }
 
-/// A record of [`program`], or `None` with a note where there is no KVM.
+/// A record of [`program`] alone, or `None` with a note where there is no KVM.
 fn record() -> Option<Record> {
-    record_of(program, |_| {}).map(|(record, _)| record)
+    record_of(0, |_| {}).map(|(record, _)| record)
 }
 
-/// A record of `program` while `meanwhile` may have started something, and what was logged.
-fn record_of(program: Program, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record, Logged)> {
+/// A record of a machine that computes for `rounds` while what `meanwhile` has started goes on, and what was logged.
+fn record_of(rounds: u64, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record, Logged)> {
     if let Err(error) = KvmHost::open() {
         eprintln!("skipped: {error}");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let mut vm = machine(program);
+    let mut vm = machine(rounds);
     meanwhile(&vm);
     let live = vm.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
     let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap());
@@ -112,7 +124,7 @@ fn record_of(program: Program, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Re
     let record = Record {
         _folder: folder,
         log,
-        program,
+        rounds,
         digests,
     };
     Some((record, logged))
@@ -120,15 +132,15 @@ fn record_of(program: Program, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Re
 
 /// Replays `log`, a record of [`program`], on a machine that `tamper` has changed.
 fn replay(log: &Path, tamper: impl FnOnce(&mut StartedVm)) -> Result<MachineDigests, LaunchError> {
-    replay_of(program, log, tamper)
+    replay_of(0, log, tamper)
 }
 
 fn replay_of(
-    program: Program,
+    rounds: u64,
     log: &Path,
     tamper: impl FnOnce(&mut StartedVm),
 ) -> Result<MachineDigests, LaunchError> {
-    let mut vm = machine(program);
+    let mut vm = machine(rounds);
     tamper(&mut vm);
     let log = LogReader::open(log).unwrap();
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
@@ -178,27 +190,38 @@ fn kvm_a_replay_is_the_same_machine_with_noise_and_without() {
 
 #[test]
 fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
+    let is_over = Arc::new(AtomicBool::new(false));
     let type_on = |vm: &StartedVm| {
-        let inbox = vm.inbox().clone();
+        let (inbox, is_over) = (vm.inbox().clone(), Arc::clone(&is_over));
         std::thread::spawn(move || {
             let (_never, wait) = std::sync::mpsc::channel::<()>();
-            for _ in 0..20 {
+            for _ in 0..KEYS_MAX {
                 // A receiver that times out is a sleep.
                 let _ = wait.recv_timeout(Duration::from_millis(30));
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
                 inbox.post([Event::Device(Input::Console(vec![b'x']))]);
             }
         });
     };
-    let Some((record, logged)) = record_of(computing_program, type_on) else {
+    // Half a second of computing, however fast this host's KVM runs a guest's kernel.
+    let speed = match probe_kvm(&SystemClock) {
+        Ok(findings) => findings.kernel_instructions_per_second,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let rounds = speed / (2 * ROUND_INSTRUCTIONS);
+    let Some((record, logged)) = record_of(rounds, type_on) else {
         return;
     };
-    assert!(logged.preemptions > 1, "{logged:?}");
+    is_over.store(true, Ordering::Relaxed);
+    assert!(logged.preemptions > 0, "{logged:?}");
     for _ in 0..3 {
-        let digests = replay_of(record.program, &record.log, |_| {}).unwrap();
+        let digests = replay_of(record.rounds, &record.log, |_| {}).unwrap();
         assert_eq!(digests, record.digests);
     }
     let mut noise = None;
-    let digests = replay_of(record.program, &record.log, |vm| {
+    let digests = replay_of(record.rounds, &record.log, |vm| {
         noise = Some(Noise::start(vm.kicker().waker(), 3).unwrap());
     });
     assert_eq!(digests.unwrap(), record.digests);
