@@ -1,9 +1,9 @@
 //! `cargo lab refusals`: bad input is refused before anything starts, with the documented exit code and a reason that
 //! names the culprit, and nothing is modified.
 //!
-//! - [`here`]: what needs no host of ours. `antipode run` is started on this machine with a real kernel and one thing
+//! - `here`: what needs no host of ours. `antipode run` is started on this machine with a real kernel and one thing
 //!   wrong.
-//! - [`on_hosts`]: what takes a host without KVM, or a host on which a VM runs already.
+//! - `on_hosts`: what takes a host without KVM, or a host on which a VM runs already.
 
 mod here;
 mod on_hosts;
