@@ -1,11 +1,11 @@
 //! `antipode replay`: executes a record again and compares.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use super::exit_code::ExitCode;
-use super::failure::{Failure, Problem, written};
+use super::failure::{Failure, Problem};
 use super::record::log_refused;
-use super::run::{as_json, exit_code_of, host_failure, show};
+use super::run::{answer, host_failure};
 use super::settings::RecordFiles;
 use super::signals::Signals;
 use crate::machine::config;
@@ -51,13 +51,7 @@ pub(super) fn replay(
             .iter()
             .fold(failure, |failure, what| failure.and(problem(what))));
     }
-    let code = exit_code_of(&report.outcome);
-    let shown = if json {
-        writeln!(output, "{}", as_json(&report, code))
-    } else {
-        show(&report, &mut io::stderr().lock())
-    };
-    written(shown).map(|()| code)
+    answer(&report, json, output)
 }
 
 /// What of the end of this execution is not as it was.

@@ -18,18 +18,22 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     let config = config::load(path)?;
     let vm = PreparedVm::from_config(&config, Connection::Tap)?;
     let signals = Signals::block()?;
-    let mut entropy =
-        HostEntropy::open().map_err(|error| host_failure("opening the random-number generator", error))?;
+    let mut entropy = open_entropy()?;
     let birth = vm.birth(&mut entropy)?;
     let exit_cost = PreparedVm::exit_cost();
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
     let report = vm.run(&mut vm.live(entropy, exit_cost)?)?;
+    answer(&report, json, output)
+}
+
+/// Shows how a VM ended: as JSON on `output`, else in words on standard error.
+pub(super) fn answer(report: &RunReport, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     let code = exit_code_of(&report.outcome);
     let shown = if json {
-        writeln!(output, "{}", as_json(&report, code))
+        writeln!(output, "{}", as_json(report, code))
     } else {
-        show(&report, &mut io::stderr().lock())
+        show(report, &mut io::stderr().lock())
     };
     written(shown).map(|()| code)
 }

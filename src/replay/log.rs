@@ -18,6 +18,7 @@ use super::batch::Batch;
 use super::codec::CodecError;
 use super::recipe::{Recipe, RecipeError};
 use crate::base::limits::{LOG_BATCH_BYTES_MAX, LOG_RECIPE_BYTES_MAX};
+use crate::base::units::ExitOrdinal;
 
 const MAGIC: [u8; 8] = *b"ANTIPLOG";
 const VERSION: u32 = 1;
@@ -139,7 +140,9 @@ pub struct LogReader<R = BufReader<File>> {
     recipe: Recipe,
     link: Link,
     offset: u64,
-    last: Option<Batch>,
+    /// The last watermark.
+    reached: ExitOrdinal,
+    has_ended: bool,
     was_cut_off: bool,
 }
 
@@ -184,7 +187,8 @@ impl<R: Read> LogReader<R> {
             recipe: Recipe::from_bytes(&head[16..])?,
             link: link_after(&digest, &[]),
             offset: (head.len() + digest.len()) as u64,
-            last: None,
+            reached: ExitOrdinal::default(),
+            has_ended: false,
             was_cut_off: false,
         })
     }
@@ -206,7 +210,7 @@ impl<R: Read> LogReader<R> {
     /// # Errors
     /// [`LogError`] when the log was changed since it was written.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, LogError> {
-        if self.last.as_ref().is_some_and(|last| last.end.is_some()) {
+        if self.has_ended {
             return self.expect_nothing_more();
         }
         let Some((compressed, raw_length, link)) = self.next_frame()? else {
@@ -232,12 +236,8 @@ impl<R: Read> LogReader<R> {
         self.check_order(&batch)?;
         self.link = link;
         self.offset += (8 + link.len() + compressed.len()) as u64;
-        // What comes after is checked against its watermark alone.
-        self.last = Some(Batch {
-            checks: Vec::new(),
-            entries: Vec::new(),
-            ..batch.clone()
-        });
+        self.reached = batch.through;
+        self.has_ended = batch.end.is_some();
         Ok(Some(batch))
     }
 
@@ -276,7 +276,7 @@ impl<R: Read> LogReader<R> {
 
     /// Batches join without a gap, and entries come in order.
     fn check_order(&self, batch: &Batch) -> Result<(), LogError> {
-        let reached = self.last.as_ref().map_or(0, |last| last.through.get());
+        let reached = self.reached.get();
         let checked_to = batch.first.get().checked_add(batch.checks.len() as u64);
         let joins = batch.first.get() == reached + 1
             && checked_to.is_some_and(|end| end == batch.through.get().wrapping_add(1));
@@ -335,7 +335,7 @@ mod tests {
     use super::super::catalogue::Entry;
     use super::super::machine::MachineDigests;
     use super::*;
-    use crate::base::units::{ExitOrdinal, VirtualTime};
+    use crate::base::units::VirtualTime;
 
     /// A log of three batches as bytes, and the batches.
     fn log() -> (Vec<u8>, Vec<Batch>) {

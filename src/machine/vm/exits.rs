@@ -24,14 +24,14 @@ impl Vm {
     pub(super) fn take_posted_writes(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
         let mut sets_clock = false;
         while let Some(write) = self.vcpu.next_posted_write()? {
-            timeline.posted(write.place, write.data());
             sets_clock |= matches!(write.place, WritePlace::Memory(_));
-            self.post(write.place, write.data());
+            self.post(write.place, write.data(), timeline);
         }
         if sets_clock { self.show_hpet() } else { Ok(()) }
     }
 
-    pub(super) fn post(&mut self, place: WritePlace, data: &[u8]) {
+    pub(super) fn post(&mut self, place: WritePlace, data: &[u8], timeline: &mut dyn Timeline) {
+        timeline.posted(place, data);
         self.totals.posted_writes += 1;
         self.posted.push((place, data.to_vec()));
         let moment = Moment {
@@ -61,8 +61,7 @@ impl Vm {
             WritePlace::Memory(_) => self.vcpu.mmio_data().to_vec(),
         };
         for element in data.chunks(size) {
-            timeline.posted(place, element);
-            self.post(place, element);
+            self.post(place, element, timeline);
         }
         true
     }

@@ -437,8 +437,7 @@ impl Vm {
     ) -> Result<Exit, RunError> {
         self.vcpu.complete_instruction()?;
         for (place, data) in &resumption.posted {
-            timeline.posted(*place, data);
-            self.post(*place, data);
+            self.post(*place, data, timeline);
         }
         self.show_hpet()?;
         for (address, content) in &resumption.pages {
