@@ -68,6 +68,9 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Pages that both ends of a log remember, to send only how they change: 64 MiB.
+pub const TOLD_PAGES_MAX: usize = 16 * 1024;
+
 /// Bytes of the recipe at the head of a log.
 pub const LOG_RECIPE_BYTES_MAX: usize = 64 * 1024;
 

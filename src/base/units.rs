@@ -4,6 +4,11 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+/// Bytes of a page of guest memory, as an address and as a length.
+pub const PAGE_BYTES: u64 = 4096;
+/// See [`PAGE_BYTES`].
+pub const PAGE_SIZE: usize = 4096;
+
 /// A byte address in guest physical memory.
 pub use vm_memory::GuestAddress as GuestPhys;
 

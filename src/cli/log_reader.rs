@@ -82,7 +82,8 @@ fn described(entry: &Entry) -> String {
             format!("request {} {}", id.0, if *is_done { "done" } else { "failed" })
         }
         Entry::PowerButton | Entry::Stop => String::new(),
-        Entry::Page { address, content } => format!("{address:#x}, {} bytes", content.len()),
+        Entry::Page { address, delta } if delta.is_empty() => format!("{address:#x}, as told before"),
+        Entry::Page { address, .. } => format!("{address:#x}"),
         Entry::Resume { vcpu, posted } => {
             format!(
                 "a vCPU of {} bytes, after {} collected writes",

@@ -6,12 +6,11 @@
 //! AMD APM volume 2, section 5.3.
 
 use crate::base::guest_memory::GuestMemory;
-use crate::base::units::GuestPhys;
+use crate::base::units::{GuestPhys, PAGE_BYTES};
 
 const PRESENT: u64 = 1 << 0;
 const LARGE: u64 = 1 << 7;
 const FRAME_MASK: u64 = 0x000F_FFFF_FFFF_F000;
-const PAGE_BYTES: u64 = 4096;
 
 /// Translates guest virtual `address` under `cr3`, `None` if it is not mapped or the tables lie outside RAM.
 #[must_use]

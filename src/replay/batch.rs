@@ -19,9 +19,9 @@ use crate::base::limits::{
     CONSOLE_INPUT_BYTES_MAX, ENTROPY_BYTES_MAX, FRAME_BYTES_MAX, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX,
     POSTED_WRITES_MAX,
 };
-use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::DiskRequestId;
-use crate::machine::kvm::{VcpuState, WritePlace};
+use crate::machine::kvm::{PostedWrite, VcpuState, WritePlace};
 
 /// Bytes of the longest name of an outcome.
 const OUTCOME_BYTES_MAX: usize = 32;
@@ -69,9 +69,6 @@ const RESUME: u8 = 13;
 
 const TO_PORT: u8 = 0;
 const TO_MEMORY: u8 = 1;
-const PAGE_BYTES: usize = 4096;
-/// The widest write.
-const POSTED_BYTES_MAX: usize = 8;
 
 fn kind_of(entry: &Entry) -> u8 {
     match entry {
@@ -116,21 +113,21 @@ impl Base {
             }
             Entry::Disk { id, .. } => put_number(bytes, id.0),
             Entry::PowerButton | Entry::Stop => {}
-            Entry::Page { address, content } => {
+            Entry::Page { address, delta } => {
                 put_number(bytes, *address);
-                put_bytes(bytes, content);
+                put_bytes(bytes, delta);
             }
             Entry::Resume { vcpu, posted } => {
                 put_bytes(bytes, vcpu);
                 put_number(bytes, posted.len() as u64);
-                for (place, data) in posted {
-                    let (kind, address) = match place {
-                        WritePlace::Port(port) => (TO_PORT, u64::from(*port)),
-                        WritePlace::Memory(address) => (TO_MEMORY, *address),
+                for write in posted {
+                    let (kind, address) = match write.place {
+                        WritePlace::Port(port) => (TO_PORT, u64::from(port)),
+                        WritePlace::Memory(address) => (TO_MEMORY, address),
                     };
                     bytes.push(kind);
                     put_number(bytes, address);
-                    put_bytes(bytes, data);
+                    put_bytes(bytes, write.data());
                 }
             }
             Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
@@ -154,7 +151,7 @@ impl Base {
             STOP => Entry::Stop,
             PAGE => Entry::Page {
                 address: reader.number()?,
-                content: reader.bytes(PAGE_BYTES)?.to_vec(),
+                delta: reader.bytes(PAGE_SIZE)?.to_vec(),
             },
             RESUME => Entry::Resume {
                 vcpu: reader.bytes(VcpuState::BYTES)?.to_vec(),
@@ -174,7 +171,7 @@ impl Base {
     }
 }
 
-fn decode_posted(reader: &mut Reader<'_>) -> Result<Vec<(WritePlace, Vec<u8>)>, CodecError> {
+fn decode_posted(reader: &mut Reader<'_>) -> Result<Vec<PostedWrite>, CodecError> {
     let count = reader.length(POSTED_WRITES_MAX)?;
     let mut posted = Vec::new();
     for _ in 0..count {
@@ -185,7 +182,7 @@ fn decode_posted(reader: &mut Reader<'_>) -> Result<Vec<(WritePlace, Vec<u8>)>, 
             (TO_MEMORY, _) => WritePlace::Memory(address),
             _ => return Err(CodecError::UnknownKind(kind)),
         };
-        posted.push((place, reader.bytes(POSTED_BYTES_MAX)?.to_vec()));
+        posted.extend(PostedWrite::new(place, reader.bytes(PostedWrite::BYTES_MAX)?));
     }
     Ok(posted)
 }
@@ -305,19 +302,20 @@ mod tests {
             content().prop_map(Entry::Entropy),
             Just(Entry::PowerButton),
             Just(Entry::Stop),
-            (any::<u64>(), content()).prop_map(|(address, content)| Entry::Page { address, content }),
+            (any::<u64>(), content()).prop_map(|(address, delta)| Entry::Page { address, delta }),
             (content(), prop::collection::vec(posted(), 0..5))
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
         ]
     }
 
-    fn posted() -> impl Strategy<Value = (WritePlace, Vec<u8>)> {
+    fn posted() -> impl Strategy<Value = PostedWrite> {
         let place = prop_oneof![
             any::<u16>().prop_map(WritePlace::Port),
             any::<u64>().prop_map(WritePlace::Memory)
         ];
-        (place, prop::collection::vec(any::<u8>(), 0..POSTED_BYTES_MAX))
+        let content = prop::collection::vec(any::<u8>(), 0..=PostedWrite::BYTES_MAX);
+        (place, content).prop_filter_map("too wide", |(place, content)| PostedWrite::new(place, &content))
     }
 
     fn batch() -> impl Strategy<Value = Batch> {

@@ -2,7 +2,7 @@
 
 use crate::base::units::VirtualTime;
 use crate::devices::DiskRequestId;
-use crate::machine::kvm::WritePlace;
+use crate::machine::kvm::PostedWrite;
 
 /// One entry of the log. Each says what a replay does with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,16 +33,16 @@ pub enum Entry {
     Page {
         /// Guest physical address, a multiple of the page's size.
         address: u64,
-        /// Its bytes.
-        content: Vec<u8>,
+        /// What it differs in from the page that the log last told of, as [`super::page_delta`] says.
+        delta: Vec<u8>,
     },
     /// After all its pages: the vCPU of that guest, and what it wrote without an exit. The replay does not execute the
     /// stretch but becomes its result; the point counts as the next exit.
     Resume {
         /// The vCPU, as [`crate::machine::kvm::VcpuState`] writes it.
         vcpu: Vec<u8>,
-        /// Where it wrote, and what.
-        posted: Vec<(WritePlace, Vec<u8>)>,
+        /// What it wrote, and where.
+        posted: Vec<PostedWrite>,
     },
     /// Something left the VM. The replay compares and sends nothing.
     Output {
@@ -84,7 +84,7 @@ impl Entry {
             Self::Frame(bytes)
             | Self::Console(bytes)
             | Self::Entropy(bytes)
-            | Self::Page { content: bytes, .. }
+            | Self::Page { delta: bytes, .. }
             | Self::Resume { vcpu: bytes, .. } => bytes.len(),
             Self::TimeRead(_)
             | Self::Expiry(_)

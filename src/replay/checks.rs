@@ -3,7 +3,7 @@
 use twox_hash::XxHash3_64;
 
 use crate::machine::ExitTrace;
-use crate::machine::kvm::{Exit, WritePlace};
+use crate::machine::kvm::{Exit, PostedWrite, WritePlace};
 
 /// Digest of everything a guest did so far, as seen at its exits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,14 +14,14 @@ pub(super) struct Rolling {
 
 impl Rolling {
     /// A write that needed no exit.
-    pub(super) fn posted(&mut self, place: WritePlace, data: &[u8]) {
-        let (kind, address) = match place {
+    pub(super) fn posted(&mut self, write: &PostedWrite) {
+        let (kind, address) = match write.place {
             WritePlace::Port(port) => (0, u64::from(port)),
             WritePlace::Memory(address) => (1, address),
         };
         self.scratch.push(kind);
         self.scratch.extend_from_slice(&address.to_le_bytes());
-        self.scratch.extend_from_slice(data);
+        self.scratch.extend_from_slice(write.data());
     }
 
     /// A counted exit, with the posted writes before it: its byte for the log.

@@ -21,7 +21,7 @@ use crate::base::limits::{LOG_BATCH_BYTES_MAX, LOG_RECIPE_BYTES_MAX};
 use crate::base::units::ExitOrdinal;
 
 const MAGIC: [u8; 8] = *b"ANTIPLOG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Fast, and what it is given is small already.
 const COMPRESSION_LEVEL: i32 = 1;
 /// How much larger than the bytes themselves zstd may make what it cannot compress.

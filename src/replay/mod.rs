@@ -36,6 +36,8 @@ mod codec;
 mod log;
 mod machine;
 mod noise;
+mod page_delta;
+mod patience;
 mod recipe;
 mod recorder;
 mod replayer;

@@ -6,7 +6,7 @@
 //! A guest that computes without an exit keeps what arrives waiting:
 //!
 //! ```text
-//!   kick, something waits ──PREEMPT_AFTER──▶ kick: pages and vCPU go into the log, the point counts as the next exit
+//!   kick, something waits ──preempt_after──▶ kick: pages and vCPU go into the log, the point counts as the next exit
 //!        └── a counted exit, or a window that was asked for: nothing to do ──▶ it enters there
 //! ```
 //!
@@ -19,25 +19,19 @@ use super::batch::{Batch, End};
 use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
 use super::log::LogWriter;
+use super::page_delta::ToldPages;
+use super::patience::Patience;
 use super::{MachineDigests, time_rule};
 use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
-use crate::machine::kvm::WritePlace;
+use crate::machine::kvm::PostedWrite;
 use crate::machine::{
     Arrival, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError, Turn,
 };
 
 /// Virtual time after which a batch is closed however small it is: what a power cut can take.
 const BATCH_SPAN: Duration = Duration::from_secs(1);
-
-/// How long something waits for a guest that computes, before it is pre-empted (H1).
-const PREEMPT_AFTER: Duration = Duration::from_millis(20);
-
-/// How long written pages are logged before the log starts anew: short where pre-emptions carry the pages, long where
-/// none occurs and each new start only costs the guest a fault a page.
-const EPOCH_SERVED: Duration = Duration::from_millis(400);
-const EPOCH_UNSERVED: Duration = Duration::from_secs(2);
 
 /// Bytes of an entry besides its content, at most.
 const ENTRY_BYTES: usize = 24;
@@ -68,9 +62,10 @@ pub struct Recorder {
     shown: VirtualTime,
     /// Since when something has waited while the guest computes.
     waiting_since: Option<VirtualTime>,
-    /// When the log of written pages was last started anew, and whether a pre-emption has used it since.
-    epoch_began: VirtualTime,
-    epoch_served: bool,
+    /// When the last pre-emption began.
+    preempting_since: VirtualTime,
+    patience: Patience,
+    told_pages: ToldPages,
     logged: Logged,
 }
 
@@ -109,8 +104,9 @@ impl Recorder {
             batch_began: VirtualTime::ZERO,
             shown: VirtualTime::ZERO,
             waiting_since: None,
-            epoch_began: VirtualTime::ZERO,
-            epoch_served: false,
+            preempting_since: VirtualTime::ZERO,
+            patience: Patience::default(),
+            told_pages: ToldPages::default(),
             logged: Logged::default(),
         }
     }
@@ -149,7 +145,7 @@ impl Recorder {
     fn notice_waiting(&mut self, standing: Standing) -> Result<(), TimelineError> {
         if self.waiting_since.is_none() && self.live.has_arrival(standing) {
             self.waiting_since = Some(self.live.now());
-            self.live.kick_after(PREEMPT_AFTER)?;
+            self.live.kick_after(self.patience.preempt_after())?;
         }
         Ok(())
     }
@@ -222,18 +218,20 @@ impl Timeline for Recorder {
         let Some(since) = self.waiting_since else {
             return Ok(Kick::Noise);
         };
-        if now - since >= PREEMPT_AFTER {
+        let preempt_after = self.patience.preempt_after();
+        if now - since >= preempt_after {
+            self.preempting_since = now;
             return Ok(Kick::Preempt);
         }
-        self.live.kick_after(PREEMPT_AFTER - (now - since))?;
+        self.live.kick_after(preempt_after - (now - since))?;
         Ok(Kick::Noise)
     }
 
     fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError> {
         self.logged.preemptions += 1;
-        self.epoch_served = true;
         for (address, content) in done.pages {
-            self.note(standing.exit, Entry::Page { address, content });
+            let delta = self.told_pages.tell(address, &content);
+            self.note(standing.exit, Entry::Page { address, delta });
             if self.is_full() {
                 self.close_batch()?;
             }
@@ -241,25 +239,16 @@ impl Timeline for Recorder {
         let vcpu = done.vcpu.to_bytes();
         let posted = done.posted;
         self.note(standing.exit, Entry::Resume { vcpu, posted });
+        self.patience.preempted(self.live.now() - self.preempting_since);
         Ok(())
     }
 
     fn begins_epoch(&mut self, standing: Standing) -> bool {
-        let span = if self.epoch_served {
-            EPOCH_SERVED
-        } else {
-            EPOCH_UNSERVED
-        };
-        let begins = standing.now - self.epoch_began >= span;
-        if begins {
-            self.epoch_began = standing.now;
-            self.epoch_served = false;
-        }
-        begins
+        self.patience.begins_epoch(standing.now)
     }
 
-    fn posted(&mut self, place: WritePlace, data: &[u8]) {
-        self.rolling.posted(place, data);
+    fn posted(&mut self, write: &PostedWrite) {
+        self.rolling.posted(write);
     }
 
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {

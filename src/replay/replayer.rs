@@ -15,11 +15,12 @@ use std::io::Read;
 use super::catalogue::Entry;
 use super::checks::Rolling;
 use super::log::{LogError, LogReader};
+use super::page_delta::ToldPages;
 use super::recorder::digest_of;
 use super::{End, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
-use crate::machine::kvm::{Kicker, VcpuState, WritePlace};
+use crate::machine::kvm::{Kicker, PostedWrite, VcpuState};
 use crate::machine::workers::{Event, Inbox};
 use crate::machine::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
 
@@ -30,6 +31,7 @@ pub struct Replayer<R> {
     kicker: Kicker,
     inbox: Inbox,
     rolling: Rolling,
+    told_pages: ToldPages,
     /// Not yet asked for.
     entries: VecDeque<(ExitOrdinal, Entry)>,
     /// Checks of `checks_from` and the exits after it.
@@ -51,6 +53,7 @@ impl<R: Read> Replayer<R> {
             kicker,
             inbox,
             rolling: Rolling::default(),
+            told_pages: ToldPages::default(),
             entries: VecDeque::new(),
             checks: Vec::new(),
             checks_from: 1,
@@ -119,12 +122,12 @@ impl<R: Read> Replayer<R> {
             Some(Entry::Page { .. } | Entry::Resume { .. })
         ) {
             match self.entries.pop_front() {
-                Some((_, Entry::Page { address, content })) => pages.push((address, content)),
+                Some((_, Entry::Page { address, delta })) => {
+                    let content = self.told_pages.hear(address, &delta).map_err(unreadable)?;
+                    pages.push((address, content));
+                }
                 Some((_, Entry::Resume { vcpu, posted })) => {
-                    let vcpu = VcpuState::from_bytes(&vcpu).map_err(|error| TimelineError::Host {
-                        what: "reading the log",
-                        source: std::io::Error::other(error),
-                    })?;
+                    let vcpu = VcpuState::from_bytes(&vcpu).map_err(unreadable)?;
                     return Ok(Some(Resumption { vcpu, posted, pages }));
                 }
                 _ => break,
@@ -185,6 +188,13 @@ impl<R: Read> Replayer<R> {
             (true, outcome) => outcome,
         };
         Ok(Some(Arrival::Device(Input::Disk(DiskCompletion { id, outcome }))))
+    }
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> TimelineError {
+    TimelineError::Host {
+        what: "reading the log",
+        source: std::io::Error::other(error),
     }
 }
 
@@ -293,8 +303,8 @@ impl<R: Read> Timeline for Replayer<R> {
         self.kicker.leave_guest();
     }
 
-    fn posted(&mut self, place: WritePlace, data: &[u8]) {
-        self.rolling.posted(place, data);
+    fn posted(&mut self, write: &PostedWrite) {
+        self.rolling.posted(write);
     }
 
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {

@@ -15,9 +15,8 @@ use super::params::{Placement, RANDOM_SEED_BYTES, boot_params, random_seed_node}
 use super::{EditedKernel, layout};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::LOW_RAM_END;
+use crate::base::units::PAGE_BYTES;
 
-/// Bytes in a page.
-const PAGE_BYTES: u64 = 4096;
 /// Linux's `__BOOT_CS`.
 const BOOT_CODE_SELECTOR: u16 = 0x10;
 /// Linux's `__BOOT_DS`.

@@ -20,22 +20,28 @@ pub enum WritePlace {
     Memory(u64),
 }
 
-/// A write that KVM collected instead of stopping for it.
+/// A write that KVM may collect instead of stopping for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PostedWrite {
     /// Where it went.
     pub place: WritePlace,
-    data: [u8; 8],
+    data: [u8; Self::BYTES_MAX],
     byte_count: usize,
 }
 
 impl PostedWrite {
-    pub(super) fn new(place: WritePlace, data: [u8; 8], byte_count: u32) -> Option<Self> {
-        let byte_count = usize::try_from(byte_count).ok()?;
-        (byte_count <= data.len()).then_some(Self {
+    /// The widest write, in bytes.
+    pub const BYTES_MAX: usize = 8;
+
+    /// A write of `content` to `place`, unless it is wider than any.
+    #[must_use]
+    pub fn new(place: WritePlace, content: &[u8]) -> Option<Self> {
+        let mut data = [0; Self::BYTES_MAX];
+        data.get_mut(..content.len())?.copy_from_slice(content);
+        Some(Self {
             place,
             data,
-            byte_count,
+            byte_count: content.len(),
         })
     }
 

@@ -210,7 +210,8 @@ impl Vcpu {
             source: std::io::Error::other("an entry is no write"),
         };
         place
-            .and_then(|place| PostedWrite::new(place, entry.data, entry.len))
+            .zip(entry.data.get(..entry.len as usize))
+            .and_then(|(place, data)| PostedWrite::new(place, data))
             .ok_or_else(impossible)
             .map(Some)
     }

@@ -18,6 +18,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::{KvmError, Vcpu};
 use crate::base::guest_memory::{GuestMemory, Ram, RegisterPage};
+use crate::base::units::PAGE_BYTES;
 
 nix::ioctl_readwrite!(
     /// `KVM_CLEAR_DIRTY_LOG`: `kvm-ioctls` has no wrapper for it.
@@ -26,8 +27,6 @@ nix::ioctl_readwrite!(
     0xC0,
     kvm_clear_dirty_log
 );
-
-const PAGE_BYTES: u64 = 4096;
 
 /// The slot of the register page, after those of RAM.
 const PAGE_SLOT: u32 = 8;

@@ -11,6 +11,7 @@ use kvm_bindings::{
 use super::Finding;
 use super::tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError};
 use crate::base::clock::HostClock;
+use crate::base::units::PAGE_BYTES;
 use crate::machine::cpu;
 use crate::machine::kvm::{Exit, KickTimer, KvmError, KvmHost};
 
@@ -18,7 +19,6 @@ use crate::machine::kvm::{Exit, KickTimer, KvmError, KvmHost};
 const SPEED_PROBE_SPAN: Duration = Duration::from_millis(100);
 /// Instructions of one round of the speed loop.
 const LOOP_INSTRUCTIONS: u64 = 2;
-const PAGE_BYTES: u64 = 4096;
 /// DR7: enable local breakpoint 0, on execution.
 const DR7_EXECUTE_0: u64 = 0b1;
 

@@ -6,7 +6,7 @@ use crate::devices::platform::{
     POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER, TRAP_CR4_PORTS, TRAP_GENERAL_PROTECTION_PORT, TRAP_RDTSC_PORT,
 };
 use crate::machine::cpu::{self, MsrAnswer};
-use crate::machine::kvm::{Exit, KvmError, PortAccess, WritePlace};
+use crate::machine::kvm::{Exit, KvmError, PortAccess, PostedWrite, WritePlace};
 use crate::machine::outcome::Outcome;
 
 const GENERAL_PROTECTION_VECTOR: u8 = 13;
@@ -22,26 +22,24 @@ fn is_posted_register(address: u64) -> bool {
 impl Vm {
     /// Hands over the writes that KVM collected before the present exit.
     pub(super) fn take_posted_writes(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
-        let mut sets_clock = false;
         while let Some(write) = self.vcpu.next_posted_write()? {
-            sets_clock |= matches!(write.place, WritePlace::Memory(_));
-            self.post(write.place, write.data(), timeline);
+            self.post(write, timeline);
         }
-        if sets_clock { self.show_hpet() } else { Ok(()) }
+        Ok(())
     }
 
-    pub(super) fn post(&mut self, place: WritePlace, data: &[u8], timeline: &mut dyn Timeline) {
-        timeline.posted(place, data);
+    pub(super) fn post(&mut self, write: PostedWrite, timeline: &mut dyn Timeline) {
+        timeline.posted(&write);
         self.totals.posted_writes += 1;
-        self.posted.push((place, data.to_vec()));
+        self.posted.push(write);
         let moment = Moment {
             now: self.now,
             memory: self.kvm.memory(),
         };
-        match place {
-            WritePlace::Port(port) => self.board.port_write(port, data, moment),
+        match write.place {
+            WritePlace::Port(port) => self.board.port_write(port, write.data(), moment),
             WritePlace::Memory(address) => {
-                let has_device = self.board.mmio_write(address, data, moment);
+                let has_device = self.board.mmio_write(address, write.data(), moment);
                 debug_assert!(has_device, "only a device's register is posted");
             }
         }
@@ -60,8 +58,11 @@ impl Vm {
             WritePlace::Port(_) => self.vcpu.port_data().to_vec(),
             WritePlace::Memory(_) => self.vcpu.mmio_data().to_vec(),
         };
-        for element in data.chunks(size) {
-            self.post(place, element, timeline);
+        for write in data
+            .chunks(size)
+            .filter_map(|element| PostedWrite::new(place, element))
+        {
+            self.post(write, timeline);
         }
         true
     }

@@ -9,7 +9,7 @@ use super::timeline::{
 use crate::base::clock::{SystemClock, VirtualClock};
 use crate::base::entropy::EntropySource;
 use crate::base::units::VirtualTime;
-use crate::machine::kvm::{KickTimer, Kicker, WritePlace};
+use crate::machine::kvm::{KickTimer, Kicker, PostedWrite};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
 
 /// The span between two timer expiries of a guest that computes, in exits. Linux makes about eight exits an expiry
@@ -209,7 +209,7 @@ impl Timeline for Live {
         false
     }
 
-    fn posted(&mut self, _: WritePlace, _: &[u8]) {}
+    fn posted(&mut self, _: &PostedWrite) {}
 
     fn exited(&mut self, _: &ExitTrace<'_>) -> Result<(), TimelineError> {
         Ok(())

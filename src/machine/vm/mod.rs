@@ -48,21 +48,19 @@ mod timeline;
 use super::boot::EntryPoint;
 use super::cpu;
 use super::entry::set_entry_state;
-use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, Vcpu, WritePlace};
+use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, PostedWrite, Vcpu, WritePlace};
 use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 use crate::base::limits::POSTED_WRITES_MAX;
-use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
+use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE, VirtualTime};
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
 use crate::devices::{GuestFault, Input};
 pub use live::Live;
 pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
-
-const PAGE_BYTES: usize = 4096;
 
 /// The host failed the VM.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +141,7 @@ pub(super) struct Vm {
     window_just_opened: bool,
     awaits_window: bool,
     /// What the guest wrote since the last counted exit without another one.
-    posted: Vec<(WritePlace, Vec<u8>)>,
+    posted: Vec<PostedWrite>,
     console_room: usize,
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
@@ -371,7 +369,7 @@ impl Vm {
         };
         if let Some(kind) = exit.counted() {
             self.is_between_exits = false;
-            self.posted.clear();
+            self.forget_posted_writes()?;
             self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();
             self.totals.exits[kind as usize] += 1;
@@ -381,6 +379,15 @@ impl Vm {
             }
         }
         self.handle(exit, timeline)
+    }
+
+    /// Starts a stretch between two exits. Only here does the guest see what it posted to its clock: when a posted write
+    /// is noticed depends on the host.
+    fn forget_posted_writes(&mut self) -> Result<(), RunError> {
+        let sets_clock = |write: &PostedWrite| matches!(write.place, WritePlace::Memory(_));
+        let is_clock_set = self.posted.iter().any(sets_clock);
+        self.posted.clear();
+        if is_clock_set { self.show_hpet() } else { Ok(()) }
     }
 
     /// What was posted since the last counted exit is kept for a pre-emption, and no sound driver posts so much.
@@ -413,9 +420,9 @@ impl Vm {
         let memory = self.kvm.memory();
         let mut pages = Vec::new();
         for address in self.kvm.written_pages()? {
-            let mut content = vec![0; PAGE_BYTES];
+            let mut content = Box::new([0; PAGE_SIZE]);
             memory
-                .read(GuestPhys(address), &mut content)
+                .read(GuestPhys(address), &mut *content)
                 .map_err(|outside| RunError::Host {
                     what: "reading a page that the guest wrote",
                     source: std::io::Error::other(outside),
@@ -436,14 +443,13 @@ impl Vm {
         timeline: &mut dyn Timeline,
     ) -> Result<Exit, RunError> {
         self.vcpu.complete_instruction()?;
-        for (place, data) in &resumption.posted {
-            self.post(*place, data, timeline);
+        for write in &resumption.posted {
+            self.post(*write, timeline);
         }
-        self.show_hpet()?;
         for (address, content) in &resumption.pages {
             self.kvm
                 .memory()
-                .write(GuestPhys(*address), content)
+                .write(GuestPhys(*address), &**content)
                 .map_err(|outside| RunError::Host {
                     what: "writing a page of the record",
                     source: std::io::Error::other(outside),

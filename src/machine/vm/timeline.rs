@@ -7,9 +7,9 @@
 
 use kvm_bindings::kvm_regs;
 
-use crate::base::units::{ExitOrdinal, VirtualTime};
+use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::{Frame, Input};
-use crate::machine::kvm::{Exit, VcpuState, WritePlace};
+use crate::machine::kvm::{Exit, PostedWrite, VcpuState};
 
 /// What enters a VM at a counted exit that has been handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +28,9 @@ pub struct Resumption {
     /// The vCPU then.
     pub vcpu: VcpuState,
     /// What the guest wrote without an exit meanwhile.
-    pub posted: Vec<(WritePlace, Vec<u8>)>,
+    pub posted: Vec<PostedWrite>,
     /// Guest physical address and content of all pages that it may have written.
-    pub pages: Vec<(u64, Vec<u8>)>,
+    pub pages: Vec<(u64, Box<[u8; PAGE_SIZE]>)>,
 }
 
 /// How the guest goes on.
@@ -172,7 +172,7 @@ pub trait Timeline {
     fn begins_epoch(&mut self, standing: Standing) -> bool;
 
     /// The guest wrote without an exit, before the next one.
-    fn posted(&mut self, place: WritePlace, data: &[u8]);
+    fn posted(&mut self, write: &PostedWrite);
 
     /// The guest made a counted exit, which will be handled next.
     ///

@@ -1,0 +1,116 @@
+//! How long a guest that computes is left alone (H1), and how long written pages are logged before the log of them
+//! starts anew.
+//!
+//! ```text
+//!            pre-empted                          an epoch without a pre-emption
+//!   calm ───────────────▶ short epochs ───────────────────────────────────────▶ calm, twice as long, up to a bound
+//! ```
+//!
+//! - *Waiting*: a pre-emption costs the capture of the pages. Where that is dear, the guest is left alone for longer, so
+//!   that it takes a tenth of the guest's time at most.
+//! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
+//!   is all it does, so epochs grow. After a pre-emption they are short, or each next one would carry ever more pages.
+
+use std::time::Duration;
+
+use crate::base::units::VirtualTime;
+
+/// Bounds of the wait before a pre-emption.
+const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
+const PREEMPT_AFTER_MAX: Duration = Duration::from_millis(200);
+/// How many times its own cost a pre-emption waits at least.
+const PREEMPT_AFTER_COSTS: u32 = 10;
+/// The part of the newest cost in the mean is one in so many.
+const COST_SMOOTHING: u32 = 8;
+
+/// Bounds of an epoch.
+const EPOCH_MIN: Duration = Duration::from_millis(400);
+const EPOCH_MAX: Duration = Duration::from_secs(16);
+
+/// How patient a recorder is.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Mean of what a pre-emption costs.
+    cost: Duration,
+    epoch_began: VirtualTime,
+    /// Its span, if not the least.
+    epoch_span: Duration,
+    was_preempted: bool,
+}
+
+impl Patience {
+    /// How long something waits before the guest is pre-empted.
+    pub(super) fn preempt_after(&self) -> Duration {
+        (self.cost * PREEMPT_AFTER_COSTS).clamp(PREEMPT_AFTER_MIN, PREEMPT_AFTER_MAX)
+    }
+
+    /// A pre-emption has cost this.
+    pub(super) fn preempted(&mut self, cost: Duration) {
+        self.cost = (self.cost * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
+        self.was_preempted = true;
+        self.epoch_span = EPOCH_MIN;
+    }
+
+    /// Whether an epoch begins `now`, at a counted exit.
+    pub(super) fn begins_epoch(&mut self, now: VirtualTime) -> bool {
+        let span = self.epoch_span.max(EPOCH_MIN);
+        if now - self.epoch_began < span {
+            return false;
+        }
+        self.epoch_began = now;
+        let was_preempted = std::mem::take(&mut self.was_preempted);
+        self.epoch_span = if was_preempted {
+            EPOCH_MIN
+        } else {
+            (span * 2).min(EPOCH_MAX)
+        };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs_until(patience: &mut Patience, from: VirtualTime, span: Duration) -> usize {
+        let moments = (0..span.as_millis()).map(|_| Duration::from_millis(1));
+        let mut now = from;
+        moments
+            .filter(|step| {
+                now = now + *step;
+                patience.begins_epoch(now)
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_dear_pre_emption_waits_longer_within_bounds() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.preempt_after(), PREEMPT_AFTER_MIN);
+        for _ in 0..100 {
+            patience.preempted(Duration::from_millis(5));
+        }
+        let settled = patience.preempt_after();
+        assert!(
+            settled > Duration::from_millis(45) && settled <= Duration::from_millis(50),
+            "{settled:?}"
+        );
+        for _ in 0..100 {
+            patience.preempted(Duration::from_secs(1));
+        }
+        assert_eq!(patience.preempt_after(), PREEMPT_AFTER_MAX);
+    }
+
+    #[test]
+    fn epochs_grow_in_calm_and_are_short_after_a_pre_emption() {
+        let mut patience = Patience::default();
+        // 0.4 + 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
+        assert_eq!(
+            epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
+            8
+        );
+        patience.preempted(Duration::ZERO);
+        let from = VirtualTime::ZERO + Duration::from_secs(60);
+        assert_eq!(epochs_until(&mut patience, from, Duration::from_millis(900)), 2);
+    }
+}
