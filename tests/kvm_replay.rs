@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antipode::base::clock::SystemClock;
-use antipode::base::units::{GuestPhys, VirtualTime};
+use antipode::base::guest_memory::GuestMemory;
+use antipode::base::limits::GUEST_RAM_BYTES_MIN;
+use antipode::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
 use antipode::devices::Input;
 use antipode::machine::kvm::KvmHost;
-use antipode::machine::launch::{Birth, LaunchError, StartedVm};
+use antipode::machine::launch::{Beginning, Birth, LaunchError, StartedVm};
 use antipode::machine::probe::{CODE, DATA, probe_kvm, tiny_program};
 use antipode::machine::workers::{Event, HostEntropy};
 use antipode::machine::{Outcome, RunError, TimelineError};
 use antipode::replay::{
-    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, Noise, Recipe, Recorder, Replayer,
+    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, Noise, Origin, Recipe, Recorder, Replayer,
+    SavedMachine, save_machine,
 };
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, ax, dx, eax, ptr, rax, rbx, rcx};
@@ -72,7 +75,7 @@ fn machine(rounds: u64) -> StartedVm {
         program(a)
     })
     .unwrap();
-    StartedVm::bare(&KvmHost::open().unwrap(), memory, &entry).unwrap()
+    StartedVm::bare(&KvmHost::open().unwrap(), memory, Beginning::Boot(&entry)).unwrap()
 }
 
 fn recipe() -> Recipe {
@@ -89,6 +92,7 @@ fn recipe() -> Recipe {
             wall_clock_unix_seconds: 0,
             offloads: None,
         },
+        from: None,
     }
 }
 
@@ -115,7 +119,7 @@ fn record_of(rounds: u64, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record,
     let mut vm = machine(rounds);
     meanwhile(&vm);
     let live = vm.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
-    let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap());
+    let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap(), &vm.totals());
     let report = vm.run(&mut recorder).unwrap();
     assert_eq!(report.outcome, Outcome::PowerOff);
     let digests = MachineDigests::of(&mut vm).unwrap();
@@ -227,6 +231,75 @@ fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
     assert_eq!(digests.unwrap(), record.digests);
 }
 
+/// A machine of `record` held at exit `position`.
+fn held(record: &Record, position: u64) -> StartedVm {
+    let mut vm = machine(record.rounds);
+    let log = LogReader::open(&record.log).unwrap();
+    let until = Some(ExitOrdinal::new(position));
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(until);
+    assert_eq!(vm.run(&mut replayer).unwrap().outcome, Outcome::Held);
+    assert_eq!(vm.totals().exit_count.get(), position);
+    vm
+}
+
+/// A machine that was saved as the file at `path`.
+fn restored(path: &Path) -> StartedVm {
+    let saved = SavedMachine::open(path).unwrap();
+    let memory = GuestMemory::allocate(GUEST_RAM_BYTES_MIN).unwrap();
+    let parts = saved.restore(&memory).unwrap();
+    StartedVm::bare(&KvmHost::open().unwrap(), memory, Beginning::Saved(parts)).unwrap()
+}
+
+#[test]
+fn kvm_a_saved_machine_is_restored_and_goes_on_as_any_other() {
+    let Some(record) = record() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut whole = LogReader::open(&record.log).unwrap();
+    let mut exits = 0;
+    while let Some(batch) = whole.next_batch().unwrap() {
+        exits = batch.through.get();
+    }
+    for position in [1, exits / 3, exits / 2, exits - 1] {
+        let path = folder.path().join(format!("state-{position}"));
+        let mut vm = held(&record, position);
+        let head = save_machine(&mut vm, recipe(), &path).unwrap();
+        assert_eq!(head.exit.get(), position);
+        let (digests, parts) = (MachineDigests::of(&mut vm).unwrap(), vm.save().unwrap());
+        drop(vm);
+        let mut twin = restored(&path);
+        assert_eq!(MachineDigests::of(&mut twin).unwrap(), digests);
+        assert_eq!(twin.save().unwrap(), parts);
+
+        let recipe = Recipe {
+            from: Some(Origin {
+                state: SavedMachine::open(&path).unwrap().name(),
+                exit: head.exit,
+            }),
+            ..recipe()
+        };
+        let log = folder.path().join(format!("log-{position}"));
+        let live = twin.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
+        let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe).unwrap(), &twin.totals());
+        let report = twin.run(&mut recorder).unwrap();
+        assert_eq!(report.outcome, Outcome::PowerOff);
+        let digests = MachineDigests::of(&mut twin).unwrap();
+        recorder
+            .finish("power_off", report.totals.virtual_time, digests.clone())
+            .unwrap();
+
+        drop(twin);
+
+        let mut again = restored(&path);
+        let mut replayer = Replayer::new(
+            LogReader::open(&log).unwrap(),
+            again.kicker(),
+            again.inbox().clone(),
+        );
+        assert_eq!(again.run(&mut replayer).unwrap().outcome, Outcome::PowerOff);
+        assert_eq!(MachineDigests::of(&mut again).unwrap(), digests);
+    }
+}
+
 #[test]
 fn kvm_a_changed_register_is_noticed_at_the_first_exit() {
     let Some(record) = record() else { return };
@@ -314,7 +387,7 @@ fn kvm_a_log_that_was_cut_off_is_replayed_to_its_end() {
         last.end = None;
         let middle = last.checks.len() / 2;
         last.checks.truncate(middle);
-        last.through = antipode::base::units::ExitOrdinal::new(last.first.get() + middle as u64 - 1);
+        last.through = ExitOrdinal::new(last.first.get() + middle as u64 - 1);
         let through = last.through;
         last.entries.retain(|(exit, _)| *exit < through);
     });

@@ -37,30 +37,37 @@ pub fn wall_clock_unix_seconds() -> i64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }
 
-/// Virtual time that follows a host clock's rate from the moment the VM was created.
+/// Virtual time that follows a host clock's rate from the moment the VM started here.
 #[derive(Debug)]
 pub struct VirtualClock<C> {
     host: C,
+    /// Virtual time when the host's clock showed `origin_ns`.
+    origin: VirtualTime,
     origin_ns: u64,
     last: VirtualTime,
 }
 
 impl<C: HostClock> VirtualClock<C> {
-    /// A clock that reads zero now.
+    /// A clock that reads `now` now.
     #[must_use]
-    pub fn starting_now(host: C) -> Self {
+    pub fn starting_at(now: VirtualTime, host: C) -> Self {
         let origin_ns = host.monotonic_ns();
         Self {
             host,
+            origin: now,
             origin_ns,
-            last: VirtualTime::ZERO,
+            last: now,
         }
+    }
+
+    fn read(&self) -> VirtualTime {
+        let elapsed = self.host.monotonic_ns().saturating_sub(self.origin_ns);
+        self.origin + Duration::from_nanos(elapsed)
     }
 
     /// The current virtual time, never earlier than any sample before.
     pub fn sample(&mut self) -> VirtualTime {
-        let elapsed = self.host.monotonic_ns().saturating_sub(self.origin_ns);
-        self.last = self.last.max(VirtualTime::from_nanos(elapsed));
+        self.last = self.last.max(self.read());
         self.last
     }
 
@@ -73,8 +80,7 @@ impl<C: HostClock> VirtualClock<C> {
     /// Host time left until virtual time reaches `deadline`.
     #[must_use]
     pub fn host_span_until(&self, deadline: VirtualTime) -> Duration {
-        let elapsed = self.host.monotonic_ns().saturating_sub(self.origin_ns);
-        deadline.saturating_since(VirtualTime::from_nanos(elapsed))
+        deadline.saturating_since(self.read())
     }
 }
 
@@ -93,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn virtual_time_starts_at_zero_and_never_steps_back() {
+    fn virtual_time_goes_on_where_it_was_and_never_steps_back() {
         let host = Cell::new(1_000);
-        let mut clock = VirtualClock::starting_now(Scripted(&host));
-        assert_eq!(clock.sample(), VirtualTime::ZERO);
+        let mut clock = VirtualClock::starting_at(VirtualTime::from_nanos(7), Scripted(&host));
+        assert_eq!(clock.sample(), VirtualTime::from_nanos(7));
         host.set(1_500);
-        assert_eq!(clock.sample(), VirtualTime::from_nanos(500));
+        assert_eq!(clock.sample(), VirtualTime::from_nanos(507));
         host.set(900);
-        assert_eq!(clock.sample(), VirtualTime::from_nanos(500));
+        assert_eq!(clock.sample(), VirtualTime::from_nanos(507));
     }
 }

@@ -68,6 +68,9 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Bytes of one part of a saved machine: its disk's waiting writes are the longest.
+pub const STATE_PART_BYTES_MAX: usize = 2 * DISK_BYTES_IN_FLIGHT_MAX;
+
 /// Pages that both ends of a log remember, to send only how they change: 64 MiB.
 pub const TOLD_PAGES_MAX: usize = 16 * 1024;
 

@@ -7,4 +7,5 @@ pub mod clock;
 pub mod entropy;
 pub mod guest_memory;
 pub mod limits;
+pub mod parts;
 pub mod units;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a page of guest memory, as an address and as a length.
 pub const PAGE_BYTES: u64 = 4096;
 /// See [`PAGE_BYTES`].
@@ -13,7 +15,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub use vm_memory::GuestAddress as GuestPhys;
 
 /// Nanoseconds of virtual time since the VM was created (E8). Never compared with any host's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct VirtualTime(u64);
 
 impl VirtualTime {
@@ -72,7 +74,7 @@ impl Sub for VirtualTime {
 }
 
 /// How many counted exits lie before a point of guest execution (E5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ExitOrdinal(u64);
 
 impl ExitOrdinal {

@@ -41,6 +41,9 @@ pub(super) enum Command {
         /// The log, a new file.
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
+        /// Go on from this saved machine instead of booting. The disk must be as it was when that was saved.
+        #[arg(long, value_name = "STATE")]
+        from: Option<PathBuf>,
         /// Write RAM and registers at the end into this folder.
         #[arg(long, value_name = "FOLDER")]
         dump: Option<PathBuf>,
@@ -54,11 +57,20 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE", required_unless_present_any = ["print", "stats"])]
         config: Option<PathBuf>,
         /// Execute nothing; show every entry of the log: position, what, and how many bytes.
-        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "stats"])]
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "stats", "from", "until"])]
         print: bool,
         /// Execute nothing; show how often each kind of entry occurs and what it takes.
-        #[arg(long, conflicts_with_all = ["config", "noise", "dump"])]
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "from", "until"])]
         stats: bool,
+        /// The saved machine that the record went on from, if it did.
+        #[arg(long, value_name = "STATE", requires = "config")]
+        from: Option<PathBuf>,
+        /// Stop at this counted exit, all that belongs there handled.
+        #[arg(long, value_name = "POSITION", requires = "config")]
+        until: Option<u64>,
+        /// Save the machine as it is then, all but its disk's content, as a new file.
+        #[arg(long, value_name = "STATE", requires = "until")]
+        save: Option<PathBuf>,
         /// Disturb the replay by signals at random moments that follow from this number: it must not notice.
         #[arg(long, value_name = "SEED")]
         noise: Option<u64>,

@@ -64,6 +64,8 @@ exit_codes! {
     KvmUnusable = 17, "kvm-unusable", "This host's KVM lacks something that the guest needs.", "Run `antipode doctor`, which names it.";
     /// A log cannot be written or read, or belongs to another machine.
     LogRefused = 18, "log-refused", "The log exists already, cannot be read, is damaged, or was made of another machine.", "Name the right log and the files it was made with.";
+    /// A saved machine cannot be written or restored, or belongs to another one.
+    StateRefused = 19, "state-refused", "The saved machine exists already, cannot be read, is damaged, or was made of other files.", "Name the right file and the files that the machine was made with.";
     /// The guest asked for a reset.
     GuestReboot = 20, "guest-reboot", "The guest rebooted; an unprotected VM ends then.", "Start it again if that was wanted.";
     /// The guest's kernel panicked.

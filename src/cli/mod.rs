@@ -73,7 +73,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
     match settings.action {
         Action::Run(config) => run::run(&config, settings.json, output),
         Action::Record(files) => record::record(&files, settings.json, output),
-        Action::Replay(files, noise) => replay::replay(&files, noise, settings.json, output),
+        Action::Replay(files, order) => replay::replay(&files, &order, settings.json, output),
         Action::PrintLog(log) => log_reader::print(&log, settings.json, output),
         Action::LogStatistics(log) => log_reader::statistics(&log, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),

@@ -1,21 +1,21 @@
-//! `antipode replay`: executes a record again and compares.
+//! `antipode replay`: executes a record again and compares, to its end or to a position.
 
 use std::io::Write;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem};
-use super::record::log_refused;
+use super::record::{begin, log_refused, open_origin, origin_of};
 use super::run::{answer, host_failure};
-use super::settings::RecordFiles;
+use super::settings::{RecordFiles, ReplayOrder};
 use super::signals::Signals;
-use crate::machine::config;
 use crate::machine::launch::{Connection, PreparedVm, RunReport};
-use crate::replay::{End, LogReader, MachineDigests, Noise, Recipe, Replayer, dump};
+use crate::machine::{Outcome, config};
+use crate::replay::{End, LogReader, MachineDigests, Noise, Recipe, Replayer, dump, save_machine};
 
-/// Replays `files.log` on the VM that `files.config` describes, under noise of seed `noise` if there is one.
+/// Replays `files.log` on the VM that `files.config` describes, as `order` says.
 pub(super) fn replay(
     files: &RecordFiles,
-    noise: Option<u64>,
+    order: &ReplayOrder,
     json: bool,
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
@@ -23,14 +23,18 @@ pub(super) fn replay(
     let log = LogReader::open(&files.log).map_err(|error| log_refused(&files.log, &error))?;
     let recipe = log.recipe().clone();
     let vm = PreparedVm::from_config(&config, Connection::None)?;
-    Recipe::of(&config, vm.cmdline().as_str(), &recipe.birth)
-        .and_then(|present| recipe.expect_same(&present))
+    let cmdline = vm.cmdline().as_str().to_owned();
+    let present = || Recipe::of(&config, &cmdline, &recipe.birth);
+    let origin = open_origin(files)?;
+    let from = origin.as_ref().map(origin_of);
+    present()
+        .and_then(|present| recipe.expect_same(&Recipe { from, ..present }))
         .map_err(|error| log_refused(&files.log, &error))?;
     let signals = Signals::block()?;
-    let mut vm = vm.start(&recipe.birth)?;
+    let mut vm = begin(vm, &recipe.birth, origin)?;
     signals.serve(vm.inbox().clone());
-    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
-    let noise = noise.map(|seed| Noise::start(vm.kicker().waker(), seed));
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(order.until);
+    let noise = order.noise.map(|seed| Noise::start(vm.kicker().waker(), seed));
     let noise = noise
         .transpose()
         .map_err(|error| host_failure("starting the noise", error))?;
@@ -41,6 +45,26 @@ pub(super) fn replay(
     }
     let report = ended?;
     let digests = MachineDigests::of(&mut vm)?;
+    if report.outcome == Outcome::Held {
+        if let Some(path) = &order.save {
+            let written = replayer.await_writes(&vm.unfinished_writes());
+            written.map_err(|error| host_failure("waiting for the guest's disk writes", error))?;
+            let recipe = present().map_err(|error| log_refused(&files.log, &error))?;
+            save_machine(&mut vm, recipe, path)?;
+        }
+        return answer(&report, Some(&digests), json, output);
+    }
+    if let Some(position) = order.until {
+        let what = format!(
+            "the record ends at exit {}, before exit {position}",
+            report.totals.exit_count
+        );
+        let code = ExitCode::RecordEnded;
+        return Err(Failure::new(
+            code,
+            Problem::new(what, "name a position within the record"),
+        ));
+    }
     let differences = replayer
         .end()
         .map_or_else(Vec::new, |end| differences(end, &report, &digests));
@@ -51,7 +75,7 @@ pub(super) fn replay(
             .iter()
             .fold(failure, |failure, what| failure.and(problem(what))));
     }
-    answer(&report, json, output)
+    answer(&report, Some(&digests), json, output)
 }
 
 /// What of the end of this execution is not as it was.

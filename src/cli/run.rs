@@ -7,11 +7,13 @@ use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
+use super::record::put_digests;
 use super::signals::Signals;
 use crate::machine::kvm::KvmError;
 use crate::machine::launch::{Connection, LaunchError, PreparedVm, RunReport};
 use crate::machine::workers::{DiskError, HostEntropy};
 use crate::machine::{Outcome, RunError, TimelineError, config};
+use crate::replay::MachineDigests;
 
 /// Runs the VM that the file at `path` describes, to its end.
 pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
@@ -24,14 +26,23 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
     let report = vm.run(&mut vm.live(entropy, exit_cost)?)?;
-    answer(&report, json, output)
+    answer(&report, None, json, output)
 }
 
-/// Shows how a VM ended: as JSON on `output`, else in words on standard error.
-pub(super) fn answer(report: &RunReport, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+/// Shows how a VM ended, and what it is then if `digests` say so: as JSON on `output`, else in words on standard error.
+pub(super) fn answer(
+    report: &RunReport,
+    digests: Option<&MachineDigests>,
+    json: bool,
+    output: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
     let code = exit_code_of(&report.outcome);
     let shown = if json {
-        writeln!(output, "{}", as_json(report, code))
+        let mut summary = as_json(report, code);
+        if let Some(digests) = digests {
+            put_digests(&mut summary, digests);
+        }
+        writeln!(output, "{summary}")
     } else {
         show(report, &mut io::stderr().lock())
     };
@@ -44,7 +55,7 @@ pub(super) fn open_entropy() -> Result<HostEntropy, Failure> {
 
 pub(super) fn exit_code_of(outcome: &Outcome) -> ExitCode {
     match outcome {
-        Outcome::PowerOff => ExitCode::Done,
+        Outcome::PowerOff | Outcome::Held => ExitCode::Done,
         Outcome::Reboot => ExitCode::GuestReboot,
         Outcome::Panic => ExitCode::GuestPanic,
         Outcome::TripleFault => ExitCode::TripleFault,
@@ -139,6 +150,7 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Tap(_) => ExitCode::TapRefused,
         LaunchError::Kvm(KvmError::Open(_)) => ExitCode::KvmMissing,
         LaunchError::Kvm(_) | LaunchError::UnfitKvm(_) => ExitCode::KvmUnusable,
+        LaunchError::Restore(_) => ExitCode::StateRefused,
         LaunchError::Run(RunError::UserTsc(_)) => ExitCode::KernelRefused,
         LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
         LaunchError::Run(RunError::Timeline(TimelineError::Diverged { .. })) => ExitCode::Diverged,

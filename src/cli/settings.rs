@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{Args, Command};
 use super::failure::{Failure, Problem};
 use super::{ExitCode, certs, logging};
+use crate::base::units::ExitOrdinal;
 
 /// What to do and how to speak of it.
 #[derive(Debug)]
@@ -23,8 +24,7 @@ pub(super) struct Settings {
 pub(super) enum Action {
     Run(PathBuf),
     Record(RecordFiles),
-    /// With the seed of the noise, if there shall be any.
-    Replay(RecordFiles, Option<u64>),
+    Replay(RecordFiles, ReplayOrder),
     PrintLog(PathBuf),
     LogStatistics(PathBuf),
     Doctor(PathBuf),
@@ -40,8 +40,21 @@ pub(super) struct RecordFiles {
     pub(super) config: PathBuf,
     /// The log.
     pub(super) log: PathBuf,
+    /// The saved machine that it goes on from, if it does.
+    pub(super) from: Option<PathBuf>,
     /// Where RAM and registers go at the end.
     pub(super) dump: Option<PathBuf>,
+}
+
+/// How to replay.
+#[derive(Debug)]
+pub(super) struct ReplayOrder {
+    /// The seed of the noise, if there shall be any.
+    pub(super) noise: Option<u64>,
+    /// Where to stop.
+    pub(super) until: Option<ExitOrdinal>,
+    /// Where to save the machine as it is then.
+    pub(super) save: Option<PathBuf>,
 }
 
 /// Where manual pages go.
@@ -61,14 +74,23 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
         log: logging::filter(log, log_variable)?,
         action: match command {
             Command::Run { config } => Action::Run(config),
-            Command::Record { config, output, dump } => Action::Record(RecordFiles {
+            Command::Record {
+                config,
+                output,
+                from,
+                dump,
+            } => Action::Record(RecordFiles {
                 config,
                 log: output,
+                from,
                 dump,
             }),
             Command::Replay {
                 input,
                 config: Some(config),
+                from,
+                until,
+                save,
                 noise,
                 dump,
                 ..
@@ -76,9 +98,11 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                 let files = RecordFiles {
                     config,
                     log: input,
+                    from,
                     dump,
                 };
-                Action::Replay(files, noise)
+                let until = until.map(ExitOrdinal::new);
+                Action::Replay(files, ReplayOrder { noise, until, save })
             }
             Command::Replay {
                 input, print: true, ..

@@ -12,11 +12,13 @@ use super::platform::{
     ACPI_PORTS, HPET_MMIO, KEYBOARD_COMMAND_PORT, PCI_CONFIG_PORTS, PCI_IO_WINDOW, PIC_ELCR_PORTS,
     PIC_MASTER_PORTS, PIC_SLAVE_PORTS, PIT_GATE_PORT, PIT_PORTS, RTC_PORTS, SERIAL_PORTS,
 };
-use super::rtc::Rtc;
-use super::serial::Serial;
+use super::rtc::{Rtc, RtcState};
+use super::serial::{Serial, SerialState};
+use super::virtio_blk::VirtioBlk;
 use super::virtio_net::Offloads;
 use super::{AtExit, Effect, Input, IrqLines, PortDevice};
 use crate::base::guest_memory::GuestMemory;
+use crate::base::parts::{PartError, Parts};
 use crate::base::units::VirtualTime;
 
 /// The moment of an exit, as the board needs it.
@@ -49,6 +51,9 @@ fn lines_of_old_timers<'a>(
 ) -> &'a mut IrqLines {
     if hpet.has_legacy_routing() { cut_off } else { irqs }
 }
+
+/// Of the saved forms of the devices that are no PCI functions.
+const VERSION: u16 = 1;
 
 /// All devices of a VM.
 #[derive(Debug)]
@@ -230,6 +235,47 @@ impl Board {
         self.pic.acknowledge()
     }
 
+    /// Saves every device, between two exits, when what the devices asked for has been taken.
+    pub fn save(&self, parts: &mut Parts) {
+        debug_assert!(self.effects.is_empty(), "an effect would be lost");
+        parts.put("irq-lines", VERSION, &self.irqs);
+        parts.put("pic", VERSION, &self.pic);
+        parts.put("pit", VERSION, &self.pit);
+        parts.put("rtc", VERSION, &self.rtc.save());
+        parts.put("hpet", VERSION, &self.hpet);
+        parts.put("serial", VERSION, &self.serial.save());
+        parts.put("acpi-pm", VERSION, &self.acpi_pm);
+        self.pci.save(parts);
+    }
+
+    /// Makes the board, with the same devices on it, what was saved.
+    ///
+    /// # Errors
+    /// [`PartError`]; the board is of no use then.
+    pub fn restore(&mut self, parts: &mut Parts, memory: &GuestMemory) -> Result<(), PartError> {
+        let refused = |name| move |what| PartError::refused(name, what);
+        self.irqs = parts.take("irq-lines", VERSION)?;
+        self.pic = parts.take("pic", VERSION)?;
+        self.pic.check().map_err(refused("pic"))?;
+        self.pit = parts.take("pit", VERSION)?;
+        self.pit.check().map_err(refused("pit"))?;
+        let rtc: RtcState = parts.take("rtc", VERSION)?;
+        self.rtc = Rtc::restored(&rtc).map_err(refused("rtc"))?;
+        self.hpet = parts.take("hpet", VERSION)?;
+        self.hpet.check().map_err(refused("hpet"))?;
+        let serial: SerialState = parts.take("serial", VERSION)?;
+        self.serial = Serial::restored(serial).map_err(refused("serial"))?;
+        self.acpi_pm = parts.take("acpi-pm", VERSION)?;
+        self.acpi_pm.check().map_err(refused("acpi-pm"))?;
+        self.pci.restore(parts, memory)
+    }
+
+    /// The disk, if there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&VirtioBlk> {
+        self.pci.disk()
+    }
+
     /// Takes what the devices ask of the outside world.
     #[must_use]
     pub fn take_effects(&mut self) -> Vec<Effect> {
@@ -248,7 +294,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::devices::virtio_blk::{DiskConfig, VirtioBlk};
+    use crate::devices::virtio_blk::DiskConfig;
     use crate::devices::virtio_net::{NetworkConfig, VirtioNet};
     use crate::devices::virtio_rng::VirtioRng;
     use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame};
@@ -325,33 +371,84 @@ mod tests {
         ]
     }
 
+    fn act_on(board: &mut Board, acts: Vec<Act>, memory: &GuestMemory) {
+        let mut nanos = 0;
+        for act in acts {
+            let moment = Moment {
+                now: VirtualTime::from_nanos(nanos),
+                memory,
+            };
+            match act {
+                Act::Read(port, size) => board.port_read(port, &mut [0; 4][..size], moment),
+                Act::Write(port, size, value) => board.port_write(port, &value.to_le_bytes()[..size], moment),
+                Act::Input(Input::Console(bytes)) if bytes.len() > board.console_input_room() => {}
+                Act::Input(input) => board.deliver([input], moment),
+                Act::Wait(span) => nanos += span,
+                Act::TakeInterrupt if board.interrupt_pending() => {
+                    board.acknowledge_interrupt();
+                }
+                Act::TakeInterrupt => {}
+            }
+            let address = HPET_MMIO.start() + nanos % 0x400;
+            assert!(board.mmio_write(address, &nanos.to_le_bytes(), moment));
+            assert!(
+                !board.mmio_write(nanos, &[0; 4], moment),
+                "no device lives so low"
+            );
+            if board
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= moment.now)
+            {
+                board.advance(moment);
+            }
+            assert!(board.take_effects().len() <= 64, "an access has few effects");
+        }
+    }
+
+    fn saved(board: &Board) -> Parts {
+        let mut parts = Parts::default();
+        board.save(&mut parts);
+        parts
+    }
+
     proptest! {
+        #[test]
+        fn a_restored_board_is_the_same(acts in prop::collection::vec(act(), 0..300)) {
+            let memory = GuestMemory::allocate(64 << 20).unwrap();
+            let mut original = board();
+            act_on(&mut original, acts, &memory);
+            let parts = saved(&original);
+            let mut twin = board();
+            let mut rest = parts.clone();
+            twin.restore(&mut rest, &memory).unwrap();
+            rest.finish().unwrap();
+            prop_assert_eq!(saved(&twin), parts);
+            prop_assert_eq!(twin.next_deadline(), original.next_deadline());
+            prop_assert_eq!(twin.interrupt_pending(), original.interrupt_pending());
+        }
+
+        #[test]
+        fn no_saved_bytes_break_the_board(
+            before in prop::collection::vec(act(), 0..100),
+            (which, place, bits) in (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1_u8..),
+            after in prop::collection::vec(act(), 0..100),
+        ) {
+            let memory = GuestMemory::allocate(64 << 20).unwrap();
+            let mut original = board();
+            act_on(&mut original, before, &memory);
+            let mut parts: Vec<_> = saved(&original).iter().cloned().collect();
+            let content = &mut which.get_mut(&mut parts).content;
+            *place.get_mut(content) ^= bits;
+            let mut twin = board();
+            if twin.restore(&mut parts.into_iter().collect(), &memory).is_ok() {
+                act_on(&mut twin, after, &memory);
+            }
+        }
+
         #[test]
         fn nothing_a_guest_does_to_its_ports_breaks_the_board(acts in prop::collection::vec(act(), 0..300)) {
             let memory = GuestMemory::allocate(64 << 20).unwrap();
-            let mut board = board();
-            let mut nanos = 0;
-            for act in acts {
-                let moment = Moment { now: VirtualTime::from_nanos(nanos), memory: &memory };
-                match act {
-                    Act::Read(port, size) => board.port_read(port, &mut [0; 4][..size], moment),
-                    Act::Write(port, size, value) => board.port_write(port, &value.to_le_bytes()[..size], moment),
-                    Act::Input(Input::Console(bytes)) if bytes.len() > board.console_input_room() => {}
-                    Act::Input(input) => board.deliver([input], moment),
-                    Act::Wait(span) => nanos += span,
-                    Act::TakeInterrupt if board.interrupt_pending() => {
-                        board.acknowledge_interrupt();
-                    }
-                    Act::TakeInterrupt => {}
-                }
-                let address = HPET_MMIO.start() + nanos % 0x400;
-                prop_assert!(board.mmio_write(address, &nanos.to_le_bytes(), moment));
-                prop_assert!(!board.mmio_write(nanos, &[0; 4], moment), "no device lives so low");
-                if board.next_deadline().is_some_and(|deadline| deadline <= moment.now) {
-                    board.advance(moment);
-                }
-                prop_assert!(board.take_effects().len() <= 64, "an access has few effects");
-            }
+            act_on(&mut board(), acts, &memory);
         }
     }
 }

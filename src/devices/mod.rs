@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Every device has a folder with the same file names: `mod.rs` (what it models, from which manual), `device.rs`
-//! (registers and behaviour), `tests.rs`.
+//! (registers and behaviour), `state.rs` (its saved form, unless the registers are that themselves), `tests.rs`.
 
 pub mod acpi_pm;
 #[cfg(test)]
@@ -29,9 +29,14 @@ pub mod virtio_blk;
 pub mod virtio_net;
 pub mod virtio_rng;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::buffer_pool::Buffer;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::VirtualTime;
+
+/// More ticks than any timer's clock has in a guest's life: bounds what a saved state may claim.
+const TICKS_MAX: u64 = 1 << 62;
 
 /// What a device model may see and do while one exit is handled.
 #[derive(Debug)]
@@ -112,7 +117,7 @@ pub enum Input {
 pub struct Frame(pub Vec<u8>);
 
 /// Names a disk request: a serial number that its device never uses twice, not even after a reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DiskRequestId(pub u64);
 
 /// A disk request in host buffers.
@@ -176,7 +181,7 @@ pub struct GuestFault {
 }
 
 /// The sixteen interrupt request lines of the PIC pair: present levels, and rising edges not yet seen by the PIC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IrqLines {
     levels: u16,
     rising: u16,

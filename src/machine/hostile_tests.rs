@@ -19,7 +19,7 @@ use super::vm::{Live, Outside, Totals, Vm};
 use super::workers::{Console, HostEntropy, Inbox};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::GUEST_RAM_BYTES_MIN;
-use crate::base::units::GuestPhys;
+use crate::base::units::{GuestPhys, VirtualTime};
 use crate::devices::board::Board;
 use crate::devices::pci::PciDevices;
 use crate::devices::virtio_rng::VirtioRng;
@@ -124,14 +124,22 @@ fn run(
         code_selector: KERNEL_CODE,
         data_selector: KERNEL_DATA,
     };
-    let mut vm = Vm::create(&kvm, memory, Board::new(0, devices), KERNEL_IRETQ, &entry, false).unwrap();
+    let mut vm = Vm::create(&kvm, memory, Board::new(0, devices), KERNEL_IRETQ, false).unwrap();
+    vm.enter_at(&entry).unwrap();
     let inbox = Inbox::new(vm.kicker().waker());
     let mut outside = Outside {
-        console: Console::start(&inbox, None, false).unwrap(),
+        console: Console::start(&inbox, None, false, vm.console_room()).unwrap(),
         disk: None,
         network: None,
     };
-    let mut live = Live::starting_now(vm.kicker(), inbox, HostEntropy::open().unwrap(), exit_cost).unwrap();
+    let mut live = Live::starting_at(
+        VirtualTime::ZERO,
+        vm.kicker(),
+        inbox,
+        HostEntropy::open().unwrap(),
+        exit_cost,
+    )
+    .unwrap();
     let outcome = vm.run(&mut live, &mut outside).unwrap();
     Some((outcome, vm.totals()))
 }
@@ -323,9 +331,7 @@ fn kvm_a_timer_that_outruns_the_host_leaves_the_guest_time_between_expiries() {
     );
     let Some((outcome, totals)) = found else { return };
     assert_eq!(outcome, Outcome::PowerOff);
-    let passed = totals
-        .virtual_time
-        .saturating_since(crate::base::units::VirtualTime::ZERO);
+    let passed = totals.virtual_time.saturating_since(VirtualTime::ZERO);
     let between = u32::try_from(INTERRUPTS - 1).unwrap();
     assert!(passed >= GUARD * between, "{INTERRUPTS} interrupts in {passed:?}");
 }

@@ -9,22 +9,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::boot::{
-    self, BootError, CmdlineError, CommandLine, EditedKernel, EntryPoint, KernelError, RewriteReport,
-};
+use super::boot::{self, BootError, CmdlineError, CommandLine, EditedKernel, KernelError, RewriteReport};
 use super::config::{ConsoleMode, VmConfig};
 use super::cpu;
-use super::kvm::{Kicker, KvmError, KvmHost, Vcpu};
+use super::kvm::{KvmError, KvmHost};
 use super::outcome::Outcome;
 use super::probe::{probe_cmpxchg16b, probe_exit_cost};
-use super::vm::{Live, Outside, RunError, Timeline, Totals, Vm};
-use super::workers::{
-    Console, DiskError, DiskFile, DiskWorkers, HostEntropy, Inbox, Network, Tap, TapError, TerminalGuard,
-};
-use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
+use super::started::Attached;
+pub use super::started::{Beginning, StartedVm};
+use super::vm::{RestoreError, RunError, Totals, Vm};
+use super::workers::{DiskError, DiskFile, Tap, TapError};
+use crate::base::clock::{SystemClock, wall_clock_unix_seconds};
 use crate::base::entropy::EntropySource;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
+use crate::base::parts::Parts;
 use crate::devices::board::Board;
 use crate::devices::pci::PciDevices;
 use crate::devices::virtio_blk::{self, VirtioBlk};
@@ -72,6 +71,9 @@ pub enum LaunchError {
     /// KVM is there but cannot run Linux.
     #[error("this host's KVM cannot run a Linux guest: {0}; `antipode doctor` says more")]
     UnfitKvm(String),
+    /// What was saved cannot be restored.
+    #[error("the saved machine cannot be restored: {0}")]
+    Restore(#[from] RestoreError),
     /// The VM could not be created or run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -134,17 +136,6 @@ pub struct PreparedVm {
     clock_start: Option<i64>,
     can_be_preempted: bool,
     kvm: KvmHost,
-}
-
-/// A VM on the calling thread, before its first instruction or after its last.
-#[derive(Debug)]
-pub struct StartedVm {
-    vm: Vm,
-    outside: Outside,
-    inbox: Inbox,
-    rewritten: RewriteReport,
-    /// Puts the terminal back when the VM is gone.
-    _terminal: Option<TerminalGuard>,
 }
 
 fn read_bounded(what: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, LaunchError> {
@@ -266,14 +257,36 @@ impl PreparedVm {
     ///
     /// # Errors
     /// When the host refuses a resource.
-    pub fn start(self, birth: &Birth) -> Result<StartedVm, LaunchError> {
-        let memory = GuestMemory::allocate(self.memory_bytes).map_err(|source| LaunchError::Host {
-            what: "reserving guest RAM",
-            source,
-        })?;
+    pub fn start(mut self, birth: &Birth) -> Result<StartedVm, LaunchError> {
+        let memory = allocate(self.memory_bytes)?;
         let seed = &birth.random_seed;
         let entry = boot::place(&self.kernel, &self.initrd, &self.cmdline, seed, &memory)?;
-        drop(self.initrd);
+        self.initrd = Vec::new();
+        self.create(birth, memory, Beginning::Boot(&entry))
+    }
+
+    /// Creates the VM, born as `birth` says, as what was saved: `fill` writes its RAM, which is zeros, and answers the
+    /// other parts. The calling thread becomes its vCPU thread.
+    ///
+    /// # Errors
+    /// When the host refuses a resource, `fill` fails, or what was saved is not of this VM.
+    pub fn resume(
+        mut self,
+        birth: &Birth,
+        fill: impl FnOnce(&GuestMemory) -> Result<Parts, RestoreError>,
+    ) -> Result<StartedVm, LaunchError> {
+        let memory = allocate(self.memory_bytes)?;
+        let parts = fill(&memory)?;
+        self.initrd = Vec::new();
+        self.create(birth, memory, Beginning::Saved(parts))
+    }
+
+    fn create(
+        self,
+        birth: &Birth,
+        memory: GuestMemory,
+        beginning: Beginning<'_>,
+    ) -> Result<StartedVm, LaunchError> {
         let disk = self.disk.as_ref();
         let devices = PciDevices {
             disk: disk.map(|(disk, read_only)| disk_device(disk, *read_only)),
@@ -287,140 +300,25 @@ impl PreparedVm {
         let iretq = self.kernel.user_return_iretq;
         // The decompressed kernel is tens of megabytes; the guest has its own copy now.
         drop(self.kernel);
-        let vm = Vm::create(&self.kvm, memory, board, iretq, &entry, self.can_be_preempted)?;
+        let vm = Vm::create(&self.kvm, memory, board, iretq, self.can_be_preempted)?;
         let outside = Attached {
             console: self.console,
             disk: self.disk.map(|(disk, _)| disk),
             tap: self.tap,
         };
-        StartedVm::attach(vm, outside, rewritten)
+        StartedVm::begin(vm, beginning, outside, rewritten)
     }
 }
 
-/// What a VM's effects reach.
-#[derive(Debug)]
-struct Attached {
-    console: ConsoleMode,
-    disk: Option<DiskFile>,
-    tap: Option<Tap>,
+fn allocate(memory_bytes: u64) -> Result<GuestMemory, LaunchError> {
+    GuestMemory::allocate(memory_bytes).map_err(|source| LaunchError::Host {
+        what: "reserving guest RAM",
+        source,
+    })
 }
 
-impl StartedVm {
-    /// A VM that runs bare code of ours in `memory`, which begins as `entry` says, with no disk, network or console:
-    /// for tests of the machine itself.
-    ///
-    /// # Errors
-    /// When the host refuses a resource.
-    pub fn bare(kvm: &KvmHost, memory: GuestMemory, entry: &EntryPoint) -> Result<Self, LaunchError> {
-        let devices = PciDevices {
-            disk: None,
-            network: None,
-            entropy: VirtioRng::new(),
-        };
-        let vm = Vm::create(kvm, memory, Board::new(0, devices), 0, entry, true)?;
-        let nothing = Attached {
-            console: ConsoleMode::Off,
-            disk: None,
-            tap: None,
-        };
-        Self::attach(vm, nothing, RewriteReport::default())
-    }
-
-    fn attach(vm: Vm, outside: Attached, rewritten: RewriteReport) -> Result<Self, LaunchError> {
-        let inbox = Inbox::new(vm.kicker().waker());
-        let terminal = match outside.console {
-            ConsoleMode::Interactive => {
-                Some(host("switching the terminal to raw mode", TerminalGuard::raw())?)
-            }
-            ConsoleMode::OutputOnly | ConsoleMode::Off => None,
-        };
-        let start_disk = |disk| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
-        let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
-        let outside = Outside {
-            console: host("starting the console", start_console(outside.console, &inbox))?,
-            disk: outside.disk.map(start_disk).transpose()?,
-            network: outside.tap.map(start_network).transpose()?,
-        };
-        Ok(Self {
-            vm,
-            outside,
-            inbox,
-            rewritten,
-            _terminal: terminal,
-        })
-    }
-
-    /// The way to reach it from any thread.
-    #[must_use]
-    pub fn inbox(&self) -> &Inbox {
-        &self.inbox
-    }
-
-    /// How its thread is interrupted and waits.
-    #[must_use]
-    pub fn kicker(&self) -> Kicker {
-        self.vm.kicker()
-    }
-
-    /// The timeline of a VM that lives here, from now on, on a host where an exit costs `exit_cost`.
-    ///
-    /// # Errors
-    /// When the host refuses a timer.
-    pub fn live(&self, entropy: HostEntropy, exit_cost: Duration) -> Result<Live, LaunchError> {
-        let live = Live::starting_now(self.kicker(), self.inbox.clone(), entropy, exit_cost);
-        host("creating the vCPU's timer", live)
-    }
-
-    /// Runs it to its end.
-    ///
-    /// # Errors
-    /// When the host fails it, or `timeline` cannot go on.
-    pub fn run(&mut self, timeline: &mut dyn Timeline) -> Result<RunReport, LaunchError> {
-        let start_ns = SystemClock.monotonic_ns();
-        let outcome = self.vm.run(timeline, &mut self.outside)?;
-        Ok(RunReport {
-            outcome,
-            totals: self.vm.totals(),
-            rewritten: self.rewritten.clone(),
-            wall: Duration::from_nanos(SystemClock.monotonic_ns() - start_ns),
-        })
-    }
-
-    /// Its RAM, while it does not run.
-    #[must_use]
-    pub fn memory(&self) -> &GuestMemory {
-        self.vm.memory()
-    }
-
-    /// Its vCPU, while it does not run.
-    #[must_use]
-    pub fn vcpu(&mut self) -> &mut Vcpu {
-        self.vm.vcpu()
-    }
-
-    /// Its totals so far.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        self.vm.totals()
-    }
-}
-
-fn host<T>(what: &'static str, result: std::io::Result<T>) -> Result<T, LaunchError> {
+pub(super) fn host<T>(what: &'static str, result: std::io::Result<T>) -> Result<T, LaunchError> {
     result.map_err(|source| LaunchError::Host { what, source })
-}
-
-/// Standard output by a descriptor of its own: whoever called us may hold the lock of `std::io::stdout`.
-fn standard_output() -> std::io::Result<std::fs::File> {
-    use std::os::fd::AsFd;
-    Ok(std::io::stdout().as_fd().try_clone_to_owned()?.into())
-}
-
-fn start_console(mode: ConsoleMode, inbox: &Inbox) -> std::io::Result<Console> {
-    match mode {
-        ConsoleMode::Interactive => Console::start(inbox, Some(Box::new(standard_output()?)), true),
-        ConsoleMode::OutputOnly => Console::start(inbox, Some(Box::new(standard_output()?)), false),
-        ConsoleMode::Off => Console::start(inbox, None, false),
-    }
 }
 
 fn disk_device(disk: &DiskFile, read_only: bool) -> VirtioBlk {

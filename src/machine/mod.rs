@@ -19,6 +19,7 @@ pub mod launch;
 mod outcome;
 mod paging;
 pub mod probe;
+mod started;
 mod user_tsc;
 mod vm;
 pub mod workers;
@@ -26,6 +27,6 @@ pub mod workers;
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
 pub use vm::{
-    Arrival, ExitTrace, Kick, Live, Output, Resumption, RunError, Standing, Timeline, TimelineError, Totals,
-    Turn,
+    Arrival, ExitTrace, Kick, Live, Output, RestoreError, Resumption, RunError, Standing, Timeline,
+    TimelineError, Totals, Turn,
 };

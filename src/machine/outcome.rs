@@ -28,6 +28,8 @@ pub enum Outcome {
     Refused(String),
     /// The operator stopped it.
     Stopped,
+    /// It stands still at a counted exit, all that belongs there handled, and can go on.
+    Held,
 }
 
 impl Outcome {
@@ -44,6 +46,7 @@ impl Outcome {
             Self::WildMmio { .. } => "wild_mmio",
             Self::Refused(_) => "refused",
             Self::Stopped => "stopped",
+            Self::Held => "held",
         }
     }
 
@@ -65,6 +68,7 @@ impl Outcome {
             }
             Self::Refused(reason) => reason.clone(),
             Self::Stopped => "stopped by the operator; the guest was not asked".into(),
+            Self::Held => "held at the position that was asked for".into(),
         }
     }
 }

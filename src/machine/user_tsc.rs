@@ -17,6 +17,7 @@
 //! Every kernel-mode write of CR4 was rewritten at load into a port write, which [`UserTsc::write_cr4`] carries out.
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use serde::{Deserialize, Serialize};
 
 use super::cpu::TSC_HERTZ;
 use super::kvm::{KvmError, Vcpu};
@@ -106,6 +107,14 @@ pub(super) struct UserTsc {
     answered: u64,
 }
 
+/// The trap's saved form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UserTscState {
+    is_armed: bool,
+    guest_wants_fault: bool,
+    answered: u64,
+}
+
 impl UserTsc {
     /// A trap for a kernel whose user-return `IRETQ` is at guest virtual address `kernel_iretq`.
     #[must_use]
@@ -116,6 +125,22 @@ impl UserTsc {
             guest_wants_fault: false,
             answered: 0,
         }
+    }
+
+    /// The saved form.
+    pub(super) fn save(&self) -> UserTscState {
+        UserTscState {
+            is_armed: self.is_armed,
+            guest_wants_fault: self.guest_wants_fault,
+            answered: self.answered,
+        }
+    }
+
+    /// Makes it what was saved, of the same kernel.
+    pub(super) fn restore(&mut self, state: &UserTscState) {
+        self.is_armed = state.is_armed;
+        self.guest_wants_fault = state.guest_wants_fault;
+        self.answered = state.answered;
     }
 
     /// Whether the final IDT was found and the trap is in force.

@@ -182,12 +182,13 @@ impl<R: Read> LogReader<R> {
         if *blake3::hash(&head).as_bytes() != digest {
             return Err(damaged(0, "the head's digest is another".into()));
         }
+        let recipe = Recipe::from_bytes(&head[16..])?;
         Ok(Self {
             source,
-            recipe: Recipe::from_bytes(&head[16..])?,
             link: link_after(&digest, &[]),
             offset: (head.len() + digest.len()) as u64,
-            reached: ExitOrdinal::default(),
+            reached: recipe.begins_at(),
+            recipe,
             has_ended: false,
             was_cut_off: false,
         })
@@ -278,7 +279,7 @@ impl<R: Read> LogReader<R> {
     fn check_order(&self, batch: &Batch) -> Result<(), LogError> {
         let reached = self.reached.get();
         let checked_to = batch.first.get().checked_add(batch.checks.len() as u64);
-        let joins = batch.first.get() == reached + 1
+        let joins = Some(batch.first.get()) == reached.checked_add(1)
             && checked_to.is_some_and(|end| end == batch.through.get().wrapping_add(1));
         let positions = || batch.entries.iter().map(|(exit, _)| exit.get());
         let is_sorted = positions().is_sorted();

@@ -63,7 +63,8 @@ pub fn dump(vm: &mut StartedVm, folder: &Path) -> Result<(), RunError> {
     })
 }
 
-fn for_each_chunk(
+/// Calls `take` with the address and the bytes of every mebibyte of RAM, in ascending order.
+pub(super) fn for_each_chunk(
     memory: &GuestMemory,
     mut take: impl FnMut(u64, &[u8]) -> std::io::Result<()>,
 ) -> Result<(), RunError> {

@@ -41,6 +41,7 @@ mod patience;
 mod recipe;
 mod recorder;
 mod replayer;
+mod state_file;
 mod time_rule;
 
 pub use batch::{Batch, End};
@@ -49,6 +50,7 @@ pub use codec::CodecError;
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
 pub use noise::Noise;
-pub use recipe::{DiskRecipe, Recipe, RecipeError};
+pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Logged, Recorder};
 pub use replayer::Replayer;
+pub use state_file::{SavedMachine, StateError, StateHead, save_machine};

@@ -32,7 +32,8 @@ const EPOCH_MAX: Duration = Duration::from_secs(16);
 pub(super) struct Patience {
     /// Mean of what a pre-emption costs.
     cost: Duration,
-    epoch_began: VirtualTime,
+    /// The first begins at once.
+    epoch_began: Option<VirtualTime>,
     /// Its span, if not the least.
     epoch_span: Duration,
     was_preempted: bool,
@@ -54,10 +55,10 @@ impl Patience {
     /// Whether an epoch begins `now`, at a counted exit.
     pub(super) fn begins_epoch(&mut self, now: VirtualTime) -> bool {
         let span = self.epoch_span.max(EPOCH_MIN);
-        if now - self.epoch_began < span {
+        if self.epoch_began.is_some_and(|began| now - began < span) {
             return false;
         }
-        self.epoch_began = now;
+        self.epoch_began = Some(now);
         let was_preempted = std::mem::take(&mut self.was_preempted);
         self.epoch_span = if was_preempted {
             EPOCH_MIN
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn epochs_grow_in_calm_and_are_short_after_a_pre_emption() {
         let mut patience = Patience::default();
-        // 0.4 + 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
+        // At once, then after 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
         assert_eq!(
             epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
             8

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::LOG_RECIPE_BYTES_MAX;
+use crate::base::units::ExitOrdinal;
 use crate::machine::config::VmConfig;
 use crate::machine::cpu::TABLE_NAME;
 use crate::machine::launch::Birth;
@@ -67,6 +68,18 @@ pub struct Recipe {
     pub mac: Option<[u8; 6]>,
     /// What chance and the host gave it.
     pub birth: Birth,
+    /// What it goes on from, if not from its own boot.
+    pub from: Option<Origin>,
+}
+
+/// A saved machine that a log goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// BLAKE3 of its file, in hex.
+    pub state: String,
+    /// Its position.
+    pub exit: ExitOrdinal,
 }
 
 impl Recipe {
@@ -92,6 +105,7 @@ impl Recipe {
             disk,
             mac: config.network.as_ref().map(|network| network.mac.octets()),
             birth: birth.clone(),
+            from: None,
         })
     }
 
@@ -100,7 +114,7 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Differs`], naming the first part that does.
     pub fn expect_same(&self, present: &Self) -> Result<(), RecipeError> {
-        let parts: [(&'static str, String, String); 8] = [
+        let parts: [(&'static str, String, String); 9] = [
             ("CPU table", shown(&self.cpu_table), shown(&present.cpu_table)),
             (
                 "memory size",
@@ -113,6 +127,11 @@ impl Recipe {
             ("disk", shown(&self.disk), shown(&present.disk)),
             ("network card", shown(&self.mac), shown(&present.mac)),
             ("birth", shown(&self.birth), shown(&present.birth)),
+            (
+                "saved machine to go on from",
+                shown(&self.from),
+                shown(&present.from),
+            ),
         ];
         match parts
             .into_iter()
@@ -125,6 +144,14 @@ impl Recipe {
                 present,
             }),
         }
+    }
+
+    /// Where the log begins: the first exit comes after it.
+    #[must_use]
+    pub fn begins_at(&self) -> ExitOrdinal {
+        self.from
+            .as_ref()
+            .map_or_else(ExitOrdinal::default, |origin| origin.exit)
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -151,6 +178,7 @@ impl Recipe {
                 wall_clock_unix_seconds: 5,
                 offloads: None,
             },
+            from: None,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
 use crate::machine::kvm::PostedWrite;
 use crate::machine::{
-    Arrival, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+    Arrival, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError, Totals, Turn,
 };
 
 /// Virtual time after which a batch is closed however small it is: what a power cut can take.
@@ -92,17 +92,17 @@ fn entry_of(arrival: &Arrival) -> Entry {
 }
 
 impl Recorder {
-    /// Records what `live` answers in `log`, from the machine's first instruction on.
+    /// Records what `live` answers in `log`, from where `begun` says the machine stands.
     #[must_use]
-    pub fn new(live: Live, log: LogWriter) -> Self {
+    pub fn new(live: Live, log: LogWriter, begun: &Totals) -> Self {
         Self {
             live,
             log,
             rolling: Rolling::default(),
-            batch: Batch::starting_at(ExitOrdinal::default()),
+            batch: Batch::starting_at(begun.exit_count),
             batch_bytes: 0,
-            batch_began: VirtualTime::ZERO,
-            shown: VirtualTime::ZERO,
+            batch_began: begun.virtual_time,
+            shown: begun.virtual_time,
             waiting_since: None,
             preempting_since: VirtualTime::ZERO,
             patience: Patience::default(),

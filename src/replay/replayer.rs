@@ -38,6 +38,8 @@ pub struct Replayer<R> {
     checks: Vec<u8>,
     checks_from: u64,
     through: ExitOrdinal,
+    /// Where the VM shall be held.
+    hold_at: Option<ExitOrdinal>,
     end: Option<End>,
     /// Our own disk requests that have ended before the log says so.
     disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
@@ -48,6 +50,7 @@ impl<R: Read> Replayer<R> {
     /// Replays `log` on the calling thread, which is the vCPU's and whose own `kicker` and `inbox` are.
     #[must_use]
     pub fn new(log: LogReader<R>, kicker: Kicker, inbox: Inbox) -> Self {
+        let through = log.recipe().begins_at();
         Self {
             log,
             kicker,
@@ -56,12 +59,42 @@ impl<R: Read> Replayer<R> {
             told_pages: ToldPages::default(),
             entries: VecDeque::new(),
             checks: Vec::new(),
-            checks_from: 1,
-            through: ExitOrdinal::default(),
+            checks_from: through.get() + 1,
+            through,
+            hold_at: None,
             end: None,
             disk_done: BTreeMap::new(),
             is_stopped: false,
         }
+    }
+
+    /// The same, holding the VM at exit `until`, all that belongs there handled.
+    #[must_use]
+    pub fn until(self, until: Option<ExitOrdinal>) -> Self {
+        Self {
+            hold_at: until,
+            ..self
+        }
+    }
+
+    /// Waits for our own disk requests `ids`.
+    ///
+    /// # Errors
+    /// When one has failed.
+    pub fn await_writes(&mut self, ids: &[DiskRequestId]) -> std::io::Result<()> {
+        for id in ids {
+            loop {
+                self.look_into_inbox();
+                match self.disk_done.get(id) {
+                    Some(DiskOutcome::Failed) => {
+                        return Err(std::io::Error::other("a write of the guest has failed"));
+                    }
+                    Some(_) => break,
+                    None => self.kicker.park(None),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How the recorded execution ended, once the replay has come there.
@@ -270,6 +303,9 @@ impl<R: Read> Timeline for Replayer<R> {
         if standing.is_between_exits {
             self.kicker.reenter_guest();
             return Ok(Turn::Run);
+        }
+        if self.hold_at.is_some_and(|position| position <= standing.exit) {
+            return Ok(Turn::Hold);
         }
         if let Some(resumption) = self.resumption(standing)? {
             return Ok(Turn::Become(Box::new(resumption)));

@@ -1,5 +1,7 @@
 //! Registers and behaviour of the ACPI fixed hardware.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::{AtExit, Effect, PortDevice, platform, ports_read, ports_written};
 use crate::base::units::VirtualTime;
 
@@ -34,8 +36,8 @@ const KEYBOARD_RESET: u8 = 0xFE;
 /// Keyboard-controller status: both buffers empty.
 const KEYBOARD_IDLE: u8 = 0;
 
-/// The ACPI fixed hardware.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The ACPI fixed hardware: its own saved form.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AcpiPm {
     status: u16,
     enable: u16,
@@ -50,6 +52,17 @@ impl AcpiPm {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether a restored one can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let is_sound = u32::from(self.sleep_type) <= 0b111 && self.timer_halves < 1 << 32;
+        is_sound
+            .then_some(())
+            .ok_or("its timer or sleep type is out of range")
     }
 
     /// When an enabled timer-status interrupt is next due; never if `None`.

@@ -1,8 +1,10 @@
 //! Registers of the HPET (IA-PC HPET specification 1.0a, § 2.3).
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::units::{GuestPhys, VirtualTime};
-use crate::devices::AtExit;
 use crate::devices::platform::{HPET_HERTZ, HPET_MMIO, PIT_IRQ, RTC_IRQ};
+use crate::devices::{AtExit, TICKS_MAX};
 
 /// Ticks of the main counter since the VM was created.
 type Tick = u64;
@@ -37,7 +39,7 @@ const COUNTER_MASK: u64 = 0xFFFF_FFFF;
 /// Ticks until the counter shows the same value again.
 const COUNTER_SPAN: Tick = 1 << 32;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Timer {
     configuration: u64,
     comparator: u32,
@@ -50,8 +52,8 @@ impl Timer {
     }
 }
 
-/// The event timer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The event timer: its own saved form.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hpet {
     configuration: u64,
     /// Value of the main counter at `started`, or its value while it is stopped.
@@ -67,6 +69,23 @@ impl Hpet {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether a restored one can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let configured = |(index, timer): (usize, &Timer)| {
+            let can_be_periodic = capabilities_of(index) & TIMER_PERIODIC_CAPABLE != 0;
+            timer.configuration & !TIMER_WRITABLE == 0 && (can_be_periodic || !timer.is_periodic())
+        };
+        let is_sound = self.configuration & !(ENABLE | LEGACY_ROUTING) == 0
+            && self.timers.iter().enumerate().all(configured)
+            && self.started.max(self.done_to) < TICKS_MAX;
+        is_sound
+            .then_some(())
+            .ok_or("a register holds what cannot be written to it")
     }
 
     /// Whether timers 0 and 1 have taken IRQ 0 and IRQ 8 from PIT and RTC.

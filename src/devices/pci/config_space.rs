@@ -110,6 +110,35 @@ impl ConfigSpace {
         }
     }
 
+    /// The saved form: all bytes.
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Makes it what was saved.
+    ///
+    /// # Errors
+    /// When that is of another function: what no guest can change differs.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), &'static str> {
+        let saved: [u8; 256] = saved
+            .try_into()
+            .map_err(|_| "its configuration has not 256 bytes")?;
+        let may_differ = |index: usize| {
+            if index == STATUS {
+                STATUS_INTERRUPT
+            } else {
+                self.writable[index]
+            }
+        };
+        let is_same = (0..256).all(|index| (self.bytes[index] ^ saved[index]) & !may_differ(index) == 0);
+        if !is_same {
+            return Err("it is of another PCI function");
+        }
+        self.bytes = saved;
+        Ok(())
+    }
+
     /// Reads `data.len()` bytes at `offset`; past the end reads as ones.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         data.fill(0xFF);

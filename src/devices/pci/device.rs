@@ -1,6 +1,8 @@
 //! Dispatch: from ports to functions, from the machine's inputs to devices.
 
 use super::config_space::{BAR0_BYTES, ConfigSpace, PciIdentity};
+use crate::base::guest_memory::GuestMemory;
+use crate::base::parts::{PartError, Parts};
 use crate::devices::platform::{
     DISK_IRQ, DISK_SLOT, ENTROPY_IRQ, ENTROPY_SLOT, NETWORK_IRQ, NETWORK_SLOT, PCI_CONFIG_PORTS,
     PCI_HOST_BRIDGE_SLOT, PCI_IO_WINDOW,
@@ -92,6 +94,42 @@ impl PciBus {
             network.power_on(irqs);
         }
         self.entropy.power_on(irqs);
+    }
+
+    /// Saves the bus and each function on it.
+    pub fn save(&self, parts: &mut Parts) {
+        parts.put(BUS_PART, BUS_VERSION, &(self.address, self.host_bridge.save()));
+        if let Some(disk) = &self.disk {
+            disk.save(parts);
+        }
+        if let Some(network) = &self.network {
+            network.save(parts);
+        }
+        self.entropy.save(parts);
+    }
+
+    /// Makes the bus, with the same functions on it, what was saved.
+    ///
+    /// # Errors
+    /// [`PartError`].
+    pub fn restore(&mut self, parts: &mut Parts, memory: &GuestMemory) -> Result<(), PartError> {
+        let (address, bridge): (u32, Vec<u8>) = parts.take(BUS_PART, BUS_VERSION)?;
+        let restored = self.host_bridge.restore(&bridge);
+        restored.map_err(|what| PartError::refused(BUS_PART, what))?;
+        self.address = address & ADDRESS_BITS;
+        if let Some(disk) = &mut self.disk {
+            disk.restore(parts, memory)?;
+        }
+        if let Some(network) = &mut self.network {
+            network.restore(parts, memory)?;
+        }
+        self.entropy.restore(parts, memory)
+    }
+
+    /// The disk, if there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&VirtioBlk> {
+        self.disk.as_ref().map(VirtioPci::device)
     }
 
     /// Disk requests have ended. All completions of one exit go in one call: one interrupt.
@@ -255,6 +293,9 @@ impl PortDevice for PciBus {
 const fn bar_base(slot: u8) -> u16 {
     *PCI_IO_WINDOW.start() + slot as u16 * BAR_STRIDE
 }
+
+const BUS_PART: &str = "pci-bus";
+const BUS_VERSION: u16 = 1;
 
 /// What the bus asks of a function.
 trait PciFunction {

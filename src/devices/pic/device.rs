@@ -1,5 +1,7 @@
 //! Registers and behaviour of the 8259A pair.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::{AtExit, IrqLines, PortDevice, platform, ports_read, ports_written};
 
 /// The master's input that the slave's INT output drives.
@@ -27,7 +29,7 @@ const OCW3_READ_IN_SERVICE: u8 = 1 << 0;
 const POLL_INTERRUPT: u8 = 1 << 7;
 
 /// Which command word the next write to the data port is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum DataPort {
     /// ICW2, the vector base.
     Icw2,
@@ -40,7 +42,7 @@ enum DataPort {
 }
 
 /// One 8259A.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Chip {
     /// Present levels of the inputs.
     lines: u8,
@@ -90,6 +92,14 @@ impl Chip {
             read_in_service: false,
             poll: false,
         }
+    }
+
+    /// Whether a restored chip can be one that began as `fresh`.
+    fn check(&self, fresh: &Self) -> bool {
+        self.level_allowed == fresh.level_allowed
+            && self.cascade == fresh.cascade
+            && self.lowest_priority < 8
+            && self.vector_base & 7 == 0
     }
 
     /// The interrupt request register (IRR).
@@ -283,7 +293,7 @@ impl Chip {
 }
 
 /// The pair of interrupt controllers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pic {
     master: Chip,
     slave: Chip,
@@ -303,6 +313,18 @@ impl Pic {
             master: Chip::new(0x08, MASTER_LEVEL_ALLOWED, 1 << CASCADE_INPUT),
             slave: Chip::new(0x70, SLAVE_LEVEL_ALLOWED, 0),
         }
+    }
+
+    /// Whether a restored pair can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let fresh = Self::new();
+        let is_sound = self.master.check(&fresh.master) && self.slave.check(&fresh.slave);
+        is_sound
+            .then_some(())
+            .ok_or("a chip is wired or programmed as none can be")
     }
 
     /// Takes in the present levels and the rising edges since the last call. IRQ 2 is no line: the cascade is there.

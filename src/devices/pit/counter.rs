@@ -1,10 +1,14 @@
 //! One counter of the 8254: mode, count, gate, latches, and its output as a function of the tick.
 
+use serde::{Deserialize, Serialize};
+
+use crate::devices::TICKS_MAX;
+
 /// Ticks of the input clock since the VM was created.
 pub(super) type Tick = u64;
 
 /// How the output behaves (data sheet, "Mode Definitions").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Mode {
     /// Mode 0: low while counting, high at the end.
     TerminalCount,
@@ -43,7 +47,7 @@ impl Mode {
 }
 
 /// Which bytes of the count the data port carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Access {
     Low,
     High,
@@ -51,7 +55,7 @@ enum Access {
 }
 
 /// What the counting element does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Run {
     /// No count to work on.
     Stopped,
@@ -62,7 +66,7 @@ enum Run {
 }
 
 /// One of the three counters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counter {
     mode: Mode,
     access: Access,
@@ -106,6 +110,18 @@ impl Counter {
         };
         counter.program(0x36);
         counter
+    }
+
+    /// Whether a restored one can be.
+    pub(super) fn check(&self) -> bool {
+        let counts = 1..=0x1_0000;
+        let tick = match self.run {
+            Run::Stopped => 0,
+            Run::Counting { start: tick } | Run::Paused { elapsed: tick } => tick,
+        };
+        counts.contains(&self.count)
+            && self.register.is_none_or(|register| counts.contains(&register))
+            && tick.max(self.reload_at.unwrap_or(0)) < TICKS_MAX
     }
 
     /// A control word, with the counter's number already taken off and access bits that are not zero.

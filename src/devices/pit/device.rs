@@ -1,6 +1,8 @@
 //! Ports of the 8254 and system control port B; IRQ 0.
 
-use super::super::{AtExit, PortDevice, platform, ports_read, ports_written};
+use serde::{Deserialize, Serialize};
+
+use super::super::{AtExit, PortDevice, TICKS_MAX, platform, ports_read, ports_written};
 use super::counter::{Counter, Tick};
 use crate::base::units::VirtualTime;
 
@@ -22,7 +24,7 @@ const PORT_B_OUT_2: u8 = 1 << 5;
 const REFRESH_TICKS: Tick = 18;
 
 /// The timer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pit {
     counters: [Counter; 3],
     speaker: bool,
@@ -45,6 +47,17 @@ impl Pit {
             speaker: false,
             irq_done_to: 0,
         }
+    }
+
+    /// Whether a restored one can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let is_sound = self.counters.iter().all(Counter::check) && self.irq_done_to < TICKS_MAX;
+        is_sound
+            .then_some(())
+            .ok_or("a counter holds what cannot be written to it")
     }
 
     /// The timer as a PC's firmware hands it over: channel 0 at the longest period, 18.2 Hz. Linux reads it for

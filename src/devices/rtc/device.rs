@@ -1,5 +1,7 @@
 //! Registers and behaviour of the MC146818.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::{AtExit, PortDevice, platform, ports_read, ports_written};
 use super::calendar::CivilDate;
 use crate::base::units::VirtualTime;
@@ -55,6 +57,9 @@ const UPDATE_WARNING_NS: i128 = 244_000;
 /// Seconds from 1970 to 9999-12-31 23:59:59, the last moment the registers can show.
 const LAST_SECOND: i64 = 253_402_300_799;
 
+/// No clock that shows the years 1970 to 9999 is further off virtual time, which has 64 bits.
+const OFFSET_NS_MAX: u128 = 1 << 70;
+
 /// The real-time clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rtc {
@@ -71,7 +76,54 @@ pub struct Rtc {
     flags_at: VirtualTime,
 }
 
+/// A clock's saved form: its fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtcState {
+    index: u8,
+    bytes: Vec<u8>,
+    flags: u8,
+    offset_ns: i128,
+    weekday_shift: i64,
+    flags_at: VirtualTime,
+}
+
 impl Rtc {
+    /// The saved form.
+    #[must_use]
+    pub fn save(&self) -> RtcState {
+        RtcState {
+            index: self.index,
+            bytes: self.bytes.to_vec(),
+            flags: self.flags,
+            offset_ns: self.offset_ns,
+            weekday_shift: self.weekday_shift,
+            flags_at: self.flags_at,
+        }
+    }
+
+    /// The clock that `state` is of.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub fn restored(state: &RtcState) -> Result<Self, &'static str> {
+        let bytes = state.bytes.as_slice().try_into();
+        let is_sound = state.index < 128
+            && state.flags & !(C_PERIODIC | C_ALARM | C_UPDATE_ENDED) == 0
+            && state.offset_ns.unsigned_abs() < OFFSET_NS_MAX
+            && state.weekday_shift.unsigned_abs() < 1000;
+        if !is_sound {
+            return Err("a register is out of range");
+        }
+        Ok(Self {
+            index: state.index,
+            bytes: bytes.map_err(|_| "a clock has 128 bytes")?,
+            flags: state.flags,
+            offset_ns: state.offset_ns,
+            weekday_shift: state.weekday_shift,
+            flags_at: state.flags_at,
+        })
+    }
+
     /// A clock that shows `wall_clock_at_start_unix_seconds` at virtual time zero, held within 1970 to 9999.
     #[must_use]
     pub fn new(wall_clock_at_start_unix_seconds: i64) -> Self {

@@ -26,4 +26,4 @@ mod device;
 #[cfg(test)]
 mod tests;
 
-pub use device::Rtc;
+pub use device::{Rtc, RtcState};

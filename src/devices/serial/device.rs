@@ -25,7 +25,7 @@ const PENDING_TRANSMIT: u8 = 1 << 1;
 
 /// vm-superio's trigger: unused, since the line is a level derived from the registers.
 #[derive(Debug, Clone, Copy)]
-struct NoTrigger;
+pub(super) struct NoTrigger;
 
 impl vm_superio::Trigger for NoTrigger {
     type E = Infallible;
@@ -38,9 +38,9 @@ impl vm_superio::Trigger for NoTrigger {
 /// The console's serial port.
 #[derive(Debug)]
 pub struct Serial {
-    uart: vm_superio::Serial<NoTrigger, NoEvents, Vec<u8>>,
+    pub(super) uart: vm_superio::Serial<NoTrigger, NoEvents, Vec<u8>>,
     /// Typed bytes that wait for room in the FIFO.
-    backlog: VecDeque<u8>,
+    pub(super) backlog: VecDeque<u8>,
 }
 
 impl Default for Serial {

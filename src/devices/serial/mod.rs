@@ -20,7 +20,9 @@
 //! As in vm-superio, the FIFOs are always on and FCR is ignored, and the line speed means nothing.
 
 mod device;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use device::Serial;
+pub use state::SerialState;

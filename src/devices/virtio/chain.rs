@@ -1,5 +1,6 @@
 //! Descriptor chains, parsed once: afterwards every buffer is known to lie in RAM and to come in the right order.
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::GuestMemoryBackend;
@@ -25,7 +26,59 @@ pub struct Chain {
     writable: Vec<Segment>,
 }
 
+/// A chain's saved form: its buffers as address and length.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainState {
+    queue: u16,
+    head: u16,
+    readable: Vec<(u64, usize)>,
+    writable: Vec<(u64, usize)>,
+}
+
 impl Chain {
+    /// The saved form.
+    pub(in crate::devices) fn save(&self) -> ChainState {
+        let saved = |segments: &[Segment]| {
+            let pairs = segments
+                .iter()
+                .map(|segment| (segment.address.0, segment.byte_count));
+            pairs.collect()
+        };
+        ChainState {
+            queue: self.queue,
+            head: self.head,
+            readable: saved(&self.readable),
+            writable: saved(&self.writable),
+        }
+    }
+
+    /// The chain that `state` is of. Whether its buffers lie in RAM shows when they are touched.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub(in crate::devices) fn restored(state: &ChainState) -> Result<Self, &'static str> {
+        let restored = |pairs: &[(u64, usize)]| -> Vec<Segment> {
+            let segment = |&(address, byte_count): &(u64, usize)| Segment {
+                address: GuestPhys(address),
+                byte_count,
+            };
+            pairs.iter().map(segment).collect()
+        };
+        let is_long = |(_, byte_count): &(u64, usize)| u32::try_from(*byte_count).is_err();
+        let segment_count = state.readable.len() + state.writable.len();
+        if segment_count > usize::from(VIRTQUEUE_SIZE_MAX)
+            || state.readable.iter().chain(&state.writable).any(is_long)
+        {
+            return Err("a chain is longer than any");
+        }
+        Ok(Self {
+            queue: state.queue,
+            head: state.head,
+            readable: restored(&state.readable),
+            writable: restored(&state.writable),
+        })
+    }
+
     /// Walks the chain. The crate's iterator ends silently at what it cannot follow (loops, indices and tables out
     /// of range, nested indirect tables), so a chain counts as whole only if its last descriptor says it is the last.
     pub(super) fn parse(

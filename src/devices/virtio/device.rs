@@ -1,5 +1,7 @@
 //! The registers of a virtio PCI function, over any [`VirtioDevice`].
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
@@ -61,6 +63,18 @@ pub trait VirtioDevice {
     /// What it is.
     const IDENTITY: Identity;
 
+    /// Its saved form, beside registers and queues.
+    type State: Serialize + DeserializeOwned;
+
+    /// Saves it.
+    fn save(&self) -> Self::State;
+
+    /// Makes it what `state` is of.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    fn restore(&mut self, state: Self::State) -> Result<(), String>;
+
     /// Features it offers, without those of the transport.
     fn features(&self) -> u64;
 
@@ -83,8 +97,8 @@ pub trait VirtioDevice {
     fn serve(&mut self, queues: &mut [Virtqueue], at: &mut AtExit<'_>) -> Result<(), RingFault>;
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct CommonRegisters {
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct CommonRegisters {
     device_feature_select: u32,
     driver_feature_select: u32,
     driver_features: u64,
@@ -95,15 +109,15 @@ struct CommonRegisters {
 /// A PCI function with a virtio device in it.
 #[derive(Debug)]
 pub struct VirtioPci<D> {
-    device: D,
-    config: ConfigSpace,
+    pub(super) device: D,
+    pub(super) config: ConfigSpace,
     /// Offset of the configuration access capability.
     window: usize,
     io_base_at_power_on: u16,
     line: u8,
-    common: CommonRegisters,
-    queues: Vec<Virtqueue>,
-    isr: u8,
+    pub(super) common: CommonRegisters,
+    pub(super) queues: Vec<Virtqueue>,
+    pub(super) isr: u8,
 }
 
 impl<D: VirtioDevice> VirtioPci<D> {

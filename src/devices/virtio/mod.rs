@@ -42,12 +42,13 @@
 pub mod chain;
 pub mod device;
 pub mod ring;
+mod state;
 #[cfg(test)]
 pub(crate) mod test_guest;
 #[cfg(test)]
 mod tests;
 
-pub use chain::Chain;
+pub use chain::{Chain, ChainState};
 pub use device::{Identity, VirtioDevice, VirtioPci};
 pub use ring::{RingFault, Virtqueue};
 

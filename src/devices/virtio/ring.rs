@@ -6,6 +6,7 @@
 use std::num::Wrapping;
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::Bytes;
@@ -166,6 +167,27 @@ impl QueueRegisters {
     };
 }
 
+/// A virtqueue's saved form. It is saved between two exits, when every look at the guest's wish for interrupts has been
+/// taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueState {
+    size: u16,
+    /// Where the guest put the descriptor table, the driver area and the device area.
+    areas: [u64; 3],
+    /// Of an enabled queue.
+    ring: Option<RingState>,
+    /// Heads of the chains that the device holds.
+    held: Vec<u16>,
+}
+
+/// How far an enabled queue has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct RingState {
+    next_available: u16,
+    next_used: u16,
+    uses_event_index: bool,
+}
+
 /// A virtqueue of one device.
 #[derive(Debug)]
 pub struct Virtqueue {
@@ -190,6 +212,56 @@ impl Virtqueue {
             held: Vec::new(),
             grew: false,
         }
+    }
+
+    /// The saved form.
+    pub(super) fn save(&self) -> QueueState {
+        let ring = self.ring.as_ref().map(Queue::state);
+        let held = (0..).zip(&self.held).filter(|(_, held)| **held);
+        QueueState {
+            size: self.registers.size,
+            areas: [
+                self.registers.descriptors,
+                self.registers.driver,
+                self.registers.device,
+            ],
+            ring: ring.map(|ring| RingState {
+                next_available: ring.next_avail,
+                next_used: ring.next_used,
+                uses_event_index: ring.event_idx_enabled,
+            }),
+            held: held.map(|(head, _)| head).collect(),
+        }
+    }
+
+    /// Makes it what `state` is of.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub(super) fn restore(&mut self, state: &QueueState, memory: &GuestMemory) -> Result<(), RingFault> {
+        self.reset();
+        let [descriptors, driver, device] = state.areas;
+        self.registers = QueueRegisters {
+            size: state.size,
+            descriptors,
+            driver,
+            device,
+        };
+        let Some(saved) = &state.ring else { return Ok(()) };
+        self.enable(memory)?;
+        for head in &state.held {
+            let fault = RingFault::Head {
+                queue: self.index,
+                head: *head,
+            };
+            *self.held.get_mut(usize::from(*head)).ok_or(fault)? = true;
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.set_next_avail(saved.next_available);
+            ring.set_next_used(saved.next_used);
+            ring.set_event_idx(saved.uses_event_index);
+        }
+        Ok(())
     }
 
     pub(super) fn reset(&mut self) {

@@ -1,5 +1,6 @@
 //! The disk's registers, and the flow of requests through the ring.
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
     VIRTIO_BLK_ID_BYTES,
@@ -8,6 +9,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::request::{self, Parsed, STATUS_IO_ERROR, STATUS_OK};
 use super::schedule::{Schedule, Touch};
+use super::state::DiskState;
 use crate::base::buffer_pool::BufferPool;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::{DISK_REQUEST_BYTES_MAX, VIRTQUEUE_SIZE_MAX};
@@ -44,7 +46,7 @@ impl DiskConfig {
 }
 
 /// What went through the disk since the VM was created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DiskCounters {
     /// Reads submitted to the host.
     pub reads: u64,
@@ -69,11 +71,11 @@ pub struct DiskCounters {
 /// A virtio-blk device.
 #[derive(Debug)]
 pub struct VirtioBlk {
-    config: DiskConfig,
-    schedule: Schedule,
+    pub(super) config: DiskConfig,
+    pub(super) schedule: Schedule,
     /// For the data of writes.
     buffers: BufferPool,
-    counters: DiskCounters,
+    pub(super) counters: DiskCounters,
 }
 
 impl VirtioBlk {
@@ -91,7 +93,7 @@ impl VirtioBlk {
     /// Requests that the host works on.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
-        self.schedule.in_flight()
+        self.schedule.in_flight_count()
     }
 
     /// What went through.
@@ -183,6 +185,16 @@ fn answer(
 }
 
 impl VirtioDevice for VirtioBlk {
+    type State = DiskState;
+
+    fn save(&self) -> DiskState {
+        DiskState::of(self)
+    }
+
+    fn restore(&mut self, state: DiskState) -> Result<(), String> {
+        state.restore(self)
+    }
+
     const IDENTITY: Identity = Identity {
         name: "virtio-blk",
         device_id: word(VIRTIO_ID_BLOCK),

@@ -29,7 +29,9 @@
 pub mod device;
 mod request;
 mod schedule;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use device::{DiskConfig, DiskCounters, VirtioBlk};
+pub use state::Unanswered;

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::limits::{DISK_BYTES_IN_FLIGHT_MAX, DISK_REQUESTS_IN_FLIGHT_MAX};
 use crate::devices::virtio::Chain;
 use crate::devices::{DiskOperation, DiskRequest, DiskRequestId};
 
 /// What a request touches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Touch {
     Read { start: u64, byte_count: usize },
     Write { start: u64, byte_count: usize },
@@ -33,7 +35,7 @@ impl Touch {
     }
 
     /// Start, length, whether it writes.
-    fn extent(self) -> Option<(u64, usize, bool)> {
+    pub(super) fn extent(self) -> Option<(u64, usize, bool)> {
         match self {
             Self::Read { start, byte_count } => Some((start, byte_count, false)),
             Self::Write { start, byte_count } => Some((start, byte_count, true)),
@@ -41,7 +43,7 @@ impl Touch {
         }
     }
 
-    fn byte_count(self) -> usize {
+    pub(super) fn byte_count(self) -> usize {
         self.extent().map_or(0, |(_, byte_count, _)| byte_count)
     }
 
@@ -66,18 +68,18 @@ pub(super) struct InFlight {
 }
 
 #[derive(Debug)]
-struct Waiting {
-    chain: Chain,
-    operation: DiskOperation,
+pub(super) struct Waiting {
+    pub(super) chain: Chain,
+    pub(super) operation: DiskOperation,
 }
 
 /// Requests with the device, in flight or waiting.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    next_id: u64,
-    in_flight: BTreeMap<DiskRequestId, InFlight>,
-    waiting: VecDeque<Waiting>,
-    byte_count: usize,
+    pub(super) next_id: u64,
+    pub(super) in_flight: BTreeMap<DiskRequestId, InFlight>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) byte_count: usize,
 }
 
 impl Schedule {
@@ -87,7 +89,7 @@ impl Schedule {
             && self.byte_count < DISK_BYTES_IN_FLIGHT_MAX
     }
 
-    pub(super) fn in_flight(&self) -> usize {
+    pub(super) fn in_flight_count(&self) -> usize {
         self.in_flight.len()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
@@ -28,7 +29,7 @@ pub struct NetworkConfig {
 }
 
 /// What went through the interface since the VM was created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NetworkCounters {
     /// Frames put into the guest's buffers.
     pub received_frames: u64,
@@ -208,6 +209,28 @@ fn put(
 }
 
 impl VirtioDevice for VirtioNet {
+    /// Features that the driver accepted, frames that wait for a buffer, counters.
+    type State = (u64, Vec<Vec<u8>>, NetworkCounters);
+
+    fn save(&self) -> Self::State {
+        let pending = self.pending.iter().cloned().collect();
+        (self.accepted, pending, self.counters)
+    }
+
+    fn restore(&mut self, (accepted, pending, counters): Self::State) -> Result<(), String> {
+        if pending.len() > RECEIVE_FRAMES_PENDING_MAX
+            || pending
+                .iter()
+                .any(|frame| !(HEADER_BYTES..=FRAME_BYTES_MAX).contains(&frame.len()))
+        {
+            return Err("more frames wait, or longer or shorter ones, than the interface keeps".into());
+        }
+        self.accepted = accepted;
+        self.pending = pending.into();
+        self.counters = counters;
+        Ok(())
+    }
+
     const IDENTITY: Identity = Identity {
         name: "virtio-net",
         device_id: word(VIRTIO_ID_NET),

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use crate::base::limits::ENTROPY_BYTES_MAX;
+use crate::base::limits::{ENTROPY_BYTES_MAX, VIRTQUEUE_SIZE_MAX};
 use crate::devices::virtio::device::DEVICE_CONFIG_BYTES;
-use crate::devices::virtio::{Chain, Identity, RingFault, VirtioDevice, Virtqueue, word};
+use crate::devices::virtio::{Chain, ChainState, Identity, RingFault, VirtioDevice, Virtqueue, word};
 use crate::devices::{AtExit, Effect};
 
 /// A virtio-rng device.
@@ -59,6 +59,26 @@ impl VirtioRng {
 }
 
 impl VirtioDevice for VirtioRng {
+    /// The buffers that wait, whether the machine owes an answer, bytes given.
+    type State = (Vec<ChainState>, bool, u64);
+
+    fn save(&self) -> Self::State {
+        let waiting = self.waiting.iter().map(Chain::save).collect();
+        (waiting, self.asked, self.byte_count)
+    }
+
+    fn restore(&mut self, (waiting, asked, byte_count): Self::State) -> Result<(), String> {
+        if waiting.len() > usize::from(VIRTQUEUE_SIZE_MAX) {
+            return Err("more buffers wait than its queue holds".into());
+        }
+        *self = Self {
+            waiting: waiting.iter().map(Chain::restored).collect::<Result<_, _>>()?,
+            asked,
+            byte_count,
+        };
+        Ok(())
+    }
+
     const IDENTITY: Identity = Identity {
         name: "virtio-rng",
         device_id: word(VIRTIO_ID_RNG),

@@ -38,12 +38,13 @@ pub struct Live {
 }
 
 impl Live {
-    /// A timeline that starts now. The calling thread is the vCPU's, `kicker` its own, and an exit costs `exit_cost`
+    /// A timeline that goes on from `now`. The calling thread is the vCPU's, `kicker` its own, and an exit costs `exit_cost`
     /// here.
     ///
     /// # Errors
     /// When the host refuses a timer.
-    pub fn starting_now(
+    pub fn starting_at(
+        now: VirtualTime,
         kicker: Kicker,
         inbox: Inbox,
         entropy: HostEntropy,
@@ -53,7 +54,7 @@ impl Live {
             kicker,
             inbox,
             arrived: VecDeque::new(),
-            clock: VirtualClock::starting_now(SystemClock),
+            clock: VirtualClock::starting_at(now, SystemClock),
             entropy,
             timer: KickTimer::for_this_thread()?,
             timer_armed_for: None,

@@ -42,24 +42,28 @@
 mod effects;
 mod exits;
 mod live;
+mod preempt;
+mod saved;
 mod shadow;
 mod timeline;
+
+use serde::{Deserialize, Serialize};
 
 use super::boot::EntryPoint;
 use super::cpu;
 use super::entry::set_entry_state;
-use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, PostedWrite, Vcpu, WritePlace};
+use super::kvm::{Exit, ExitKind, Kicker, KvmError, KvmHost, KvmVm, PostedWrite, Vcpu};
 use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
-use crate::base::limits::POSTED_WRITES_MAX;
-use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE, VirtualTime};
+use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
+use crate::devices::Input;
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
-use crate::devices::{GuestFault, Input};
 pub use live::Live;
+pub use saved::RestoreError;
 pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
 
 /// The host failed the VM.
@@ -97,7 +101,7 @@ pub(super) struct Outside {
 }
 
 /// Totals of a run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
     /// Counted exits by kind.
     pub exits: [u64; ExitKind::ALL.len()],
@@ -161,7 +165,6 @@ impl Vm {
         memory: GuestMemory,
         board: Board,
         kernel_iretq: u64,
-        entry: &EntryPoint,
         logs_written_pages: bool,
     ) -> Result<Self, RunError> {
         let mut kvm = kvm.create_vm(memory, logs_written_pages)?;
@@ -172,9 +175,8 @@ impl Vm {
             source,
         })?;
         kvm.show_page(page)?;
-        let mut vcpu = kvm.create_vcpu()?;
+        let vcpu = kvm.create_vcpu()?;
         vcpu.set_cpuid(&cpu::deterministic_table())?;
-        set_entry_state(&mut vcpu, entry)?;
         let console_room = board.console_input_room();
         let vm = Self {
             vcpu,
@@ -194,6 +196,26 @@ impl Vm {
         };
         vm.show_hpet()?;
         Ok(vm)
+    }
+
+    /// Lets the guest begin as `entry` says.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub(super) fn enter_at(&mut self, entry: &EntryPoint) -> Result<(), KvmError> {
+        set_entry_state(&mut self.vcpu, entry)
+    }
+
+    /// The time that the guest was last shown.
+    #[must_use]
+    pub(super) fn now(&self) -> VirtualTime {
+        self.now
+    }
+
+    /// Typed bytes that the console may send at once.
+    #[must_use]
+    pub(super) fn console_room(&self) -> usize {
+        self.console_room
     }
 
     /// How this VM's thread is interrupted and waits.
@@ -236,6 +258,8 @@ impl Vm {
         let ended = loop {
             match self.go_on(timeline, outside) {
                 Ok(None) => {}
+                // What it would still show belongs to what comes after.
+                Ok(Some(Outcome::Held)) => return Ok(Outcome::Held),
                 Ok(Some(outcome)) => {
                     // Effects of the last exit (console bytes, a final write) still go out.
                     break self.carry_out_effects(timeline, outside).map(|_| outcome);
@@ -342,15 +366,20 @@ impl Vm {
     /// Enters the guest once and handles the exit.
     fn run_once(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Outcome>, RunError> {
         let turn = timeline.enter_guest(self.standing())?;
-        if matches!(turn, Turn::Wait) {
-            return Ok(None);
+        match turn {
+            Turn::Wait => return Ok(None),
+            Turn::Hold => {
+                timeline.leave_guest();
+                return Ok(Some(Outcome::Held));
+            }
+            Turn::Run | Turn::Become(_) => {}
         }
         if !self.is_between_exits {
             self.prepare_entry()?;
         }
         let exit = match turn {
             Turn::Become(resumption) => self.become_resumed(&resumption, timeline),
-            Turn::Run | Turn::Wait => self.vcpu.run().map_err(RunError::from),
+            Turn::Run | Turn::Wait | Turn::Hold => self.vcpu.run().map_err(RunError::from),
         };
         timeline.leave_guest();
         let exit = shadow::leave(&mut self.vcpu, self.kvm.memory(), exit?)?;
@@ -379,84 +408,6 @@ impl Vm {
             }
         }
         self.handle(exit, timeline)
-    }
-
-    /// Starts a stretch between two exits. Only here does the guest see what it posted to its clock: when a posted write
-    /// is noticed depends on the host.
-    fn forget_posted_writes(&mut self) -> Result<(), RunError> {
-        let sets_clock = |write: &PostedWrite| matches!(write.place, WritePlace::Memory(_));
-        let is_clock_set = self.posted.iter().any(sets_clock);
-        self.posted.clear();
-        if is_clock_set { self.show_hpet() } else { Ok(()) }
-    }
-
-    /// What was posted since the last counted exit is kept for a pre-emption, and no sound driver posts so much.
-    fn judge_posted_writes(&self) -> Option<Outcome> {
-        (self.posted.len() > POSTED_WRITES_MAX).then(|| {
-            Outcome::DeviceFault(GuestFault {
-                device: "the ports of PIC, PIT, clock, serial line or PCI",
-                what: format!("{POSTED_WRITES_MAX} writes to them and nothing else"),
-            })
-        })
-    }
-
-    /// A kick has stopped the guest: the exit that this is, if the point shall be a position.
-    fn take_kick(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Exit>, RunError> {
-        self.totals.kicks += 1;
-        match timeline.kicked(self.standing())? {
-            Kick::Arrival => self.is_between_exits = false,
-            Kick::Noise => self.is_between_exits = true,
-            Kick::Preempt => {
-                let done = self.resumption()?;
-                timeline.preempted(self.standing(), done)?;
-                return Ok(Some(Exit::Preempted));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What the guest did since the last counted exit.
-    fn resumption(&mut self) -> Result<Resumption, RunError> {
-        let memory = self.kvm.memory();
-        let mut pages = Vec::new();
-        for address in self.kvm.written_pages()? {
-            let mut content = Box::new([0; PAGE_SIZE]);
-            memory
-                .read(GuestPhys(address), &mut *content)
-                .map_err(|outside| RunError::Host {
-                    what: "reading a page that the guest wrote",
-                    source: std::io::Error::other(outside),
-                })?;
-            pages.push((address, content));
-        }
-        Ok(Resumption {
-            vcpu: self.vcpu.save()?,
-            posted: self.posted.clone(),
-            pages,
-        })
-    }
-
-    /// Makes the guest what it was in the end of a stretch that is not executed here.
-    fn become_resumed(
-        &mut self,
-        resumption: &Resumption,
-        timeline: &mut dyn Timeline,
-    ) -> Result<Exit, RunError> {
-        self.vcpu.complete_instruction()?;
-        for write in &resumption.posted {
-            self.post(*write, timeline);
-        }
-        for (address, content) in &resumption.pages {
-            self.kvm
-                .memory()
-                .write(GuestPhys(*address), &**content)
-                .map_err(|outside| RunError::Host {
-                    what: "writing a page of the record",
-                    source: std::io::Error::other(outside),
-                })?;
-        }
-        self.vcpu.restore(&resumption.vcpu)?;
-        Ok(Exit::Preempted)
     }
 
     /// Injects an interrupt or asks for a window, as the state at the last counted exit wants it (E6).

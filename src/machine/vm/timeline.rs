@@ -40,6 +40,8 @@ pub enum Turn {
     Wait,
     /// By being run.
     Run,
+    /// Not at all: here the VM is held ([`crate::machine::Outcome::Held`]). Never between two exits.
+    Hold,
     /// By becoming what it was when it was stopped, before its next exit. Never between two exits.
     Become(Box<Resumption>),
 }

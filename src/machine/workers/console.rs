@@ -13,7 +13,7 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::stop::StopFlag;
 use super::{Credits, Event, Inbox};
-use crate::base::limits::{CONSOLE_INPUT_BYTES_MAX, CONSOLE_OUTPUT_BYTES_MAX};
+use crate::base::limits::CONSOLE_OUTPUT_BYTES_MAX;
 use crate::devices::Input;
 
 const ESCAPE: u8 = 0x01;
@@ -102,7 +102,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Starts the console: output goes to `sink` (nowhere if `None`), standard input to `inbox` if `with_input`.
+    /// Starts the console: output goes to `sink` (nowhere if `None`), standard input to `inbox` if `with_input`, at first
+    /// as many bytes as the guest's port has room for.
     ///
     /// # Errors
     /// When the host refuses a thread or a descriptor.
@@ -110,10 +111,11 @@ impl Console {
         inbox: &Inbox,
         sink: Option<Box<dyn Write + Send>>,
         with_input: bool,
+        room: usize,
     ) -> std::io::Result<Self> {
         let output = Arc::<(Mutex<OutputQueue>, Condvar)>::default();
         let stop = StopFlag::new()?;
-        let input_credits = Credits::new(CONSOLE_INPUT_BYTES_MAX);
+        let input_credits = Credits::new(room);
         let mut threads = Vec::new();
         if let Some(sink) = sink {
             let output = Arc::clone(&output);

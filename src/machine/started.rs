@@ -1,0 +1,210 @@
+//! A VM with its workers, on the calling thread.
+
+use std::time::Duration;
+
+use super::boot::{EntryPoint, RewriteReport};
+use super::config::ConsoleMode;
+use super::kvm::{Kicker, KvmHost, Vcpu};
+use super::launch::{LaunchError, RunReport, host};
+use super::vm::{Live, Outside, RunError, Timeline, Totals, Vm};
+use super::workers::{
+    Console, DiskFile, DiskWorkers, Event, HostEntropy, Inbox, Network, Tap, TerminalGuard,
+};
+use crate::base::clock::{HostClock, SystemClock};
+use crate::base::guest_memory::GuestMemory;
+use crate::base::parts::Parts;
+use crate::devices::board::Board;
+use crate::devices::pci::PciDevices;
+use crate::devices::virtio_blk::Unanswered;
+use crate::devices::virtio_rng::VirtioRng;
+use crate::devices::{DiskRequestId, Input};
+
+/// A VM on the calling thread, before its first instruction or after its last.
+#[derive(Debug)]
+pub struct StartedVm {
+    vm: Vm,
+    outside: Outside,
+    inbox: Inbox,
+    rewritten: RewriteReport,
+    /// Puts the terminal back when the VM is gone.
+    _terminal: Option<TerminalGuard>,
+}
+
+/// What a VM begins as. Its RAM is filled already.
+#[derive(Debug)]
+pub enum Beginning<'a> {
+    /// At its first instruction.
+    Boot(&'a EntryPoint),
+    /// As it was saved by [`StartedVm::save`].
+    Saved(Parts),
+}
+
+/// What a VM's effects reach.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) console: ConsoleMode,
+    pub(super) disk: Option<DiskFile>,
+    pub(super) tap: Option<Tap>,
+}
+
+impl StartedVm {
+    /// A VM that runs bare code of ours in `memory`, with no disk, network or console: for tests of the machine itself.
+    ///
+    /// # Errors
+    /// When the host refuses a resource, or what was saved is not of such a VM.
+    pub fn bare(kvm: &KvmHost, memory: GuestMemory, beginning: Beginning<'_>) -> Result<Self, LaunchError> {
+        let devices = PciDevices {
+            disk: None,
+            network: None,
+            entropy: VirtioRng::new(),
+        };
+        let vm = Vm::create(kvm, memory, Board::new(0, devices), 0, true)?;
+        let nothing = Attached {
+            console: ConsoleMode::Off,
+            disk: None,
+            tap: None,
+        };
+        Self::begin(vm, beginning, nothing, RewriteReport::default())
+    }
+
+    pub(super) fn begin(
+        mut vm: Vm,
+        beginning: Beginning<'_>,
+        outside: Attached,
+        rewritten: RewriteReport,
+    ) -> Result<Self, LaunchError> {
+        match beginning {
+            Beginning::Boot(entry) => vm.enter_at(entry).map_err(RunError::from)?,
+            Beginning::Saved(parts) => vm.restore(parts)?,
+        }
+        let unanswered = vm.unanswered();
+        let inbox = Inbox::new(vm.kicker().waker());
+        let terminal = match outside.console {
+            ConsoleMode::Interactive => {
+                Some(host("switching the terminal to raw mode", TerminalGuard::raw())?)
+            }
+            ConsoleMode::OutputOnly | ConsoleMode::Off => None,
+        };
+        let start_disk = |disk| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
+        let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
+        let outside = Outside {
+            console: host(
+                "starting the console",
+                start_console(outside.console, &inbox, vm.console_room()),
+            )?,
+            disk: outside.disk.map(start_disk).transpose()?,
+            network: outside.tap.map(start_network).transpose()?,
+        };
+        let vm = Self {
+            vm,
+            outside,
+            inbox,
+            rewritten,
+            _terminal: terminal,
+        };
+        vm.go_on_with(unanswered);
+        Ok(vm)
+    }
+
+    /// Sees to the disk requests that were in flight when it was saved.
+    fn go_on_with(&self, unanswered: Vec<Unanswered>) {
+        for request in unanswered {
+            match (request, &self.outside.disk) {
+                (Unanswered::Again(request), Some(disk)) => disk.submit(vec![request]),
+                (Unanswered::Done(completion), _) => {
+                    self.inbox.post([Event::Device(Input::Disk(completion))]);
+                }
+                // Without a disk there are no requests.
+                (Unanswered::Again(_), None) => {}
+            }
+        }
+    }
+
+    /// Everything of a held VM but its RAM and the content of its disk, to be restored by [`super::launch::PreparedVm::resume`].
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn save(&mut self) -> Result<Parts, LaunchError> {
+        Ok(self.vm.save()?)
+    }
+
+    /// Disk writes and flushes of a held VM that must have ended before it is saved.
+    #[must_use]
+    pub fn unfinished_writes(&self) -> Vec<DiskRequestId> {
+        self.vm.unfinished_writes()
+    }
+
+    /// The way to reach it from any thread.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// How its thread is interrupted and waits.
+    #[must_use]
+    pub fn kicker(&self) -> Kicker {
+        self.vm.kicker()
+    }
+
+    /// The timeline of a VM that lives here, from now on, on a host where an exit costs `exit_cost`.
+    ///
+    /// # Errors
+    /// When the host refuses a timer.
+    pub fn live(&self, entropy: HostEntropy, exit_cost: Duration) -> Result<Live, LaunchError> {
+        let live = Live::starting_at(
+            self.vm.now(),
+            self.kicker(),
+            self.inbox.clone(),
+            entropy,
+            exit_cost,
+        );
+        host("creating the vCPU's timer", live)
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When the host fails it, or `timeline` cannot go on.
+    pub fn run(&mut self, timeline: &mut dyn Timeline) -> Result<RunReport, LaunchError> {
+        let start_ns = SystemClock.monotonic_ns();
+        let outcome = self.vm.run(timeline, &mut self.outside)?;
+        Ok(RunReport {
+            outcome,
+            totals: self.vm.totals(),
+            rewritten: self.rewritten.clone(),
+            wall: Duration::from_nanos(SystemClock.monotonic_ns() - start_ns),
+        })
+    }
+
+    /// Its RAM, while it does not run.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        self.vm.memory()
+    }
+
+    /// Its vCPU, while it does not run.
+    #[must_use]
+    pub fn vcpu(&mut self) -> &mut Vcpu {
+        self.vm.vcpu()
+    }
+
+    /// Its totals so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.vm.totals()
+    }
+}
+
+/// Standard output by a descriptor of its own: whoever called us may hold the lock of `std::io::stdout`.
+fn standard_output() -> std::io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(std::io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+fn start_console(mode: ConsoleMode, inbox: &Inbox, room: usize) -> std::io::Result<Console> {
+    match mode {
+        ConsoleMode::Interactive => Console::start(inbox, Some(Box::new(standard_output()?)), true, room),
+        ConsoleMode::OutputOnly => Console::start(inbox, Some(Box::new(standard_output()?)), false, room),
+        ConsoleMode::Off => Console::start(inbox, None, false, room),
+    }
+}
