@@ -15,6 +15,7 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 
 use super::batch::Batch;
+use super::catalogue::Entry;
 use super::codec::CodecError;
 use super::recipe::{Recipe, RecipeError};
 use crate::base::limits::{LOG_BATCH_BYTES_MAX, LOG_RECIPE_BYTES_MAX};
@@ -24,6 +25,8 @@ const MAGIC: [u8; 8] = *b"ANTIPLOG";
 const VERSION: u32 = 2;
 /// Fast, and what it is given is small already.
 const COMPRESSION_LEVEL: i32 = 1;
+/// For a batch with pages, which the guest waits for: a fifth more bytes in a third of the time.
+const COMPRESSION_LEVEL_OF_PAGES: i32 = -3;
 /// How much larger than the bytes themselves zstd may make what it cannot compress.
 const COMPRESSION_SLACK: usize = 1024;
 
@@ -107,7 +110,16 @@ impl LogWriter {
     /// When the file cannot be written.
     pub fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
         let bytes = batch.encode();
-        let compressed = zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)?;
+        let has_pages = batch
+            .entries
+            .iter()
+            .any(|(_, entry)| matches!(entry, Entry::Page { .. }));
+        let level = if has_pages {
+            COMPRESSION_LEVEL_OF_PAGES
+        } else {
+            COMPRESSION_LEVEL
+        };
+        let compressed = zstd::bulk::compress(&bytes, level)?;
         self.link = link_after(&self.link, &compressed);
         self.file.write_all(&length_field(compressed.len())?)?;
         self.file.write_all(&length_field(bytes.len())?)?;

@@ -6,8 +6,9 @@
 //!   calm ───────────────▶ short epochs ───────────────────────────────────────▶ calm, twice as long, up to a bound
 //! ```
 //!
-//! - *Waiting*: a pre-emption costs the capture of the pages. Where that is dear, the guest is left alone for longer, so
-//!   that it takes a tenth of the guest's time at most.
+//! - *Waiting*: a pre-emption costs the capture of its pages, and how many there are is known before. Where that is dear,
+//!   the guest is left alone for longer, so that it takes a tenth of the guest's time at most: a second for one that fills
+//!   memory, [`PREEMPT_AFTER_MIN`] for one that computes in few pages.
 //! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
 //!   is all it does, so epochs grow. After a pre-emption they are short, or each next one would carry ever more pages.
 
@@ -16,12 +17,12 @@ use std::time::Duration;
 use crate::base::units::VirtualTime;
 
 /// Bounds of the wait before a pre-emption.
-const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
-const PREEMPT_AFTER_MAX: Duration = Duration::from_millis(200);
+pub(super) const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
+const PREEMPT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// How many times its own cost a pre-emption waits at least.
 const PREEMPT_AFTER_COSTS: u32 = 10;
 /// The part of the newest cost in the mean is one in so many.
-const COST_SMOOTHING: u32 = 8;
+const COST_SMOOTHING: u32 = 4;
 
 /// Bounds of an epoch.
 const EPOCH_MIN: Duration = Duration::from_millis(400);
@@ -30,8 +31,8 @@ const EPOCH_MAX: Duration = Duration::from_secs(16);
 /// How patient a recorder is.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    /// Mean of what a pre-emption costs.
-    cost: Duration,
+    /// Mean of what a pre-emption costs for each of its pages.
+    cost_per_page: Duration,
     /// The first begins at once.
     epoch_began: Option<VirtualTime>,
     /// Its span, if not the least.
@@ -40,14 +41,20 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// How long something waits before the guest is pre-empted.
-    pub(super) fn preempt_after(&self) -> Duration {
-        (self.cost * PREEMPT_AFTER_COSTS).clamp(PREEMPT_AFTER_MIN, PREEMPT_AFTER_MAX)
+    /// How long something waits before a guest is pre-empted that has written `page_count` pages.
+    pub(super) fn preempt_after(&self, page_count: usize) -> Duration {
+        let page_count = u32::try_from(page_count).unwrap_or(u32::MAX);
+        let costs = self
+            .cost_per_page
+            .saturating_mul(page_count)
+            .saturating_mul(PREEMPT_AFTER_COSTS);
+        costs.clamp(PREEMPT_AFTER_MIN, PREEMPT_AFTER_MAX)
     }
 
-    /// A pre-emption has cost this.
-    pub(super) fn preempted(&mut self, cost: Duration) {
-        self.cost = (self.cost * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
+    /// A pre-emption with `page_count` pages has cost this.
+    pub(super) fn preempted(&mut self, page_count: usize, cost: Duration) {
+        let cost = cost / u32::try_from(page_count).unwrap_or(u32::MAX).max(1);
+        self.cost_per_page = (self.cost_per_page * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
         self.was_preempted = true;
         self.epoch_span = EPOCH_MIN;
     }
@@ -87,19 +94,17 @@ mod tests {
     #[test]
     fn a_dear_pre_emption_waits_longer_within_bounds() {
         let mut patience = Patience::default();
-        assert_eq!(patience.preempt_after(), PREEMPT_AFTER_MIN);
+        assert_eq!(patience.preempt_after(1000), PREEMPT_AFTER_MIN);
         for _ in 0..100 {
-            patience.preempted(Duration::from_millis(5));
+            patience.preempted(100, Duration::from_millis(1));
         }
-        let settled = patience.preempt_after();
+        assert_eq!(patience.preempt_after(100), PREEMPT_AFTER_MIN);
+        let thousand = patience.preempt_after(1000);
         assert!(
-            settled > Duration::from_millis(45) && settled <= Duration::from_millis(50),
-            "{settled:?}"
+            thousand > Duration::from_millis(95) && thousand <= Duration::from_millis(100),
+            "{thousand:?}"
         );
-        for _ in 0..100 {
-            patience.preempted(Duration::from_secs(1));
-        }
-        assert_eq!(patience.preempt_after(), PREEMPT_AFTER_MAX);
+        assert_eq!(patience.preempt_after(usize::MAX), PREEMPT_AFTER_MAX);
     }
 
     #[test]
@@ -110,7 +115,7 @@ mod tests {
             epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
             8
         );
-        patience.preempted(Duration::ZERO);
+        patience.preempted(0, Duration::ZERO);
         let from = VirtualTime::ZERO + Duration::from_secs(60);
         assert_eq!(epochs_until(&mut patience, from, Duration::from_millis(900)), 2);
     }

@@ -6,7 +6,7 @@
 //! A guest that computes without an exit keeps what arrives waiting:
 //!
 //! ```text
-//!   kick, something waits ──preempt_after──▶ kick: pages and vCPU go into the log, the point counts as the next exit
+//!   kick, something waits ──PREEMPT_AFTER_MIN──▶ worth it? ─▶ kick: pages and vCPU go into the log, the point counts as the next exit
 //!        └── a counted exit, or a window that was asked for: nothing to do ──▶ it enters there
 //! ```
 //!
@@ -20,7 +20,7 @@ use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
 use super::log::LogWriter;
 use super::page_delta::ToldPages;
-use super::patience::Patience;
+use super::patience::{PREEMPT_AFTER_MIN, Patience};
 use super::{MachineDigests, time_rule};
 use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX};
 use crate::base::units::{ExitOrdinal, VirtualTime};
@@ -145,7 +145,7 @@ impl Recorder {
     fn notice_waiting(&mut self, standing: Standing) -> Result<(), TimelineError> {
         if self.waiting_since.is_none() && self.live.has_arrival(standing) {
             self.waiting_since = Some(self.live.now());
-            self.live.kick_after(self.patience.preempt_after())?;
+            self.live.kick_after(PREEMPT_AFTER_MIN)?;
         }
         Ok(())
     }
@@ -218,17 +218,29 @@ impl Timeline for Recorder {
         let Some(since) = self.waiting_since else {
             return Ok(Kick::Noise);
         };
-        let preempt_after = self.patience.preempt_after();
-        if now - since >= preempt_after {
-            self.preempting_since = now;
+        if now - since >= PREEMPT_AFTER_MIN {
             return Ok(Kick::Preempt);
         }
-        self.live.kick_after(preempt_after - (now - since))?;
+        self.live.kick_after(PREEMPT_AFTER_MIN - (now - since))?;
         Ok(Kick::Noise)
+    }
+
+    fn is_worth_preempting(&mut self, _: Standing, page_count: usize) -> Result<bool, TimelineError> {
+        let now = self.live.now();
+        let waited = now - self.waiting_since.unwrap_or(now);
+        let preempt_after = self.patience.preempt_after(page_count);
+        if waited >= preempt_after {
+            self.preempting_since = now;
+            return Ok(true);
+        }
+        // By then there may be more pages; that is seen then.
+        self.live.kick_after(preempt_after - waited)?;
+        Ok(false)
     }
 
     fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError> {
         self.logged.preemptions += 1;
+        let page_count = done.pages.len();
         for (address, content) in done.pages {
             let delta = self.told_pages.tell(address, &content);
             self.note(standing.exit, Entry::Page { address, delta });
@@ -239,7 +251,9 @@ impl Timeline for Recorder {
         let vcpu = done.vcpu.to_bytes();
         let posted = done.posted;
         self.note(standing.exit, Entry::Resume { vcpu, posted });
-        self.patience.preempted(self.live.now() - self.preempting_since);
+        let cost = self.live.now() - self.preempting_since;
+        tracing::debug!(exit = %standing.exit, page_count, ?cost, "pre-empted");
+        self.patience.preempted(page_count, cost);
         Ok(())
     }
 

@@ -324,6 +324,10 @@ impl<R: Read> Timeline for Replayer<R> {
         Ok(Kick::Noise)
     }
 
+    fn is_worth_preempting(&mut self, _: Standing, _: usize) -> Result<bool, TimelineError> {
+        Ok(false)
+    }
+
     fn preempted(&mut self, standing: Standing, _: Resumption) -> Result<(), TimelineError> {
         Err(diverged(
             standing,

@@ -202,6 +202,10 @@ impl Timeline for Live {
         Ok(Kick::Arrival)
     }
 
+    fn is_worth_preempting(&mut self, _: Standing, _: usize) -> Result<bool, TimelineError> {
+        Ok(false)
+    }
+
     fn preempted(&mut self, _: Standing, _: Resumption) -> Result<(), TimelineError> {
         Ok(())
     }

@@ -34,19 +34,23 @@ impl Vm {
             Kick::Arrival => self.is_between_exits = false,
             Kick::Noise => self.is_between_exits = true,
             Kick::Preempt => {
-                let done = self.resumption()?;
-                timeline.preempted(self.standing(), done)?;
-                return Ok(Some(Exit::Preempted));
+                let addresses = self.kvm.written_pages()?;
+                if timeline.is_worth_preempting(self.standing(), addresses.len())? {
+                    let done = self.resumption(addresses)?;
+                    timeline.preempted(self.standing(), done)?;
+                    return Ok(Some(Exit::Preempted));
+                }
+                self.is_between_exits = true;
             }
         }
         Ok(None)
     }
 
-    /// What the guest did since the last counted exit.
-    pub(super) fn resumption(&mut self) -> Result<Resumption, RunError> {
+    /// What the guest did since the last counted exit, with the pages at `addresses`.
+    fn resumption(&mut self, addresses: Vec<u64>) -> Result<Resumption, RunError> {
         let memory = self.kvm.memory();
         let mut pages = Vec::new();
-        for address in self.kvm.written_pages()? {
+        for address in addresses {
             let mut content = Box::new([0; PAGE_SIZE]);
             memory
                 .read(GuestPhys(address), &mut *content)

@@ -53,7 +53,8 @@ pub enum Kick {
     Noise,
     /// For what has arrived, which may enter here, between two exits.
     Arrival,
-    /// The guest has computed for too long while something waited: here shall be a position (H1).
+    /// The guest has computed for too long while something waited: here shall be a position (H1), if
+    /// [`Timeline::is_worth_preempting`].
     Preempt,
 }
 
@@ -163,7 +164,14 @@ pub trait Timeline {
     /// [`TimelineError`].
     fn kicked(&mut self, standing: Standing) -> Result<Kick, TimelineError>;
 
-    /// The guest was stopped for [`Kick::Preempt`]: what it did since the exit in `standing`. The point where it stands
+    /// The guest was stopped for [`Kick::Preempt`], and would have to be captured with `page_count` pages: whether that
+    /// shall be done now. If not, it goes on.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn is_worth_preempting(&mut self, standing: Standing, page_count: usize) -> Result<bool, TimelineError>;
+
+    /// The guest was captured for [`Kick::Preempt`]: what it did since the exit in `standing`. The point where it stands
     /// will count as the next exit.
     ///
     /// # Errors
