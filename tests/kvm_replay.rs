@@ -312,7 +312,7 @@ fn kvm_a_changed_register_is_noticed_at_the_first_exit() {
 }
 
 #[test]
-fn kvm_a_changed_byte_of_ram_is_noticed_when_the_guest_meets_it_or_at_the_end() {
+fn kvm_a_changed_byte_of_ram_is_noticed_by_the_next_epoch_whether_the_guest_meets_it_or_not() {
     let Some(record) = record() else { return };
     let flip = |address: u64| {
         move |vm: &mut StartedVm| {
@@ -322,10 +322,34 @@ fn kvm_a_changed_byte_of_ram_is_noticed_when_the_guest_meets_it_or_at_the_end() 
         }
     };
     // The count of rounds, the operand of the first instruction, is in RCX at the first exit.
-    divergence(replay(&record.log, flip(CODE + 3)));
-    let unused = replay(&record.log, flip(DATA + 0x10_0000)).unwrap();
-    assert_ne!(unused.ram, record.digests.ram);
-    assert_eq!(unused.vcpu, record.digests.vcpu);
+    let met = divergence(replay(&record.log, flip(CODE + 3)));
+    assert!(met.contains("at exit #1:"), "{met}");
+    let unused = divergence(replay(&record.log, flip(DATA + 0x10_0000)));
+    assert!(
+        unused.ends_with("at exit #1: at the end of an epoch, RAM differs"),
+        "{unused}"
+    );
+}
+
+#[test]
+fn kvm_what_differs_at_the_end_of_an_epoch_is_named() {
+    let Some(record) = record() else { return };
+    let other = changed(&record, |batches| {
+        for (_, entry) in batches.iter_mut().flat_map(|batch| &mut batch.entries) {
+            if let Entry::Epoch(digests) = entry {
+                digests.registers[15] ^= 1;
+                digests.ram ^= 1;
+                let serial = digests.parts.iter_mut().find(|(name, _)| name == "serial");
+                serial.unwrap().1 ^= 1;
+                return;
+            }
+        }
+    });
+    let said = divergence(replay(&other, |_| {}));
+    assert!(
+        said.contains("R15 was 0x1 and is 0x0, serial differs, RAM differs"),
+        "{said}"
+    );
 }
 
 #[test]

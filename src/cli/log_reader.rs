@@ -91,6 +91,7 @@ fn described(entry: &Entry) -> String {
                 posted.len()
             )
         }
+        Entry::Epoch(digests) => format!("RAM {:016x}, {} parts", digests.ram, digests.parts.len()),
         Entry::Output { kind, digest } => format!("{}, digest {digest:016x}", kind.name()),
     }
 }

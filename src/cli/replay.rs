@@ -22,7 +22,7 @@ pub(super) fn replay(
     let config = config::load(&files.config)?;
     let log = LogReader::open(&files.log).map_err(|error| log_refused(&files.log, &error))?;
     let recipe = log.recipe().clone();
-    let vm = PreparedVm::from_config(&config, Connection::None)?;
+    let vm = PreparedVm::from_config(&config, Connection::None)?.preemptible();
     let cmdline = vm.cmdline().as_str().to_owned();
     let present = || Recipe::of(&config, &cmdline, &recipe.birth);
     let origin = open_origin(files)?;

@@ -235,9 +235,8 @@ impl Board {
         self.pic.acknowledge()
     }
 
-    /// Saves every device, between two exits, when what the devices asked for has been taken.
+    /// Saves every device. What they ask of the outside world ([`Self::take_effects`]) is no part of it.
     pub fn save(&self, parts: &mut Parts) {
-        debug_assert!(self.effects.is_empty(), "an effect would be lost");
         parts.put("irq-lines", VERSION, &self.irqs);
         parts.put("pic", VERSION, &self.pic);
         parts.put("pit", VERSION, &self.pit);

@@ -21,6 +21,7 @@ use crate::base::limits::{
 };
 use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::DiskRequestId;
+use crate::machine::EpochDigests;
 use crate::machine::kvm::{PostedWrite, VcpuState, WritePlace};
 
 /// Bytes of the longest name of an outcome.
@@ -66,6 +67,11 @@ const OUTPUT_CONSOLE: u8 = 10;
 const OUTPUT_POWER_OFF: u8 = 11;
 const PAGE: u8 = 12;
 const RESUME: u8 = 13;
+const EPOCH: u8 = 14;
+
+/// Bounds of an epoch's list of devices.
+const EPOCH_PARTS_MAX: usize = 64;
+const EPOCH_PART_NAME_BYTES_MAX: usize = 64;
 
 const TO_PORT: u8 = 0;
 const TO_MEMORY: u8 = 1;
@@ -83,6 +89,7 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Stop => STOP,
         Entry::Page { .. } => PAGE,
         Entry::Resume { .. } => RESUME,
+        Entry::Epoch(_) => EPOCH,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -130,6 +137,17 @@ impl Base {
                     put_bytes(bytes, write.data());
                 }
             }
+            Entry::Epoch(digests) => {
+                for register in &digests.registers {
+                    bytes.extend_from_slice(&register.to_le_bytes());
+                }
+                bytes.extend_from_slice(&digests.ram.to_le_bytes());
+                put_number(bytes, digests.parts.len() as u64);
+                for (name, digest) in &digests.parts {
+                    put_bytes(bytes, name.as_bytes());
+                    bytes.extend_from_slice(&digest.to_le_bytes());
+                }
+            }
             Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
         }
     }
@@ -157,6 +175,7 @@ impl Base {
                 vcpu: reader.bytes(VcpuState::BYTES)?.to_vec(),
                 posted: decode_posted(reader)?,
             },
+            EPOCH => Entry::Epoch(Box::new(decode_epoch(reader)?)),
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -169,6 +188,26 @@ impl Base {
         self.nanos = self.nanos.wrapping_add(reader.number()?);
         Ok(VirtualTime::from_nanos(self.nanos))
     }
+}
+
+fn decode_epoch(reader: &mut Reader<'_>) -> Result<EpochDigests, CodecError> {
+    let mut registers = [0; 18];
+    for register in &mut registers {
+        *register = u64::from_le_bytes(array(reader)?);
+    }
+    let ram = u64::from_le_bytes(array(reader)?);
+    let count = reader.length(EPOCH_PARTS_MAX)?;
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let name = String::from_utf8(reader.bytes(EPOCH_PART_NAME_BYTES_MAX)?.to_vec());
+        let name = name.map_err(|_| CodecError::UnknownKind(EPOCH))?;
+        parts.push((name, u64::from_le_bytes(array(reader)?)));
+    }
+    Ok(EpochDigests {
+        registers,
+        ram,
+        parts,
+    })
 }
 
 fn decode_posted(reader: &mut Reader<'_>) -> Result<Vec<PostedWrite>, CodecError> {
@@ -305,6 +344,16 @@ mod tests {
             (any::<u64>(), content()).prop_map(|(address, delta)| Entry::Page { address, delta }),
             (content(), prop::collection::vec(posted(), 0..5))
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),
+            (
+                any::<[u64; 18]>(),
+                any::<u64>(),
+                prop::collection::vec(("[a-z-]{1,20}", any::<u64>()), 0..5)
+            )
+                .prop_map(|(registers, ram, parts)| Entry::Epoch(Box::new(EpochDigests {
+                    registers,
+                    ram,
+                    parts
+                }))),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
         ]
     }

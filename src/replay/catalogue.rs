@@ -2,6 +2,7 @@
 
 use crate::base::units::VirtualTime;
 use crate::devices::DiskRequestId;
+use crate::machine::EpochDigests;
 use crate::machine::kvm::PostedWrite;
 
 /// One entry of the log. Each says what a replay does with it.
@@ -44,6 +45,8 @@ pub enum Entry {
         /// What it wrote, and where.
         posted: Vec<PostedWrite>,
     },
+    /// An epoch ended before this exit was handled. The replay compares what it is then.
+    Epoch(Box<EpochDigests>),
     /// Something left the VM. The replay compares and sends nothing.
     Output {
         /// What.
@@ -91,6 +94,7 @@ impl Entry {
             | Self::Disk { .. }
             | Self::PowerButton
             | Self::Stop
+            | Self::Epoch(_)
             | Self::Output { .. } => 0,
         }
     }
@@ -109,6 +113,7 @@ impl Entry {
             Self::Stop => "stop",
             Self::Page { .. } => "page",
             Self::Resume { .. } => "resume",
+            Self::Epoch(_) => "epoch",
             Self::Output { .. } => "output",
         }
     }

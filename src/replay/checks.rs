@@ -1,6 +1,7 @@
 //! The rolling digest of a guest's exits (R3).
 
 use twox_hash::XxHash3_64;
+use zerocopy::IntoBytes;
 
 use crate::machine::ExitTrace;
 use crate::machine::kvm::{Exit, PostedWrite, WritePlace};
@@ -30,9 +31,7 @@ impl Rolling {
             self.scratch.extend_from_slice(&word.to_le_bytes());
         }
         self.scratch.extend_from_slice(trace.written);
-        for register in registers(trace) {
-            self.scratch.extend_from_slice(&register.to_le_bytes());
-        }
+        self.scratch.extend_from_slice(trace.registers.as_bytes());
         self.digest = XxHash3_64::oneshot_with_seed(self.digest, &self.scratch);
         self.scratch.clear();
         self.digest.to_le_bytes()[0]
@@ -67,27 +66,8 @@ fn operands(exit: &Exit) -> [u64; 3] {
     }
 }
 
-/// All general registers, in the order of `kvm_regs`.
-fn registers(trace: &ExitTrace<'_>) -> [u64; 18] {
-    let regs = trace.registers;
-    [
-        regs.rax,
-        regs.rbx,
-        regs.rcx,
-        regs.rdx,
-        regs.rsi,
-        regs.rdi,
-        regs.rsp,
-        regs.rbp,
-        regs.r8,
-        regs.r9,
-        regs.r10,
-        regs.r11,
-        regs.r12,
-        regs.r13,
-        regs.r14,
-        regs.r15,
-        regs.rip,
-        regs.rflags,
-    ]
-}
+/// The general registers' names, in the order of `kvm_regs`.
+pub(super) const REGISTERS: [&str; 18] = [
+    "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RSP", "RBP", "R8", "R9", "R10", "R11", "R12", "R13", "R14",
+    "R15", "RIP", "RFLAGS",
+];

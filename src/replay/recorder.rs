@@ -27,7 +27,8 @@ use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
 use crate::machine::kvm::PostedWrite;
 use crate::machine::{
-    Arrival, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError, Totals, Turn,
+    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError,
+    Totals, Turn,
 };
 
 /// Virtual time after which a batch is closed however small it is: what a power cut can take.
@@ -257,8 +258,13 @@ impl Timeline for Recorder {
         Ok(())
     }
 
-    fn begins_epoch(&mut self, standing: Standing) -> bool {
-        self.patience.begins_epoch(standing.now)
+    fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        Ok(self.patience.begins_epoch(standing.now))
+    }
+
+    fn epoch_ended(&mut self, standing: Standing, digests: EpochDigests) -> Result<(), TimelineError> {
+        self.note(standing.exit, Entry::Epoch(Box::new(digests)));
+        Ok(())
     }
 
     fn posted(&mut self, write: &PostedWrite) {

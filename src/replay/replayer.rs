@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 
 use super::catalogue::Entry;
-use super::checks::Rolling;
+use super::checks::{REGISTERS, Rolling};
 use super::log::{LogError, LogReader};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
@@ -22,7 +22,9 @@ use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
 use crate::machine::kvm::{Kicker, PostedWrite, VcpuState};
 use crate::machine::workers::{Event, Inbox};
-use crate::machine::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
+use crate::machine::{
+    Arrival, EpochDigests, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+};
 
 /// A timeline that replays.
 #[derive(Debug)]
@@ -224,6 +226,26 @@ impl<R: Read> Replayer<R> {
     }
 }
 
+/// What is not as it was, by name.
+fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
+    let values = recorded.registers.iter().zip(&found.registers);
+    let registers = REGISTERS
+        .iter()
+        .zip(values)
+        .filter(|(_, (then, now))| then != now);
+    let registers = registers.map(|(name, (then, now))| format!("{name} was {then:#x} and is {now:#x}"));
+    let parts = found.parts.iter().filter(|part| !recorded.parts.contains(part));
+    let parts = parts.map(|(name, _)| format!("{name} differs"));
+    let missing = recorded
+        .parts
+        .iter()
+        .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
+    let missing = missing.map(|(name, _)| format!("{name} is missing"));
+    let ram = (recorded.ram != found.ram).then(|| "RAM differs".to_owned());
+    let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
+    (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
+}
+
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> TimelineError {
     TimelineError::Host {
         what: "reading the log",
@@ -266,7 +288,9 @@ impl<R: Read> Timeline for Replayer<R> {
             Some(Entry::PowerButton) => Arrival::Device(Input::PowerButton),
             Some(Entry::Stop) => Arrival::Stop,
             Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
-            Some(entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Output { .. })) => {
+            Some(
+                entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Epoch(_) | Entry::Output { .. }),
+            ) => {
                 let what = format!(
                     "the guest did not ask for the {} that the record has here",
                     entry.name()
@@ -335,8 +359,18 @@ impl<R: Read> Timeline for Replayer<R> {
         ))
     }
 
-    fn begins_epoch(&mut self, _: Standing) -> bool {
-        false
+    fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        Ok(matches!(self.entry_here(standing)?, Some(Entry::Epoch(_))))
+    }
+
+    fn epoch_ended(&mut self, standing: Standing, digests: EpochDigests) -> Result<(), TimelineError> {
+        let Some((_, Entry::Epoch(recorded))) = self.entries.pop_front() else {
+            return Err(diverged(standing, "the record has no epoch here".into()));
+        };
+        match differences(&recorded, &digests) {
+            None => Ok(()),
+            Some(what) => Err(diverged(standing, what)),
+        }
     }
 
     fn leave_guest(&mut self) {

@@ -201,10 +201,31 @@ impl KvmVm {
     /// # Errors
     /// When KVM refuses.
     pub fn written_pages(&self) -> Result<Vec<u64>, KvmError> {
+        self.pages_marked(|slot, region| self.dirty_log(slot, region))
+    }
+
+    /// The same pages, and those that we have written.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn changed_pages(&self) -> Result<Vec<u64>, KvmError> {
+        self.pages_marked(|slot, region| {
+            let mut log = self.dirty_log(slot, region)?;
+            for (index, word) in log.iter_mut().enumerate() {
+                let is_ours = |bit: &usize| (**region).bitmap().is_bit_set(index * 64 + bit);
+                *word |= (0..64).filter(is_ours).fold(0, |bits, bit| bits | 1 << bit);
+            }
+            Ok(log)
+        })
+    }
+
+    fn pages_marked(
+        &self,
+        log_of: impl Fn(u32, &GuestRegionMmap<AtomicBitmap>) -> Result<Vec<u64>, KvmError>,
+    ) -> Result<Vec<u64>, KvmError> {
         let mut pages = Vec::new();
         for (slot, region) in (0..).zip(self.memory.ram().iter()) {
-            let log = self.dirty_log(slot, region)?;
-            for (index, word) in (0_u64..).zip(log) {
+            for (index, word) in (0_u64..).zip(log_of(slot, region)?) {
                 let bits = (0..64_u64).filter(|bit| word >> bit & 1 != 0);
                 pages.extend(bits.map(|bit| region.start_addr().0 + (index * 64 + bit) * PAGE_BYTES));
             }
@@ -212,7 +233,7 @@ impl KvmVm {
         Ok(pages)
     }
 
-    /// Starts the log of written pages anew. The guest must be at rest.
+    /// Starts the log of written pages anew, the guest's and ours. The guest must be at rest.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -234,6 +255,7 @@ impl KvmVm {
                     source: errno.into(),
                 }
             })?;
+            (**region).bitmap().reset();
         }
         Ok(())
     }

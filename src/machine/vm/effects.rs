@@ -1,5 +1,6 @@
 //! Between the devices and the workers: what arrived goes in, what the devices ask for goes out.
 
+use super::epoch::roll_disk_writes;
 use super::{Output, Outside, RunError, Timeline, Vm};
 use crate::base::units::GuestPhys;
 use crate::devices::board::Moment;
@@ -43,6 +44,7 @@ impl Vm {
                     Effect::Fault(fault) => outcome = Some(Outcome::DeviceFault(fault)),
                 }
             }
+            self.disk_writes = roll_disk_writes(self.disk_writes, &requests);
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
                 disk.submit(requests);
             }

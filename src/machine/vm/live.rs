@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::epoch::EpochDigests;
 use super::timeline::{
     Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
 };
@@ -210,8 +211,12 @@ impl Timeline for Live {
         Ok(())
     }
 
-    fn begins_epoch(&mut self, _: Standing) -> bool {
-        false
+    fn begins_epoch(&mut self, _: Standing) -> Result<bool, TimelineError> {
+        Ok(false)
+    }
+
+    fn epoch_ended(&mut self, _: Standing, _: EpochDigests) -> Result<(), TimelineError> {
+        Ok(())
     }
 
     fn posted(&mut self, _: &PostedWrite) {}

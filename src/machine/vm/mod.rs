@@ -40,6 +40,7 @@
 //! acts between exits; an exit reason that KVM sometimes handles itself.
 
 mod effects;
+mod epoch;
 mod exits;
 mod live;
 mod preempt;
@@ -62,6 +63,8 @@ use crate::devices::Input;
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
+pub use epoch::EpochDigests;
+use epoch::RamDigest;
 pub use live::Live;
 pub use saved::RestoreError;
 pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
@@ -149,6 +152,9 @@ pub(super) struct Vm {
     console_room: usize,
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
+    ram_digest: RamDigest,
+    /// Of all that was written to the disk ([`epoch::roll_disk_writes`]).
+    disk_writes: u64,
     totals: Totals,
 }
 
@@ -192,6 +198,8 @@ impl Vm {
             console_room,
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
+            ram_digest: RamDigest::default(),
+            disk_writes: 0,
             totals: Totals::default(),
         };
         vm.show_hpet()?;
@@ -403,8 +411,8 @@ impl Vm {
             self.totals.exit_count = self.totals.exit_count.next();
             self.totals.exits[kind as usize] += 1;
             self.trace(&exit, timeline)?;
-            if timeline.begins_epoch(self.standing()) {
-                self.kvm.forget_written_pages()?;
+            if timeline.begins_epoch(self.standing())? {
+                self.close_epoch(timeline)?;
             }
         }
         self.handle(exit, timeline)

@@ -7,6 +7,7 @@
 
 use kvm_bindings::kvm_regs;
 
+use super::epoch::EpochDigests;
 use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::{Frame, Input};
 use crate::machine::kvm::{Exit, PostedWrite, VcpuState};
@@ -178,8 +179,18 @@ pub trait Timeline {
     /// [`TimelineError`].
     fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError>;
 
-    /// Whether the log of written pages shall start anew at the exit in `standing`.
-    fn begins_epoch(&mut self, standing: Standing) -> bool;
+    /// Whether an epoch ends at the exit in `standing`, which is not handled yet, and another begins: the log of written
+    /// pages starts anew.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError>;
+
+    /// What the machine is at the end of the epoch.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn epoch_ended(&mut self, standing: Standing, digests: EpochDigests) -> Result<(), TimelineError>;
 
     /// The guest wrote without an exit, before the next one.
     fn posted(&mut self, write: &PostedWrite);
