@@ -6,6 +6,7 @@ pub mod decision;
 pub mod image;
 mod leaf_set;
 pub mod limits;
+pub mod protocol;
 pub mod replica;
 pub mod tree;
 pub mod units;

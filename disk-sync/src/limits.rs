@@ -17,7 +17,7 @@ pub const HASH_THREADS_MAX: usize = 64;
 pub const SPAN_REGIONS: u64 = 4;
 
 /// Regions of a hole that are told at once.
-pub const HOLE_SPAN_REGIONS_MAX: u64 = 1 << 20;
+pub const HOLE_SPAN_REGIONS_MAX: u64 = 1 << 16;
 
 /// Bytes of a VM's id.
 pub const VM_ID_BYTES_MAX: usize = 63;
@@ -48,12 +48,21 @@ pub const FRAME_REGIONS_MAX: usize = 4096;
 /// Runs that one frame carries.
 pub const FRAME_RUNS_MAX: usize = 65_536;
 
-/// Bytes of frames that wait in a receiving end for its session. What the protocol lets the target send unasked is
-/// a twentieth of it; an end that sends more breaks the protocol.
+/// Bytes of frames that wait in a receiving end for its session. A target waits; a source takes more than this for a
+/// breach, since the protocol lets the target send a third of it at most.
 pub const RECEIVED_BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
 
 /// Bytes of frames that wait for the line.
 pub const SENT_BYTES_WAITING_MAX: usize = 16 * 1024 * 1024;
+
+/// Regions whose values the target tells before the source has compared them: what bounds the source's memory.
+pub const REGIONS_AHEAD_MAX: u64 = 512 * 1024;
+
+/// Regions after which the source tells how many it has compared.
+pub const REGIONS_PER_RECEIPT: u64 = 64 * 1024;
+
+/// Bytes of what was hashed here that wait for the session.
+pub const FOUND_BYTES_WAITING_MAX: usize = 8 * 1024 * 1024;
 
 /// Regions of which the source has asked for leaves and not yet heard.
 pub const LEAVES_ASKED_MAX: usize = 4096;
@@ -73,3 +82,6 @@ const _: () = assert!(FRAME_REGIONS_MAX * 33 + 64 < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_RUNS_MAX * 12 + 64 < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < SENT_BYTES_WAITING_MAX);
 const _: () = assert!(LEAVES_ASKED_MAX >= FRAME_REGIONS_MAX);
+const _: () = assert!(REGIONS_PER_RECEIPT * 2 < REGIONS_AHEAD_MAX);
+const _: () =
+    assert!(in_memory(REGIONS_AHEAD_MAX) * 42 + LEAVES_ASKED_MAX * 1024 < RECEIVED_BYTES_WAITING_MAX);

@@ -15,7 +15,7 @@
 
 use std::sync::LazyLock;
 
-use crate::replica::{Lineage, ReplicaId, State, VmId};
+use crate::replica::{Lineage, Loaded, Replica, ReplicaId, State, Store, VmId};
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +37,33 @@ pub struct Summary {
     pub has_marks: bool,
     /// Whether it was written to behind our back.
     pub was_changed_behind: bool,
+}
+
+impl Summary {
+    /// That of metadata which was read.
+    #[must_use]
+    pub fn of_loaded(loaded: &Loaded, was_changed_behind: bool) -> Self {
+        Self {
+            vm: loaded.vm().clone(),
+            replica: loaded.replica(),
+            state: loaded.state(),
+            lineage: loaded.lineage().cloned(),
+            has_marks: !loaded.marks().is_empty(),
+            was_changed_behind,
+        }
+    }
+
+    /// That of a replica in use.
+    pub fn of<S: Store>(replica: &Replica<S>, was_changed_behind: bool) -> Self {
+        Self {
+            vm: replica.vm().clone(),
+            replica: replica.id(),
+            state: replica.state(),
+            lineage: replica.lineage().cloned(),
+            has_marks: !replica.dirty().is_empty(),
+            was_changed_behind,
+        }
+    }
 }
 
 macro_rules! words {

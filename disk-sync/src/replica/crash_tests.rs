@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::sim_store::SimStore;
 use super::*;
+use crate::units::on_disk;
 
 /// More extents than can be hot.
 const LENGTH: u64 = 3000 * EXTENT_BYTES;

@@ -78,8 +78,6 @@ random_names! {
     ReplicaId;
     /// Names a content and all that grows from it while no other replica is lost. Drawn at random.
     GenerationId;
-    /// Names one attempt at making two replicas equal. Drawn at random.
-    SessionId;
 }
 
 /// Where a replica's content comes from, after DRBD's generation identifiers.

@@ -27,6 +27,7 @@
 mod activity;
 pub(crate) mod header;
 mod identity;
+mod loaded;
 mod map;
 mod store;
 
@@ -40,15 +41,17 @@ use std::ops::Range;
 
 use crate::codec::Malformed;
 use crate::leaf_set::LeafSet;
-use crate::limits::{EXTENTS_EVICTED_AT_ONCE, HOT_EXTENTS_MAX, MAP_PAGE_BYTES, SLOT_BYTES};
-use crate::units::{EXTENT_BYTES, EXTENT_LEAVES, ImageLength, Run, in_memory, on_disk};
+use crate::limits::{EXTENTS_EVICTED_AT_ONCE, HOT_EXTENTS_MAX};
+use crate::units::{EXTENT_BYTES, EXTENT_LEAVES, ImageLength, Run, in_memory};
 
 pub use activity::FlushTicket;
-pub use identity::{GenerationId, Lineage, ReplicaId, SessionId, State, SyncKey, VmId, VmIdError};
+pub use identity::{GenerationId, Lineage, ReplicaId, State, SyncKey, VmId, VmIdError};
+pub use loaded::{Creation, Loaded, metadata_bytes};
 pub use store::{FileStore, Store};
 
 use activity::Activity;
-use header::{BadSlot, Header};
+use header::Header;
+use loaded::fold;
 
 /// Metadata that cannot be read, or could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,9 @@ pub enum ReplicaError {
     /// A slot is whole and makes no sense: a defect of the program that wrote it.
     #[error("the replica's metadata makes no sense: {0}")]
     Senseless(Malformed),
+    /// It was opened for reading.
+    #[error("the replica was opened for reading only")]
+    ReadOnly,
     /// An earlier update failed, and it is not known what became of it. Open it again.
     #[error("an earlier update of the replica's metadata failed")]
     Broken,
@@ -94,29 +100,6 @@ pub enum Admission {
     NeedsFlush,
 }
 
-/// What makes a new replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Creation {
-    /// Of which VM.
-    pub vm: VmId,
-    /// Its own name.
-    pub replica: ReplicaId,
-    /// The image's length.
-    pub length: ImageLength,
-    /// What the image holds, as a content of its own; none if it shall become a copy of another one.
-    pub content: Option<GenerationId>,
-    /// What the image looks like.
-    pub stamp: Option<[u8; 32]>,
-}
-
-/// A replica's metadata as it was read.
-#[derive(Debug)]
-pub struct Loaded {
-    header: Header,
-    dirty: LeafSet,
-    damaged_pages: usize,
-}
-
 /// A replica's metadata, open for updates.
 #[derive(Debug)]
 pub struct Replica<S> {
@@ -129,152 +112,6 @@ pub struct Replica<S> {
     /// Under which name to go on with the next write, after the other replica was lost.
     next_generation: Option<GenerationId>,
     broken: bool,
-}
-
-impl Creation {
-    /// The whole file of the new metadata.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let header = Header {
-            sequence: 0,
-            length: self.length,
-            vm: self.vm.clone(),
-            replica: self.replica,
-            state: match self.content {
-                Some(_) => State::Clean,
-                None => State::Stale,
-            },
-            in_use: false,
-            tracking: false,
-            lineage: self.content.map(Lineage::new),
-            stamp: self.stamp,
-            activity: Vec::new(),
-        };
-        let mut bytes = header.encode();
-        bytes.resize(2 * SLOT_BYTES, 0);
-        let map = LeafSet::none(self.length);
-        for page in 0..map::pages(self.length) {
-            bytes.extend(map::encode(page, &map));
-        }
-        bytes
-    }
-}
-
-impl Loaded {
-    /// Reads metadata, changing nothing.
-    ///
-    /// # Errors
-    /// [`ReplicaError`].
-    pub fn read(store: &impl Store) -> Result<Self, ReplicaError> {
-        let mut slot = vec![0; SLOT_BYTES];
-        let mut newest: Option<Header> = None;
-        let mut faults = Vec::new();
-        for sequence in 0..2 {
-            store.read_at(header::slot_offset(sequence), &mut slot)?;
-            match Header::decode(&slot) {
-                Ok(found)
-                    if newest
-                        .as_ref()
-                        .is_none_or(|newest| newest.sequence < found.sequence) =>
-                {
-                    newest = Some(found);
-                }
-                Ok(_) => {}
-                Err(fault) => faults.push(fault),
-            }
-        }
-        // A version that is not known is never passed over: it may be the newer one.
-        for fault in &faults {
-            match fault {
-                BadSlot::Version(version) => return Err(ReplicaError::Version(*version)),
-                BadSlot::Body(malformed) => return Err(ReplicaError::Senseless(*malformed)),
-                BadSlot::Magic | BadSlot::Checksum => {}
-            }
-        }
-        let Some(header) = newest else {
-            let foreign = faults.iter().all(|fault| *fault == BadSlot::Magic);
-            return Err(if foreign {
-                ReplicaError::Foreign
-            } else {
-                ReplicaError::Damaged
-            });
-        };
-        let mut dirty = LeafSet::none(header.length);
-        let mut damaged_pages = 0;
-        let mut page_bytes = vec![0; MAP_PAGE_BYTES];
-        for page in 0..map::pages(header.length) {
-            store.read_at(map::page_offset(page), &mut page_bytes)?;
-            damaged_pages += usize::from(!map::decode(page, &page_bytes, &mut dirty));
-        }
-        Ok(Self {
-            header,
-            dirty,
-            damaged_pages,
-        })
-    }
-
-    /// Of which VM.
-    #[must_use]
-    pub fn vm(&self) -> &VmId {
-        &self.header.vm
-    }
-
-    /// The replica's own name.
-    #[must_use]
-    pub fn replica(&self) -> ReplicaId {
-        self.header.replica
-    }
-
-    /// The image's length.
-    #[must_use]
-    pub fn length(&self) -> ImageLength {
-        self.header.length
-    }
-
-    /// What may be done with it.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.header.state
-    }
-
-    /// Where its content comes from.
-    #[must_use]
-    pub fn lineage(&self) -> Option<&Lineage> {
-        self.header.lineage.as_ref()
-    }
-
-    /// What may differ from the replica that it was last equal to, extents that a crash left unsure included. Of
-    /// one that is being synced: what is still to be compared.
-    #[must_use]
-    pub fn marks(&self) -> LeafSet {
-        let mut marks = self.dirty.clone();
-        fold(&self.header.activity, &mut marks);
-        marks
-    }
-
-    /// Extents that were being written to when it was last heard of.
-    #[must_use]
-    pub fn hot_extents(&self) -> usize {
-        self.header.activity.len()
-    }
-
-    /// Whether somebody has it open, or died having it.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        self.header.in_use
-    }
-
-    /// Whether the image was written to behind our back: it was closed, and looks different now.
-    #[must_use]
-    pub fn was_changed_behind(&self, stamp: Option<[u8; 32]>) -> bool {
-        !self.header.in_use && self.header.stamp.is_some() && self.header.stamp != stamp
-    }
-}
-
-fn fold(activity: &[u32], marks: &mut LeafSet) {
-    for extent in activity {
-        marks.insert(&Run::new(u64::from(*extent) * EXTENT_LEAVES, EXTENT_LEAVES));
-    }
 }
 
 impl<S: Store> Replica<S> {
@@ -602,10 +439,4 @@ fn extents_of(bytes: &Range<u64>) -> Range<u32> {
         bytes.end.div_ceil(EXTENT_BYTES)
     };
     number(bytes.start / EXTENT_BYTES)..number(end)
-}
-
-/// Bytes of the metadata of an image.
-#[must_use]
-pub fn metadata_bytes(length: ImageLength) -> u64 {
-    header::MAP_OFFSET + map::pages(length) * on_disk(MAP_PAGE_BYTES)
 }

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use super::Value;
 use super::value::{ZERO_LEAF, is_zero, leaf_offset, plain_leaf, plain_over, plain_root_over, region_value};
-use super::{ContentRoot, Value};
 use crate::image::Image;
 use crate::leaf_set::LeafSet;
 use crate::limits::{HASH_THREADS_MAX, HOLE_SPAN_REGIONS_MAX, SPAN_REGIONS};
@@ -324,17 +324,4 @@ fn read(image: &dyn Image, bytes: &Range<u64>, reading: Reading, buffer: &mut [u
         at = end;
     }
     Ok(with_data)
-}
-
-impl ContentRoot {
-    /// What names the content of `regions` alone: the others count as zeros.
-    #[must_use]
-    pub fn of_regions(length: ImageLength, regions: &[(u64, Value)]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        for (region, value) in regions {
-            hasher.update(&region.to_le_bytes());
-            hasher.update(&value.0);
-        }
-        Self::of(length.bytes(), &Value(hasher.finalize().into()))
-    }
 }

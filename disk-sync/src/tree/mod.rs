@@ -184,6 +184,21 @@ impl Tree {
         ContentRoot::of(self.length.bytes(), &Value::over(&self.regions, width))
     }
 
+    /// What names the content of the regions in which leaves of `work` lie, and which regions these are.
+    #[must_use]
+    pub fn root_of(&self, work: &LeafSet) -> ContentRoot {
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while let Some(regions) = work.next_regions(at) {
+            for region in regions.indices() {
+                hasher.update(&region.to_le_bytes());
+                hasher.update(&self.region(region).0);
+            }
+            at = regions.end();
+        }
+        ContentRoot::of(self.length.bytes(), &Value(hasher.finalize().into()))
+    }
+
     /// BLAKE3 of the image, if it was wanted.
     #[must_use]
     pub fn plain_root(&self) -> Option<blake3::Hash> {
