@@ -5,11 +5,6 @@
 //! - `queue`, `pace`, `link`: threads, room, time, sockets.
 //! - `wire`, `pack`: frames as bytes, and fewer of them.
 //! - `engine`: carries out what a session wants, for one end.
-#![expect(
-    rustdoc::private_intra_doc_links,
-    reason = "the design is told where the code is; the names are there for its readers"
-)]
-
 mod engine;
 mod frame;
 mod link;

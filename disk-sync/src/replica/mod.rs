@@ -9,7 +9,7 @@
 //!                    └─────────── begin_sync ──────────────────────────────▲
 //! ```
 //!
-//! `Clean` alone may go live. Each arrow is one update of the [`header`], durable when the call returns; a crash
+//! `Clean` alone may go live. Each arrow is one update of the `header`, durable when the call returns; a crash
 //! leaves the state before or the state after.
 //!
 //! **What a crash leaves unsure.** An extent enters the activity log durably before its first write and leaves only
@@ -197,6 +197,16 @@ impl<S: Store> Replica<S> {
     /// compared.
     pub fn dirty(&self) -> &LeafSet {
         &self.dirty
+    }
+
+    /// The image was written to and nobody marked where: everything may differ, and that outlives this use.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub fn mark_everything(&mut self) -> Result<(), ReplicaError> {
+        self.dirty.insert(&self.header.length.all_leaves());
+        self.unsaved.fill(true);
+        self.save_map()
     }
 
     /// The other replica is lost: writes are marked from now on, and the first of them begins `next`. What is hot is
