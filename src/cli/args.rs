@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::certs::CertsCommand;
+use super::disk::DiskCommand;
 use super::exit_code;
 
 /// Keeps one virtual machine alive across two datacenters.
@@ -87,6 +88,9 @@ pub(super) enum Command {
     /// Make, show, renew and check the certificates that sites, tiebreakers and operators prove themselves with.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Make, show, compare and sync the replicas of a VM's disk.
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

@@ -94,6 +94,14 @@ exit_codes! {
     ExpiresSoon = 41, "expires-soon", "Of `certs verify`: everything is good, but the certificate or its CA is in the last tenth of its life.", "Renew it with `antipode certs renew`; of a CA, make a new one.";
     /// A file that would be overwritten.
     FileExists = 42, "file-exists", "The command would have overwritten a file; nothing was changed.", "Name another place, or move the file away.";
+    /// Two disks hold different things.
+    DisksDiffer = 50, "disks-differ", "Of `disk diff` and `disk verify`: the two disks differ. Of `disk sync`: what was written does not read back as what was sent.", "Run `antipode disk sync`; if that ended in this, test both disks.";
+    /// Copying one replica over the other would do harm.
+    SyncRefused = 51, "sync-refused", "Copying one replica over the other would do harm; the message says why. Nothing was changed.", "Do what the message says, or swap source and target.";
+    /// A sync ended early.
+    SyncInterrupted = 52, "sync-interrupted", "A sync ended early: the connection broke, or the other end gave up. A target that was touched says `syncing`.", "Mend what the message names and run the same command again: it goes on where it was.";
+    /// A replica's metadata cannot be used.
+    ReplicaRefused = 53, "replica-refused", "A replica's metadata is missing, damaged, or of another version.", "Make it with `antipode disk create`, or restore it; a damaged replica is made anew with `--empty` and synced.";
     /// What was asked for cannot be had on this host, and no harm is done.
     Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
 }

@@ -15,6 +15,7 @@
 
 mod args;
 mod certs;
+mod disk;
 mod doctor;
 mod exit_code;
 mod failure;
@@ -78,6 +79,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
         Action::LogStatistics(log) => log_reader::statistics(&log, settings.json, output),
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Certs(request) => certs::certs(&request, settings.json, output),
+        Action::Disk(request) => disk::disk(&request, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }

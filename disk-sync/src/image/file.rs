@@ -1,0 +1,269 @@
+//! A raw file or a block device.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::unistd::{Whence, lseek64};
+
+use super::Image;
+use crate::units::{ImageLength, MEBIBYTE, TooLong, in_memory};
+
+/// What an image is opened for. Writers are alone; readers share it with readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading: nobody may be writing to it.
+    Read,
+    /// For reading, while somebody else may be writing to it: what is read is of no particular moment.
+    ReadUnlocked,
+    /// For reading and writing: nobody else may have it open.
+    Write,
+}
+
+/// Why an image cannot be opened. Nothing was modified.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The host refuses.
+    #[error("{path}: cannot be opened: {source}", path = path.display())]
+    Refused {
+        /// The image.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// It is a folder, a pipe or the like.
+    #[error("{path}: is neither a regular file nor a block device", path = path.display())]
+    WrongKind {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Another process has it.
+    #[error("{path}: is in use by another process", path = path.display())]
+    Locked {
+        /// The image.
+        path: PathBuf,
+    },
+    /// It is larger than supported.
+    #[error("{path}: {source}", path = path.display())]
+    TooLong {
+        /// The image.
+        path: PathBuf,
+        /// How large.
+        source: TooLong,
+    },
+}
+
+/// An open raw file or block device, locked against other processes of ours.
+#[derive(Debug)]
+pub struct FileImage {
+    file: File,
+    length: ImageLength,
+    is_file: bool,
+}
+
+impl FileImage {
+    /// Opens what is at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
+        let refused = |source| OpenError::Refused {
+            path: path.to_owned(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write);
+        let mut file = options.open(path).map_err(refused)?;
+        let kind = file.metadata().map_err(refused)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::WrongKind {
+                path: path.to_owned(),
+            });
+        }
+        match lock(&file, access) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(refused(error)),
+        }
+        // A block device has no length in its metadata; its end has a position all the same.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(refused)?;
+        let length = ImageLength::new(bytes).map_err(|source| OpenError::TooLong {
+            path: path.to_owned(),
+            source,
+        })?;
+        // Read-ahead helps, nothing depends on it.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        Ok(Self {
+            file,
+            length,
+            is_file: kind.is_file(),
+        })
+    }
+
+    /// What changes when the file is written to, or replaced: inode, length and time of change. None of a block
+    /// device, which has nothing of the kind.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn stamp(&self) -> io::Result<Option<[u8; 32]>> {
+        if !self.is_file {
+            return Ok(None);
+        }
+        let seen = self.file.metadata()?;
+        let mut hasher = blake3::Hasher::new();
+        for value in [seen.ino(), seen.dev(), seen.len()] {
+            hasher.update(&value.to_le_bytes());
+        }
+        for value in [seen.mtime(), seen.mtime_nsec()] {
+            hasher.update(&value.to_le_bytes());
+        }
+        Ok(Some(hasher.finalize().into()))
+    }
+
+    fn seek(&self, offset: u64, whence: Whence) -> nix::Result<u64> {
+        let at = lseek64(&self.file, offset.cast_signed(), whence)?;
+        Ok(at.cast_unsigned())
+    }
+}
+
+fn lock(file: &File, access: Access) -> Result<(), TryLockError> {
+    match access {
+        Access::Read => file.try_lock_shared(),
+        Access::ReadUnlocked => Ok(()),
+        Access::Write => file.try_lock(),
+    }
+}
+
+/// What is written where a hole cannot be made.
+static ZEROS: [u8; in_memory(MEBIBYTE)] = [0; in_memory(MEBIBYTE)];
+
+impl Image for FileImage {
+    fn length(&self) -> ImageLength {
+        self.length
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let length = range.end.saturating_sub(range.start);
+        match fallocate(&self.file, hole, range.start.cast_signed(), length.cast_signed()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::EINVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let count = (range.end - at).min(MEBIBYTE);
+            self.file.write_all_at(&ZEROS[..in_memory(count)], at)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let end = self.length.bytes();
+        if offset >= end {
+            return Ok(None);
+        }
+        // Where holes cannot be told (block devices, some file systems) everything may be data.
+        let start = match self.seek(offset, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => return Ok(None),
+            Err(_) => return Ok(Some(offset..end)),
+        };
+        let hole = self.seek(start, Whence::SeekHole).unwrap_or(end);
+        Ok((start < end).then(|| start..hole.min(end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::units::LEAF_BYTES;
+
+    #[test]
+    fn holes_are_found_made_and_read_as_zeros() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; in_memory(3 * LEAF_BYTES)]).unwrap();
+        file.as_file().set_len(16 * MEBIBYTE).unwrap();
+        let image = FileImage::open(file.path(), Access::Write).unwrap();
+        assert_eq!(image.data_from(0).unwrap(), Some(0..3 * LEAF_BYTES));
+        assert_eq!(image.data_from(MEBIBYTE).unwrap(), None);
+        image.write_zeros(0..LEAF_BYTES).unwrap();
+        assert_eq!(image.data_from(0).unwrap(), Some(LEAF_BYTES..3 * LEAF_BYTES));
+        let mut read = [1; 16];
+        image.read_at(100, &mut read).unwrap();
+        assert_eq!(read, [0; 16]);
+    }
+
+    #[test]
+    fn a_writer_is_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reader = FileImage::open(file.path(), Access::Read).unwrap();
+        let second = FileImage::open(file.path(), Access::Read);
+        assert!(second.is_ok());
+        assert!(matches!(
+            FileImage::open(file.path(), Access::Write),
+            Err(OpenError::Locked { .. })
+        ));
+        drop((reader, second));
+        let _writer = FileImage::open(file.path(), Access::Write).unwrap();
+        assert!(matches!(
+            FileImage::open(file.path(), Access::Read),
+            Err(OpenError::Locked { .. })
+        ));
+        assert!(FileImage::open(file.path(), Access::ReadUnlocked).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_a_short_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MEBIBYTE).unwrap();
+        let image = FileImage::open(file.path(), Access::Read).unwrap();
+        file.as_file().set_len(10).unwrap();
+        let error = image.read_at(0, &mut [0; 512]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_stamp_changes_with_the_content() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MEBIBYTE).unwrap();
+        let image = FileImage::open(file.path(), Access::Write).unwrap();
+        let before = image.stamp().unwrap();
+        assert_eq!(image.stamp().unwrap(), before);
+        let later = std::time::SystemTime::UNIX_EPOCH;
+        file.as_file().set_modified(later).unwrap();
+        assert_ne!(image.stamp().unwrap(), before);
+    }
+
+    #[test]
+    fn folders_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            FileImage::open(folder.path(), Access::Read),
+            Err(OpenError::WrongKind { .. })
+        ));
+    }
+}

@@ -1,0 +1,87 @@
+//! Every named maximum of this package in one place, with compile-time checks that tie related ones together.
+
+use crate::units::{EXTENT_BYTES, LEAF_BYTES, MEBIBYTE, REGION_BYTES, in_memory};
+
+/// Most bytes of an image.
+pub const IMAGE_BYTES_MAX: u64 = 64 * 1024 * 1024 * MEBIBYTE;
+
+/// Largest image of which a tree keeps the value of each leaf: 32 bytes for 64 KiB, so 32 MiB of memory. Of larger
+/// images it keeps those of regions only, and the leaves of a region that differs are hashed again.
+pub const LEAVES_KEPT_IMAGE_BYTES_MAX: u64 = 64 * 1024 * MEBIBYTE;
+
+/// Threads that hash one image.
+pub const HASH_THREADS_MAX: usize = 64;
+
+/// Regions that a hashing thread takes at once: large enough for sequential reading, small enough that the threads
+/// end together.
+pub const SPAN_REGIONS: u64 = 4;
+
+/// Regions of a hole that are told at once.
+pub const HOLE_SPAN_REGIONS_MAX: u64 = 1 << 16;
+
+/// Bytes of a VM's id.
+pub const VM_ID_BYTES_MAX: usize = 63;
+
+/// Generations that a lineage remembers beside the current one and its base. An older common point is found by
+/// nobody and costs a full comparison.
+pub const LINEAGE_HISTORY_MAX: usize = 32;
+
+/// Extents that may be written to without a metadata update first: 8 GiB of hot disk, which is also the most that a
+/// crash can leave unsure.
+pub const HOT_EXTENTS_MAX: usize = 2048;
+
+/// Extents that leave the activity log together when it is full, so that one update pays for many.
+pub const EXTENTS_EVICTED_AT_ONCE: usize = 256;
+
+/// Bytes of one slot of a replica's metadata.
+pub const SLOT_BYTES: usize = 16 * 1024;
+
+/// Bytes of one page of the dirty map.
+pub const MAP_PAGE_BYTES: usize = 4096;
+
+/// Bytes of one frame's body.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+
+/// Regions whose leaves one frame asks for, and the values of regions that one frame carries.
+pub const FRAME_REGIONS_MAX: usize = 4096;
+
+/// Runs that one frame carries.
+pub const FRAME_RUNS_MAX: usize = 65_536;
+
+/// Bytes of frames that wait in a receiving end for its session. A target waits; a source takes more than this for a
+/// breach, since the protocol lets the target send a third of it at most.
+pub const RECEIVED_BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of frames that wait for the line.
+pub const SENT_BYTES_WAITING_MAX: usize = 16 * 1024 * 1024;
+
+/// Regions whose values the target tells before the source has compared them: what bounds the source's memory.
+pub const REGIONS_AHEAD_MAX: u64 = 512 * 1024;
+
+/// Regions after which the source tells how many it has compared.
+pub const REGIONS_PER_RECEIPT: u64 = 64 * 1024;
+
+/// Bytes of what was hashed here that wait for the session.
+pub const FOUND_BYTES_WAITING_MAX: usize = 8 * 1024 * 1024;
+
+/// Regions of which the source has asked for leaves and not yet heard.
+pub const LEAVES_ASKED_MAX: usize = 4096;
+
+/// Bytes after which the source asks the target to make durable what it has, so that an interruption costs no more.
+pub const CHECKPOINT_BYTES: u64 = 256 * MEBIBYTE;
+
+/// Bytes of a reason that is told to the peer.
+pub const REASON_BYTES_MAX: usize = 512;
+
+const _: () = assert!(IMAGE_BYTES_MAX / EXTENT_BYTES < u32::MAX as u64);
+const _: () = assert!(LEAVES_KEPT_IMAGE_BYTES_MAX / LEAF_BYTES * 32 <= 32 * MEBIBYTE);
+const _: () = assert!(EXTENTS_EVICTED_AT_ONCE < HOT_EXTENTS_MAX);
+const _: () = assert!(HOT_EXTENTS_MAX * 4 + LINEAGE_HISTORY_MAX * 16 + 1024 < SLOT_BYTES);
+const _: () = assert!(in_memory(REGION_BYTES) + 1024 < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_REGIONS_MAX * 33 + 64 < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_RUNS_MAX * 12 + 64 < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < SENT_BYTES_WAITING_MAX);
+const _: () = assert!(LEAVES_ASKED_MAX >= FRAME_REGIONS_MAX);
+const _: () = assert!(REGIONS_PER_RECEIPT * 2 < REGIONS_AHEAD_MAX);
+const _: () =
+    assert!(in_memory(REGIONS_AHEAD_MAX) * 42 + LEAVES_ASKED_MAX * 1024 < RECEIVED_BYTES_WAITING_MAX);

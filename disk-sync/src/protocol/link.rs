@@ -1,0 +1,276 @@
+//! The connection under a session: a stream of bytes each way, mutual TLS between sites (S1).
+//!
+//! A session reads and writes at the same time, from two threads; a TLS connection is one state. So the state is
+//! behind a lock that is held only while bytes are turned into records or back, never while the socket is waited
+//! for. After the handshake only the writer writes to the socket: records stay in order.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use antipode_certs::tls::{LiveCredentials, fault_in, peer_identity, server_name};
+use antipode_certs::{Identity, PeerRule};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::{ClientConnection, Connection, ServerConnection};
+
+/// How long a peer may take to prove who it is.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the line may be dead before the session ends; it can be resumed.
+const DEAD_LINE_MS: u32 = 30_000;
+const KEEPALIVE_AFTER_SECONDS: u32 = 10;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 5;
+const KEEPALIVE_PROBES: u32 = 4;
+
+const SOCKET_READ_BYTES: usize = 64 * 1024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The network or the host refuses.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The peer is not whom it must be, or takes us for such.
+    #[error("{}", tls_fault(.0))]
+    Tls(rustls::Error),
+    /// The peer showed no certificate that names it.
+    #[error("the peer's certificate: {0}")]
+    Nameless(antipode_certs::CertificateFault),
+}
+
+fn tls_fault(error: &rustls::Error) -> String {
+    fault_in(error).map_or_else(
+        || format!("TLS: {error}"),
+        |fault| format!("the peer's certificate: {fault}"),
+    )
+}
+
+/// The way out.
+pub(crate) trait Outgoing: Write + Send {
+    /// Says that nothing more will come.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+/// An established connection.
+pub struct Link {
+    pub(crate) reader: Box<dyn Read + Send>,
+    pub(crate) writer: Box<dyn Outgoing>,
+    /// Ends both ways at once, so that a reader that waits returns.
+    pub(crate) close: Box<dyn Fn() + Send + Sync>,
+    peer: Option<Identity>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Two ends within this process.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = UnixStream::pair()?;
+        Ok((Self::local(one)?, Self::local(other)?))
+    }
+
+    pub(crate) fn local(stream: UnixStream) -> io::Result<Self> {
+        let (reader, closer) = (stream.try_clone()?, stream.try_clone()?);
+        Ok(Self {
+            reader: Box::new(reader),
+            writer: Box::new(stream),
+            close: Box::new(move || drop(closer.shutdown(Shutdown::Both))),
+            peer: None,
+        })
+    }
+
+    /// Connects to `address`, a host and port, where whom `rule` admits must answer.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn connect(address: &str, live: &Arc<LiveCredentials>, rule: PeerRule) -> Result<Self, LinkError> {
+        let mut outcome = Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name stands for no address",
+        ));
+        for address in address.to_socket_addrs()? {
+            outcome = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let config = live.client_config(rule).map_err(LinkError::Tls)?;
+        let connection = ClientConnection::new(Arc::new(config), server_name()).map_err(LinkError::Tls)?;
+        Self::secured(outcome?, connection.into())
+    }
+
+    /// Takes a connection that came in, from whom `rule` admits.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn accept(stream: TcpStream, live: &Arc<LiveCredentials>, rule: PeerRule) -> Result<Self, LinkError> {
+        let config = live.server_config(rule).map_err(LinkError::Tls)?;
+        let connection = ServerConnection::new(Arc::new(config)).map_err(LinkError::Tls)?;
+        Self::secured(stream, connection.into())
+    }
+
+    fn secured(mut socket: TcpStream, mut connection: Connection) -> Result<Self, LinkError> {
+        socket.set_nodelay(true)?;
+        watch_line(&socket)?;
+        socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(&mut socket).map_err(tls_or_io)?;
+        }
+        socket.set_read_timeout(None)?;
+        let peer = peer_identity(&connection).map_err(LinkError::Nameless)?;
+        connection.set_buffer_limit(None);
+        let closer = socket.try_clone()?;
+        let shared = Arc::new(Mutex::new(connection));
+        Ok(Self {
+            reader: Box::new(TlsReader {
+                connection: Arc::clone(&shared),
+                socket: socket.try_clone()?,
+                decrypted: Vec::new(),
+                taken: 0,
+            }),
+            writer: Box::new(TlsWriter {
+                connection: shared,
+                socket,
+                records: Vec::new(),
+            }),
+            close: Box::new(move || drop(closer.shutdown(Shutdown::Both))),
+            peer: Some(peer),
+        })
+    }
+
+    /// Who is at the other end; none within this process.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Identity> {
+        self.peer.as_ref()
+    }
+}
+
+/// Has the kernel end a connection whose line is dead, whether we wait to send or to receive.
+fn watch_line(socket: &TcpStream) -> io::Result<()> {
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_AFTER_SECONDS)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    setsockopt(socket, sockopt::TcpUserTimeout, &DEAD_LINE_MS)?;
+    Ok(())
+}
+
+/// rustls hides its errors in those of the socket.
+fn tls_or_io(error: io::Error) -> LinkError {
+    match error.downcast::<rustls::Error>() {
+        Ok(error) => LinkError::Tls(error),
+        Err(error) => LinkError::Io(error),
+    }
+}
+
+fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outgoing for UnixStream {
+    fn finish(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+struct TlsReader {
+    connection: Arc<Mutex<Connection>>,
+    socket: TcpStream,
+    decrypted: Vec<u8>,
+    taken: usize,
+}
+
+impl TlsReader {
+    /// Waits for records and takes out what they carry. Answers whether the peer goes on.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut records = [0; SOCKET_READ_BYTES];
+        let count = self.socket.read(&mut records)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut rest = &records[..count];
+        let mut connection = locked(&self.connection);
+        self.decrypted.clear();
+        self.taken = 0;
+        while !rest.is_empty() {
+            connection.read_tls(&mut rest)?;
+            let state = connection
+                .process_new_packets()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let begun = self.decrypted.len();
+            self.decrypted.resize(begun + state.plaintext_bytes_to_read(), 0);
+            connection.reader().read_exact(&mut self.decrypted[begun..])?;
+            if state.peer_has_closed() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Read for TlsReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.taken == self.decrypted.len() {
+            if !self.fill()? && self.decrypted.is_empty() {
+                return Ok(0);
+            }
+        }
+        let count = buffer.len().min(self.decrypted.len() - self.taken);
+        buffer[..count].copy_from_slice(&self.decrypted[self.taken..self.taken + count]);
+        self.taken += count;
+        Ok(count)
+    }
+}
+
+struct TlsWriter {
+    connection: Arc<Mutex<Connection>>,
+    socket: TcpStream,
+    records: Vec<u8>,
+}
+
+impl TlsWriter {
+    /// Sends what `put` gives the connection to say.
+    fn send(&mut self, put: impl FnOnce(&mut Connection) -> io::Result<()>) -> io::Result<()> {
+        self.records.clear();
+        {
+            let mut connection = locked(&self.connection);
+            put(&mut connection)?;
+            while connection.wants_write() {
+                connection.write_tls(&mut self.records)?;
+            }
+        }
+        self.socket.write_all(&self.records)
+    }
+}
+
+impl Write for TlsWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(|connection| connection.writer().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Outgoing for TlsWriter {
+    fn finish(&mut self) -> io::Result<()> {
+        self.send(|connection| {
+            connection.send_close_notify();
+            Ok(())
+        })?;
+        self.socket.shutdown(Shutdown::Write)
+    }
+}

@@ -1,0 +1,324 @@
+//! The end that is copied from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Agreement, Effect, Event, Finish, Opening, SessionError, Step, Tally, cut, in_frames, take_in};
+use crate::decision::Outcome;
+use crate::leaf_set::LeafSet;
+use crate::limits::{FRAME_REGIONS_MAX, LEAVES_ASKED_MAX, REGIONS_PER_RECEIPT};
+use crate::protocol::frame::Frame;
+use crate::tree::{ContentRoot, Found, Tree, Value, Wanted};
+use crate::units::{LEAF_BYTES, Run, in_memory};
+
+/// The core of the source.
+#[derive(Debug)]
+pub(crate) struct Source {
+    opening: Opening,
+    phase: Phase,
+    work: LeafSet,
+    tree: Tree,
+    is_hashed: Vec<bool>,
+    /// What the target said of regions that are not hashed here yet.
+    theirs: BTreeMap<u64, Value>,
+    /// Regions that differ and are to be asked about.
+    to_ask: BTreeSet<u64>,
+    /// Regions that were asked about.
+    asked: BTreeSet<u64>,
+    /// Regions whose leaves differ from these, and are hashed again here first.
+    rehashing: BTreeMap<u64, Vec<Value>>,
+    /// Regions that are equal once what was sent is flushed, since the last such message.
+    settled: Vec<u64>,
+    bytes_since_settled: u64,
+    receipted: u64,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greeting,
+    /// The target tells what it has marked.
+    Listing(Agreement),
+    Comparing(Agreement),
+    /// All was sent.
+    Verifying(Agreement, ContentRoot),
+    Ended,
+}
+
+impl Source {
+    pub(crate) fn new(opening: Opening) -> Self {
+        let length = opening.length;
+        Self {
+            phase: Phase::Greeting,
+            work: LeafSet::none(length),
+            tree: Tree::of_zeros(length, Wanted::Content),
+            is_hashed: vec![false; in_memory(length.regions())],
+            theirs: BTreeMap::new(),
+            to_ask: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            rehashing: BTreeMap::new(),
+            settled: Vec::new(),
+            bytes_since_settled: 0,
+            receipted: 0,
+            tally: Tally::default(),
+            opening,
+        }
+    }
+
+    pub(crate) const fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// What follows from `event`.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the session has ended.
+    pub(crate) fn step(&mut self, event: Event, effects: &mut Vec<Effect>) -> Step {
+        match event {
+            Event::Start => effects.push(Effect::Send(self.opening.hello())),
+            Event::Hashed(found) => self.hashed(&found, effects),
+            Event::HashingEnded => {}
+            Event::OwnLeaves { region, values } => {
+                let theirs = self.rehashing.remove(&region);
+                let theirs = theirs.ok_or(SessionError::Breach("leaves that nobody asked for"))?;
+                self.compare_leaves(region, &values, &theirs, effects);
+            }
+            Event::Peer(frame) => self.peer(frame, effects)?,
+        }
+        self.proceed(effects);
+        Ok(())
+    }
+
+    fn peer(&mut self, frame: Frame, effects: &mut Vec<Effect>) -> Step {
+        match (&self.phase, frame) {
+            (_, Frame::Abort(reason)) => return Err(SessionError::Aborted(reason)),
+            (Phase::Greeting, Frame::Hello(hello)) => {
+                let agreement = self.opening.agree(&hello)?;
+                self.agreed(agreement, effects);
+            }
+            (Phase::Listing(agreement), Frame::Marks { runs, last }) => {
+                let agreement = agreement.clone();
+                take_in(&mut self.work, &runs)?;
+                if last {
+                    self.work.unite(&self.opening.marks);
+                    let runs: Vec<Run> = self.work.runs().collect();
+                    let frames = in_frames(&runs, |runs, last| Frame::Work { runs, last });
+                    effects.extend(frames.into_iter().map(Effect::Send));
+                    effects.push(Effect::Hash(Some(self.work.clone())));
+                    self.compare_from_now(agreement);
+                }
+            }
+            (Phase::Comparing(_), Frame::Regions { first, values }) => {
+                for (region, value) in (first..).zip(values) {
+                    self.told(region, value, effects)?;
+                }
+            }
+            (Phase::Comparing(_), Frame::Zeros(regions)) => {
+                if regions.end() > self.opening.length.regions() {
+                    return Err(SessionError::Breach("a region outside the image"));
+                }
+                for region in regions.indices() {
+                    self.told(region, Value::ZERO, effects)?;
+                }
+            }
+            (Phase::Comparing(_), Frame::Leaves { region, values }) => {
+                let expected = self.opening.length.leaves_of(region).count;
+                if !self.asked.remove(&region) || values.len() != in_memory(expected) {
+                    return Err(SessionError::Breach("leaves that nobody asked for"));
+                }
+                self.differs(region, values, effects);
+            }
+            (Phase::Verifying(agreement, root), Frame::Equal(theirs)) => {
+                if *root != theirs {
+                    return Err(SessionError::Unequal);
+                }
+                let (decision, root, dry_run) = (agreement.decision, *root, agreement.dry_run);
+                if !dry_run {
+                    effects.extend([Effect::Flush, Effect::PeerIsEqual]);
+                }
+                let tally = self.tally;
+                effects.push(Effect::Finished(Finish {
+                    decision,
+                    tally,
+                    root: Some(root),
+                }));
+                self.phase = Phase::Ended;
+            }
+            (_, frame) => return Err(SessionError::Misplaced(frame.name())),
+        }
+        Ok(())
+    }
+
+    fn agreed(&mut self, agreement: Agreement, effects: &mut Vec<Effect>) {
+        match agreement.decision.outcome {
+            Outcome::Nothing | Outcome::Refuse => {
+                effects.push(Effect::Finished(Finish {
+                    decision: agreement.decision,
+                    tally: self.tally,
+                    root: None,
+                }));
+                self.phase = Phase::Ended;
+            }
+            Outcome::Partial => self.phase = Phase::Listing(agreement),
+            Outcome::Full => {
+                self.work = LeafSet::all(self.opening.length);
+                effects.push(Effect::Hash(None));
+                self.compare_from_now(agreement);
+            }
+        }
+    }
+
+    fn compare_from_now(&mut self, agreement: Agreement) {
+        self.tally.regions = self.work.regions();
+        self.phase = Phase::Comparing(agreement);
+    }
+
+    fn hashed(&mut self, found: &Found, effects: &mut Vec<Effect>) {
+        self.tree.set(found);
+        for region in found.regions().indices() {
+            self.is_hashed[in_memory(region)] = true;
+            self.tally.regions_hashed += 1;
+            if let Some(theirs) = self.theirs.remove(&region) {
+                self.compare(region, theirs, effects);
+            }
+        }
+    }
+
+    /// The target has told the value of a region.
+    fn told(&mut self, region: u64, value: Value, effects: &mut Vec<Effect>) -> Step {
+        if region >= self.opening.length.regions() || !self.work.touches(region) {
+            return Err(SessionError::Breach("a region that is not compared"));
+        }
+        if self.is_hashed[in_memory(region)] {
+            self.compare(region, value, effects);
+        } else if self.theirs.insert(region, value).is_some() {
+            return Err(SessionError::Breach("a region told twice"));
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, region: u64, theirs: Value, effects: &mut Vec<Effect>) {
+        self.tally.regions_compared += 1;
+        let ours = self.tree.region(region);
+        let leaves = self.opening.length.leaves_of(region);
+        if ours == theirs {
+            self.settled.push(region);
+        } else if ours.is_zero() {
+            self.clear(leaves, effects);
+            self.settled.push(region);
+        } else if theirs.is_zero() {
+            self.differs(region, vec![Value::ZERO; in_memory(leaves.count)], effects);
+        } else {
+            self.to_ask.insert(region);
+        }
+    }
+
+    /// The region's leaves differ from `theirs`.
+    fn differs(&mut self, region: u64, theirs: Vec<Value>, effects: &mut Vec<Effect>) {
+        match self.tree.leaves_of(region).map(<[Value]>::to_vec) {
+            Some(ours) => self.compare_leaves(region, &ours, &theirs, effects),
+            None => {
+                self.rehashing.insert(region, theirs);
+                effects.push(Effect::OwnLeaves(region));
+            }
+        }
+    }
+
+    fn compare_leaves(&mut self, region: u64, ours: &[Value], theirs: &[Value], effects: &mut Vec<Effect>) {
+        let first = self.opening.length.leaves_of(region).first;
+        let kinds = ours
+            .iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| match ours == theirs {
+                true => Kind::Equal,
+                false if ours.is_zero() => Kind::Zeros,
+                false => Kind::Data,
+            });
+        let mut runs: Vec<(Kind, Run)> = Vec::new();
+        for (leaf, kind) in (first..).zip(kinds) {
+            match runs.last_mut() {
+                Some((last, run)) if *last == kind => run.count += 1,
+                _ => runs.push((kind, Run::new(leaf, 1))),
+            }
+        }
+        for (kind, run) in runs {
+            match kind {
+                Kind::Equal => {}
+                Kind::Zeros => self.clear(run, effects),
+                Kind::Data => {
+                    self.tally.leaves_sent += run.count;
+                    self.bytes_since_settled += run.count * LEAF_BYTES;
+                    effects.push(Effect::Transfer(run));
+                }
+            }
+        }
+        self.settled.push(region);
+        // Here and not once a step: a target that is one hole tells of it all at once.
+        if self.bytes_since_settled >= self.opening.checkpoint_bytes {
+            self.settle(effects);
+        }
+    }
+
+    fn clear(&mut self, leaves: Run, effects: &mut Vec<Effect>) {
+        self.tally.leaves_cleared += leaves.count;
+        // Neighbours go as one range.
+        if let Some(Effect::Send(Frame::Clear(last))) = effects.last_mut()
+            && last.end() == leaves.first
+        {
+            last.count += leaves.count;
+            return;
+        }
+        effects.push(Effect::Send(Frame::Clear(leaves)));
+    }
+
+    /// What is due whatever has happened.
+    fn proceed(&mut self, effects: &mut Vec<Effect>) {
+        let Phase::Comparing(agreement) = &self.phase else {
+            return;
+        };
+        let agreement = agreement.clone();
+        while !self.to_ask.is_empty() && self.asked.len() < LEAVES_ASKED_MAX {
+            let room = (LEAVES_ASKED_MAX - self.asked.len()).min(FRAME_REGIONS_MAX);
+            let regions: Vec<u64> = (0..room).map_while(|_| self.to_ask.pop_first()).collect();
+            self.asked.extend(&regions);
+            effects.push(Effect::Send(Frame::Ask(regions)));
+        }
+        if self.tally.regions_compared - self.receipted >= REGIONS_PER_RECEIPT {
+            self.receipted = self.tally.regions_compared;
+            effects.push(Effect::Send(Frame::Compared(self.receipted)));
+        }
+        let has_compared_all = self.tally.regions_compared == self.tally.regions;
+        let waits = !self.to_ask.is_empty() || !self.asked.is_empty() || !self.rehashing.is_empty();
+        if has_compared_all && !waits {
+            let root = self.tree.root_of(&self.work);
+            effects.push(Effect::Send(Frame::End(root)));
+            self.phase = Phase::Verifying(agreement, root);
+        }
+        if matches!(&self.phase, Phase::Comparing(agreement) | Phase::Verifying(agreement, _) if agreement.dry_run)
+        {
+            effects.retain(|effect| !matches!(effect, Effect::Send(Frame::Clear(_) | Frame::Settled { .. })));
+        }
+    }
+
+    fn settle(&mut self, effects: &mut Vec<Effect>) {
+        self.bytes_since_settled = 0;
+        let mut regions = std::mem::take(&mut self.settled);
+        regions.sort_unstable();
+        let mut runs: Vec<Run> = Vec::new();
+        for region in regions {
+            match runs.last_mut() {
+                Some(run) if run.end() == region => run.count += 1,
+                _ => runs.push(Run::new(region, 1)),
+            }
+        }
+        let runs: Vec<Run> = runs.into_iter().flat_map(|run| cut(run, 1 << 24)).collect();
+        let frames = in_frames(&runs, |regions, last| Frame::Settled { regions, last });
+        effects.extend(frames.into_iter().map(Effect::Send));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Equal,
+    Zeros,
+    Data,
+}

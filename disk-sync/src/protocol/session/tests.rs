@@ -1,0 +1,510 @@
+//! Both cores on simulated disks: the whole way, and cut off after every effect of either end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use super::*;
+use crate::image::Image;
+use crate::image::memory::MemoryImage;
+use crate::replica::sim_store::SimStore;
+use crate::replica::{Creation, GenerationId, Replica, ReplicaId, State};
+use crate::tree::{Threads, Wanted, hash_region, hash_regions};
+use crate::units::{LEAF_BYTES, in_memory};
+
+const LEAF: usize = in_memory(LEAF_BYTES);
+
+/// Bytes of which leaf `n` is filled with a pattern that `kind(n)` names; 0 is zeros.
+pub(crate) fn content(leaves: usize, kind: impl Fn(usize) -> u64) -> Vec<u8> {
+    let mut bytes = vec![0; leaves * LEAF];
+    for (leaf, chunk) in bytes.chunks_mut(LEAF).enumerate() {
+        let kind = kind(leaf);
+        if kind != 0 {
+            let mut seed = blake3::Hasher::new();
+            seed.update(&kind.to_le_bytes()).update(&leaf.to_le_bytes());
+            seed.finalize_xof().fill(chunk);
+        }
+    }
+    bytes
+}
+
+/// One end's disks.
+pub(crate) struct Site {
+    pub(crate) image: MemoryImage,
+    pub(crate) store: SimStore,
+}
+
+impl Site {
+    pub(crate) fn new(id: u8, bytes: Vec<u8>, content: Option<u8>) -> Self {
+        let image = MemoryImage::of(bytes);
+        let creation = Creation {
+            vm: "vm".parse().unwrap(),
+            replica: ReplicaId([id; 16]),
+            length: image.length(),
+            content: content.map(|byte| GenerationId([byte; 16])),
+            stamp: None,
+        };
+        Self {
+            image,
+            store: SimStore::of(creation.encode()),
+        }
+    }
+
+    pub(crate) fn open(&self) -> Replica<SimStore> {
+        Replica::open(self.store.clone()).unwrap().0
+    }
+
+    fn opening(&self, role: Role, replica: &Replica<SimStore>, dry_run: bool) -> Opening {
+        Opening {
+            role,
+            summary: Summary::of(replica, false),
+            length: self.image.length(),
+            marks: replica.dirty().clone(),
+            consent: Consent::default(),
+            dry_run,
+            checkpoint_bytes: 64 * LEAF_BYTES,
+        }
+    }
+
+    /// Loses its power: what is found afterwards is one of what its metadata may be, by `choice`.
+    fn power_cut(&mut self, choice: usize) {
+        self.image.power_cut();
+        let mut left = self.store.after_cut(self.store.operations());
+        let index = choice % left.len();
+        self.store = SimStore::of(left.swap_remove(index));
+    }
+}
+
+enum Core {
+    Source(Source),
+    Target(Target),
+}
+
+struct End<'a> {
+    core: Core,
+    site: &'a Site,
+    replica: Replica<SimStore>,
+    inbox: VecDeque<Event>,
+    finish: Option<Finish>,
+}
+
+/// What happened in a simulated session.
+#[derive(Debug, Default)]
+struct Trace {
+    effects: usize,
+    frames: BTreeMap<&'static str, usize>,
+    leaves_transferred: u64,
+    finishes: Option<(Finish, Finish)>,
+    error: Option<String>,
+}
+
+impl<'a> End<'a> {
+    fn new(role: Role, site: &'a Site, dry_run: bool) -> Self {
+        let replica = site.open();
+        let opening = site.opening(role, &replica, dry_run);
+        Self {
+            core: match role {
+                Role::Source => Core::Source(Source::new(opening)),
+                Role::Target => Core::Target(Target::new(opening)),
+            },
+            site,
+            replica,
+            inbox: VecDeque::from([Event::Start]),
+            finish: None,
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Result<Vec<Effect>, SessionError> {
+        let mut effects = Vec::new();
+        match &mut self.core {
+            Core::Source(core) => core.step(event, &mut effects)?,
+            Core::Target(core) => core.step(event, &mut effects)?,
+        }
+        Ok(effects)
+    }
+
+    /// Carries out one effect; what is to be said is handed back.
+    fn carry_out(&mut self, effect: Effect, dry_run: bool) -> Option<Frame> {
+        let image = &self.site.image;
+        match effect {
+            Effect::Send(frame) => return Some(frame),
+            Effect::Hash(work) => {
+                let found = std::sync::Mutex::new(Vec::new());
+                let one = Threads::new(std::num::NonZeroUsize::MIN);
+                hash_regions(image, work.as_ref(), one, Wanted::Content, &|span| {
+                    found.lock().unwrap().push(span);
+                    true
+                })
+                .unwrap();
+                self.inbox
+                    .extend(found.into_inner().unwrap().into_iter().map(Event::Hashed));
+                self.inbox.push_back(Event::HashingEnded);
+            }
+            Effect::OwnLeaves(region) => {
+                let values = hash_region(image, region, Wanted::Content, &mut Vec::new())
+                    .unwrap()
+                    .leaves;
+                self.inbox.push_back(Event::OwnLeaves { region, values });
+            }
+            Effect::Transfer(leaves) => {
+                let range: Range<u64> = image.length().bytes_of(&leaves);
+                let mut bytes = vec![0; in_memory(range.end - range.start)];
+                image.read_at(range.start, &mut bytes).unwrap();
+                let frame = Frame::Data {
+                    leaves,
+                    compressed: false,
+                    bytes,
+                };
+                return (!dry_run).then_some(frame);
+            }
+            Effect::BeginSync(key, work) => self.replica.begin_sync(key, &work).unwrap(),
+            Effect::Write { leaves, bytes, .. } => {
+                assert!(
+                    matches!(self.replica.state(), State::Syncing(_)),
+                    "a write while it says it is usable"
+                );
+                image.write_at(leaves.first * LEAF_BYTES, &bytes).unwrap();
+            }
+            Effect::Clear(leaves) => {
+                assert!(
+                    matches!(self.replica.state(), State::Syncing(_)),
+                    "a write while it says it is usable"
+                );
+                image.write_zeros(image.length().bytes_of(&leaves)).unwrap();
+            }
+            Effect::Flush => image.flush().unwrap(),
+            Effect::Settle(leaves) => self.replica.settle(&leaves).unwrap(),
+            Effect::Compared(_) => {}
+            Effect::FinishSync(lineage) => self.replica.finish_sync(lineage).unwrap(),
+            Effect::PeerIsEqual => {
+                let nothing = LeafSet::none(self.replica.length());
+                self.replica.peer_is_equal(&nothing).unwrap();
+            }
+            Effect::Finished(finish) => self.finish = Some(finish),
+        }
+        None
+    }
+}
+
+/// Runs a session until it has ended or `most` effects were carried out. The ends take turns, an event each.
+fn session(source: &Site, target: &Site, dry_run: bool, most: usize) -> Trace {
+    let mut ends = [
+        End::new(Role::Source, source, dry_run),
+        End::new(Role::Target, target, dry_run),
+    ];
+    let mut run = Trace::default();
+    let mut idle = 0;
+    let mut turn = 0;
+    while ends.iter().any(|end| end.finish.is_none()) && idle < 2 {
+        turn = 1 - turn;
+        let Some(event) = ends[turn].inbox.pop_front() else {
+            idle += 1;
+            continue;
+        };
+        idle = 0;
+        let effects = match ends[turn].step(event) {
+            Ok(effects) => effects,
+            Err(error) => {
+                run.error = Some(error.to_string());
+                return run;
+            }
+        };
+        for effect in effects {
+            if run.effects == most {
+                return run;
+            }
+            run.effects += 1;
+            if let Some(frame) = ends[turn].carry_out(effect, dry_run) {
+                *run.frames.entry(frame.name()).or_default() += 1;
+                if let Frame::Data { leaves, .. } = &frame {
+                    run.leaves_transferred += leaves.count;
+                }
+                // What is said is heard only if it can be read.
+                let heard = Frame::decode(&frame.encode()).unwrap();
+                ends[1 - turn].inbox.push_back(Event::Peer(heard));
+            }
+        }
+    }
+    let [source, target] = ends;
+    run.finishes = source.finish.zip(target.finish);
+    for replica in [source.replica, target.replica] {
+        replica.close(None).unwrap();
+    }
+    run
+}
+
+const ALL: usize = usize::MAX;
+
+fn is_equal(source: &Site, target: &Site) -> bool {
+    source.image.bytes() == target.image.bytes()
+}
+
+#[test]
+fn a_blank_target_becomes_equal() {
+    let source = Site::new(1, content(100, |leaf| u64::from(leaf % 3 > 0)), Some(1));
+    let target = Site::new(2, vec![0; 100 * LEAF], None);
+    let run = session(&source, &target, false, ALL);
+    let (ours, theirs) = run.finishes.unwrap();
+    assert!(is_equal(&source, &target));
+    assert_eq!((ours.root, ours.decision.outcome), (theirs.root, Outcome::Full));
+    assert_eq!(run.leaves_transferred, 66);
+    assert_eq!(run.frames.get("Ask"), None, "nothing needs to be asked of zeros");
+    let replica = target.open();
+    assert_eq!(
+        (replica.state(), replica.lineage()),
+        (State::Clean, source.open().lineage())
+    );
+    drop(replica);
+    // Once more: there is nothing to do, and nothing is read.
+    let before = source.image.bytes_read();
+    let (ours, _) = session(&source, &target, false, ALL).finishes.unwrap();
+    assert_eq!((ours.decision.outcome, ours.root), (Outcome::Nothing, None));
+    assert_eq!(source.image.bytes_read(), before);
+}
+
+/// A pair that was equal, after which each end was written to: the source alone as a new generation.
+fn diverged(leaves: usize, changed: &[(u64, u64)]) -> (Site, Site) {
+    let source = Site::new(1, content(leaves, |leaf| u64::from(leaf % 4 > 0)), Some(1));
+    let target = Site::new(2, vec![0; leaves * LEAF], None);
+    assert!(session(&source, &target, false, ALL).finishes.is_some());
+    let mut replica = source.open();
+    replica.lose_peer(GenerationId([2; 16]));
+    for &(leaf, kind) in changed {
+        let range = leaf * LEAF_BYTES..(leaf + 1) * LEAF_BYTES;
+        let _begun = replica.begin_write(&range).unwrap();
+        let bytes = content(leaves, |_| kind)[..LEAF].to_vec();
+        source.image.write_at(range.start, &bytes).unwrap();
+        replica.end_write(&range);
+    }
+    let ticket = replica.begin_flush();
+    source.image.flush().unwrap();
+    replica.end_flush(ticket);
+    replica.close(None).unwrap();
+    (source, target)
+}
+
+#[test]
+fn only_what_is_marked_is_compared_and_only_what_differs_is_sent() {
+    let (source, target) = diverged(400, &[(3, 7), (130, 8), (131, 0), (399, 9)]);
+    // It was marked, and then written back to what it was.
+    source
+        .image
+        .write_at(131 * LEAF_BYTES, &target.image.bytes()[131 * LEAF..132 * LEAF])
+        .unwrap();
+    source.image.flush().unwrap();
+    let before = target.image.bytes_read();
+    let run = session(&source, &target, false, ALL);
+    let (ours, _) = run.finishes.unwrap();
+    assert!(is_equal(&source, &target));
+    assert_eq!(
+        (ours.decision.outcome, ours.tally.regions, run.leaves_transferred),
+        (Outcome::Partial, 3, 3)
+    );
+    // Three regions before, and three after.
+    assert!(target.image.bytes_read() - before <= 6 << 20);
+    assert_eq!(target.open().lineage().unwrap().current, GenerationId([2; 16]));
+    assert!(source.open().dirty().is_empty());
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_says_what_would_be() {
+    let (source, target) = diverged(100, &[(3, 7), (50, 8), (51, 0)]);
+    let (bytes, state) = (target.image.bytes(), target.open().state());
+    let run = session(&source, &target, true, ALL);
+    let (ours, theirs) = run.finishes.unwrap();
+    assert_eq!(
+        (
+            ours.tally.leaves_sent,
+            ours.tally.leaves_cleared,
+            theirs.tally.leaves_sent
+        ),
+        (2, 1, 0)
+    );
+    assert_eq!((target.image.bytes(), target.open().state()), (bytes, state));
+    assert!(!source.open().dirty().is_empty());
+    assert_eq!(run.leaves_transferred, 0);
+}
+
+/// Both ends die after `most` effects; what the target is then, and what it takes to go on.
+fn cut_and_resume(make: &dyn Fn() -> (Site, Site), most: usize, choice: usize) -> Option<u64> {
+    let (mut source, mut target) = make();
+    let old = target.image.bytes();
+    let run = session(&source, &target, false, most);
+    if run.finishes.is_some() {
+        return None;
+    }
+    assert_eq!(run.error, None);
+    target.power_cut(choice);
+    source.power_cut(choice / 7);
+    let state = target.open().state();
+    let content = target.image.bytes();
+    match state {
+        State::Clean => assert!(
+            content == old || is_equal(&source, &target),
+            "after {most}: clean, but neither old nor new"
+        ),
+        State::Stale => assert_eq!(content, old, "after {most}: overwritten before it said so"),
+        State::Syncing(_) => {}
+    }
+    let again = session(&source, &target, false, ALL);
+    assert!(
+        again.finishes.is_some(),
+        "after {most} effects: {:?}",
+        again.error
+    );
+    assert!(is_equal(&source, &target), "after {most} effects");
+    assert_eq!(target.open().state(), State::Clean);
+    assert!(source.open().dirty().is_empty());
+    Some(again.leaves_transferred)
+}
+
+#[test]
+fn a_session_cut_off_after_any_effect_goes_on_and_ends_well() {
+    let full: &dyn Fn() -> (Site, Site) = &|| {
+        let source = Site::new(1, content(40, |leaf| u64::from(leaf % 3 > 0)), Some(1));
+        (
+            source,
+            Site::new(2, content(40, |leaf| if leaf % 5 == 0 { 9 } else { 1 }), None),
+        )
+    };
+    let partial: &dyn Fn() -> (Site, Site) = &|| diverged(36, &[(3, 7), (20, 8), (21, 0), (22, 3), (35, 9)]);
+    for make in [full, partial] {
+        let mut cuts = 0;
+        while cut_and_resume(make, cuts, cuts * 31).is_some() {
+            cuts += 1;
+        }
+        assert!(cuts > 20, "{cuts}");
+    }
+}
+
+#[test]
+fn what_had_arrived_durably_is_not_sent_again() {
+    let leaves = 300;
+    let make = || {
+        (
+            Site::new(1, content(leaves, |_| 1), Some(1)),
+            Site::new(2, vec![0; leaves * LEAF], None),
+        )
+    };
+    let (source, mut target) = make();
+    let whole = session(&source, &target, false, ALL);
+    assert_eq!(whole.leaves_transferred, leaves as u64);
+    assert_eq!(whole.frames["Settled"], 4);
+    // The same, but with a power cut just before the end.
+    target = make().1;
+    assert!(
+        session(&source, &target, false, whole.effects - 8)
+            .finishes
+            .is_none()
+    );
+    target.power_cut(0);
+    let before = source.image.bytes_read();
+    let again = session(&source, &target, false, ALL);
+    assert!(is_equal(&source, &target) && again.finishes.is_some());
+    let unsettled = leaves as u64 - 4 * 64;
+    assert_eq!(again.leaves_transferred, unsettled);
+    // Once to hash, once to send: what is settled is not read again.
+    assert_eq!(source.image.bytes_read() - before, 2 * unsettled * LEAF_BYTES);
+}
+
+#[test]
+fn a_disk_that_does_not_keep_what_is_written_is_noticed() {
+    struct Liar(MemoryImage);
+    impl Image for Liar {
+        fn length(&self) -> ImageLength {
+            self.0.length()
+        }
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+            self.0.read_at(offset, buffer)
+        }
+        fn write_at(&self, _: u64, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_zeros(&self, range: Range<u64>) -> std::io::Result<()> {
+            self.0.write_zeros(range)
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn data_from(&self, offset: u64) -> std::io::Result<Option<Range<u64>>> {
+            self.0.data_from(offset)
+        }
+    }
+    let liar = Liar(MemoryImage::of(vec![0; 20 * LEAF]));
+    let source = Site::new(1, content(20, |_| 1), Some(1));
+    let target = Site::new(2, vec![0; 20 * LEAF], None);
+    let (here, there) = crate::protocol::Link::pair().unwrap();
+    let (mut ours, mut theirs) = (source.open(), target.open());
+    let outcomes = crate::protocol::tests::both(
+        (&source.image, &mut ours, here),
+        (&liar, &mut theirs, there),
+        &crate::protocol::tests::options(),
+    );
+    assert!(matches!(
+        outcomes.1,
+        Err(crate::protocol::RunError::Session(SessionError::Unequal))
+    ));
+    assert!(matches!(
+        outcomes.0,
+        Err(crate::protocol::RunError::Session(SessionError::Aborted(_)))
+    ));
+    assert!(matches!(theirs.state(), State::Syncing(_)));
+}
+
+#[test]
+fn a_peer_that_says_what_has_no_place_is_refused() {
+    let target = Site::new(2, vec![0; 40 * LEAF], None);
+    let source = Site::new(1, content(40, |_| 1), Some(1));
+    let frames = [
+        Frame::Equal(ContentRoot([0; 32])),
+        Frame::Marks {
+            runs: Vec::new(),
+            last: true,
+        },
+        Frame::Ask(vec![0]),
+        Frame::Ask(vec![u64::MAX]),
+        Frame::Clear(Run::new(0, 1)),
+        Frame::Clear(Run::new(u64::MAX, u64::MAX)),
+        Frame::Settled {
+            regions: vec![Run::new(9, 9)],
+            last: true,
+        },
+        Frame::Data {
+            leaves: Run::new(2, 1),
+            compressed: false,
+            bytes: Vec::new(),
+        },
+        Frame::Zeros(Run::new(0, 1)),
+    ];
+    let hello = source.opening(Role::Source, &source.open(), false).hello();
+    for frame in frames {
+        // Before the introduction, and after it while nothing is hashed yet.
+        for greeted in [false, true] {
+            let mut end = End::new(Role::Target, &target, false);
+            if greeted {
+                end.step(Event::Peer(hello.clone())).unwrap();
+            }
+            let refused = end.step(Event::Peer(frame.clone()));
+            let kept_quiet = matches!(frame, Frame::Ask(_)) && refused.is_ok();
+            assert!(refused.is_err() && !kept_quiet, "{frame:?}");
+        }
+    }
+    let hello = target.opening(Role::Target, &target.open(), false).hello();
+    let frames = [
+        Frame::Regions {
+            first: 2,
+            values: vec![Value::ZERO; 2],
+        },
+        Frame::Zeros(Run::new(1, u64::MAX)),
+        Frame::Leaves {
+            region: 0,
+            values: vec![Value::ZERO; 16],
+        },
+        Frame::Equal(ContentRoot([0; 32])),
+        hello.clone(),
+    ];
+    for frame in frames {
+        let mut end = End::new(Role::Source, &source, false);
+        end.step(Event::Peer(hello.clone())).unwrap();
+        assert!(end.step(Event::Peer(frame.clone())).is_err(), "{frame:?}");
+    }
+}

@@ -1,0 +1,322 @@
+//! Whole sessions with their threads, over a socket, on disks that fail.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::session::tests::{Site, content};
+use super::*;
+use crate::decision::{Consent, Summary};
+use crate::image::Image;
+use crate::image::memory::Faults;
+use crate::limits::FRAME_BYTES_MAX;
+use crate::replica::sim_store::SimStore;
+use crate::replica::{Replica, State};
+use crate::tree::Threads;
+use crate::units::{LEAF_BYTES, in_memory};
+
+const LEAF: usize = in_memory(LEAF_BYTES);
+
+/// Time that passes by itself, a millisecond a look.
+#[derive(Default)]
+struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        consent: Consent::default(),
+        dry_run: false,
+        compress: true,
+        bytes_per_second: None,
+        threads: Threads::new(NonZeroUsize::new(2).unwrap()),
+    }
+}
+
+type Place<'a> = (&'a dyn Image, &'a mut Replica<SimStore>, Link);
+
+/// Runs both ends and answers with the source's outcome and the target's.
+pub(crate) fn both(source: Place<'_>, target: Place<'_>, options: &Options) -> (Outcome, Outcome) {
+    both_on(source, target, options, &Ticking::default())
+}
+
+fn both_on(source: Place<'_>, target: Place<'_>, options: &Options, clock: &dyn Clock) -> (Outcome, Outcome) {
+    let end = |role, (image, replica, link): Place<'_>| {
+        let (summary, marks) = (Summary::of(replica, false), replica.dirty().clone());
+        let side = Side {
+            role,
+            image,
+            ledger: replica,
+            summary,
+            marks,
+        };
+        run(side, link, options, clock, &mut |_| ())
+    };
+    std::thread::scope(|scope| {
+        let target = scope.spawn(move || end(Role::Target, target));
+        (end(Role::Source, source), target.join().unwrap())
+    })
+}
+
+type Outcome = Result<Report, RunError>;
+
+fn sync(source: &Site, target: &Site, options: &Options) -> (Outcome, Outcome) {
+    let (here, there) = Link::pair().unwrap();
+    both(
+        (&source.image, &mut source.open(), here),
+        (&target.image, &mut target.open(), there),
+        options,
+    )
+}
+
+#[test]
+fn two_images_become_equal_and_only_what_differs_travels() {
+    let leaves = 1000;
+    let source = Site::new(
+        1,
+        content(leaves, |leaf| if leaf % 100 == 7 { 5 } else { 1 }),
+        Some(1),
+    );
+    let target = Site::new(2, content(leaves, |_| 1), None);
+    let (ours, theirs) = sync(&source, &target, &options());
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    assert!(source.image.bytes() == target.image.bytes());
+    assert_eq!(ours.finish.tally.leaves_sent, 10);
+    assert_eq!(
+        (ours.finish.root, ours.status.data_bytes.0),
+        (theirs.finish.root, 10 * LEAF_BYTES)
+    );
+    // Random data does not compress; 12 bytes for each leaf of the image bound all the rest.
+    let wire = ours.status.bytes_sent + ours.status.bytes_received;
+    assert!(wire <= 10 * LEAF_BYTES * 105 / 100 + 12 * leaves as u64, "{wire}");
+    assert_eq!(ours.status.bytes_sent, theirs.status.bytes_received);
+}
+
+#[test]
+fn what_compresses_travels_compressed() {
+    let mut bytes = b"the same words over and over, ".repeat(70_000);
+    bytes.truncate(32 * LEAF);
+    let source = Site::new(1, bytes, Some(1));
+    let target = Site::new(2, vec![0; 32 * LEAF], None);
+    let (ours, theirs) = sync(&source, &target, &options());
+    assert!(ours.unwrap().status.bytes_sent < 32 * LEAF_BYTES / 20);
+    assert!(theirs.is_ok() && source.image.bytes() == target.image.bytes());
+}
+
+/// Lets a session fail of these faults; once the disk is mended, the same command goes on. Answers what the ends said
+/// and what the target's state was.
+fn fails(source_faults: Faults, target_faults: Faults) -> (RunError, RunError, State) {
+    let source = Site::new(1, content(100, |_| 1), Some(1));
+    let target = Site::new(2, content(100, |leaf| leaf as u64 % 2), None);
+    source.image.set_faults(source_faults);
+    target.image.set_faults(target_faults);
+    let (ours, theirs) = sync(&source, &target, &options());
+    let state = target.open().state();
+    target.image.power_cut();
+    source.image.power_cut();
+    let (again, _) = sync(&source, &target, &options());
+    assert!(again.is_ok() && source.image.bytes() == target.image.bytes());
+    (ours.unwrap_err(), theirs.unwrap_err(), state)
+}
+
+/// Whether an end learnt that the other one failed. It may have been sending when that hung up.
+fn was_told(error: &RunError) -> bool {
+    matches!(
+        error,
+        RunError::Session(SessionError::Aborted(_)) | RunError::Link(_)
+    )
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_ends_both_ends() {
+    let unreadable = || Faults {
+        unreadable: BTreeSet::from([50]),
+        ..Faults::default()
+    };
+    let (ours, theirs, _) = fails(unreadable(), Faults::default());
+    assert!(
+        matches!(ours, RunError::Hash(_)) && was_told(&theirs),
+        "{ours}, {theirs}"
+    );
+    let (ours, theirs, _) = fails(Faults::default(), unreadable());
+    assert!(
+        matches!(theirs, RunError::Hash(_)) && was_told(&ours),
+        "{ours}, {theirs}"
+    );
+    let short = Faults {
+        ends_at: Some(10 * LEAF_BYTES),
+        ..Faults::default()
+    };
+    let (ours, _, state) = fails(short, Faults::default());
+    assert!(matches!(ours, RunError::Hash(_)), "{ours}");
+    assert!(!matches!(state, State::Clean));
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_ends_both_ends_and_the_replica_says_syncing() {
+    let full = Faults {
+        writes_left: Some(3),
+        ..Faults::default()
+    };
+    let (ours, theirs, state) = fails(Faults::default(), full);
+    let is_full = |error: &std::io::Error| error.raw_os_error() == Some(nix::libc::ENOSPC);
+    assert!(
+        matches!(&theirs, RunError::Image { what: "written", source, .. } if is_full(source)),
+        "{theirs}"
+    );
+    assert!(was_told(&ours) && matches!(state, State::Syncing(_)), "{ours}");
+    let unflushable = Faults {
+        flush_fails: true,
+        ..Faults::default()
+    };
+    let (_, theirs, state) = fails(Faults::default(), unflushable);
+    assert!(
+        matches!(
+            theirs,
+            RunError::Image {
+                what: "made durable",
+                ..
+            }
+        ),
+        "{theirs}"
+    );
+    assert!(matches!(state, State::Syncing(_)));
+}
+
+#[test]
+fn images_of_two_lengths_and_unrelated_ones_are_refused_untouched() {
+    let source = Site::new(1, content(20, |_| 1), Some(1));
+    for (bytes, generation) in [
+        (vec![0; 19 * LEAF], None),
+        (vec![0; 21 * LEAF], None),
+        (content(20, |_| 2), Some(9)),
+    ] {
+        let target = Site::new(2, bytes.clone(), generation);
+        let (ours, theirs) = sync(&source, &target, &options());
+        for outcome in [ours, theirs] {
+            let refused = outcome.unwrap_err();
+            let is_refusal = matches!(
+                refused,
+                RunError::Session(
+                    SessionError::Refused(_) | SessionError::Lengths { .. } | SessionError::Aborted(_)
+                )
+            );
+            assert!(is_refusal, "{refused}");
+        }
+        assert_eq!(target.image.bytes(), bytes);
+    }
+}
+
+/// A line that dies after so many bytes were sent by the source.
+fn cut_after(bytes: u64) -> (Link, Link) {
+    let (here, relay_in) = UnixStream::pair().unwrap();
+    let (relay_out, there) = UnixStream::pair().unwrap();
+    let (mut back_in, mut back_out) = (relay_out.try_clone().unwrap(), relay_in.try_clone().unwrap());
+    let end = (relay_in.try_clone().unwrap(), relay_out.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut back_in, &mut back_out);
+        let _ = back_out.shutdown(std::net::Shutdown::Both);
+    });
+    std::thread::spawn(move || {
+        let (mut from, mut to) = (relay_in.take(bytes), relay_out);
+        let _ = std::io::copy(&mut from, &mut to).and_then(|_| to.flush());
+        for end in [end.0, end.1] {
+            let _ = end.shutdown(std::net::Shutdown::Both);
+        }
+    });
+    (Link::local(here).unwrap(), Link::local(there).unwrap())
+}
+
+#[test]
+fn a_line_that_dies_at_any_byte_ends_both_ends_and_the_next_session_goes_on() {
+    let source = Site::new(1, content(30, |_| 1), Some(1));
+    let total = 30 * LEAF_BYTES;
+    // Around every frame at the beginning, then in strides.
+    for bytes in (0..200).step_by(20).chain((200..total).step_by(200_000)) {
+        let target = Site::new(2, content(30, |leaf| leaf as u64 % 2), None);
+        let (here, there) = cut_after(bytes);
+        let (ours, theirs) = both(
+            (&source.image, &mut source.open(), here),
+            (&target.image, &mut target.open(), there),
+            &options(),
+        );
+        let broken = |outcome: &Outcome| matches!(outcome, Err(RunError::Link(_)));
+        assert!(
+            theirs.is_ok() || broken(&theirs),
+            "after {bytes} bytes: {theirs:?}"
+        );
+        assert!(ours.is_ok() || broken(&ours), "after {bytes} bytes: {ours:?}");
+        let (again, _) = sync(&source, &target, &options());
+        assert!(
+            again.is_ok() && source.image.bytes() == target.image.bytes(),
+            "after {bytes} bytes"
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_sends_anything_is_refused_in_bounded_memory() {
+    let too_long = (u32::try_from(FRAME_BYTES_MAX).unwrap() + 1)
+        .to_le_bytes()
+        .to_vec();
+    let no_frame = [5_u32.to_le_bytes().to_vec(), vec![99; 5]].concat();
+    let nothing = 0_u32.to_le_bytes().to_vec();
+    for bytes in [too_long, no_frame, nothing] {
+        let target = Site::new(2, vec![0; 20 * LEAF], None);
+        let (mut stranger, here) = UnixStream::pair().unwrap();
+        stranger.write_all(&bytes).unwrap();
+        let mut replica = target.open();
+        let (summary, marks) = (Summary::of(&replica, false), replica.dirty().clone());
+        let side = Side {
+            role: Role::Target,
+            image: &target.image,
+            ledger: &mut replica,
+            summary,
+            marks,
+        };
+        let link = Link::local(here).unwrap();
+        let refused = run(side, link, &options(), &Ticking::default(), &mut |_| ()).unwrap_err();
+        assert!(
+            matches!(refused, RunError::Session(SessionError::Breach(_))),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn the_rate_is_limited() {
+    #[derive(Clone)]
+    struct Real(std::time::Instant);
+    impl Clock for Real {
+        #[expect(clippy::disallowed_methods, reason = "what is tested is how long it takes")]
+        fn now(&self) -> Duration {
+            self.0.elapsed()
+        }
+    }
+    #[expect(clippy::disallowed_methods, reason = "what is tested is how long it takes")]
+    let clock = Real(std::time::Instant::now());
+    let source = Site::new(1, content(40, |_| 1), Some(1));
+    let target = Site::new(2, vec![0; 40 * LEAF], None);
+    let (here, there) = Link::pair().unwrap();
+    let limited = Options {
+        bytes_per_second: Some(8_000_000),
+        ..options()
+    };
+    let begun = clock.now();
+    let (ours, theirs) = both_on(
+        (&source.image, &mut source.open(), here),
+        (&target.image, &mut target.open(), there),
+        &limited,
+        &clock,
+    );
+    assert!(ours.is_ok() && theirs.is_ok());
+    // 2.6 MB at 8 MB/s are 0.33 s, but for the burst and the last frame.
+    assert!(clock.now().checked_sub(begun).unwrap() >= Duration::from_millis(150));
+}

@@ -1,0 +1,249 @@
+//! What was typed after `antipode disk`, resolved: sizes, names and places parsed.
+
+use std::path::PathBuf;
+
+use antipode_certs::{Identity, Paths as CertificatePaths, PeerRule, Role as CertificateRole, TRUST_FILE};
+use antipode_disk_sync::decision::Consent;
+use antipode_disk_sync::disk::Paths;
+use antipode_disk_sync::protocol::Role;
+use antipode_disk_sync::replica::VmId;
+
+use super::args::{DiskCommand, Ends, Proof};
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{Failure, Problem};
+
+const REMOTE_PREFIX: &str = "tls://";
+
+/// A request whose words are known to be good.
+#[derive(Debug)]
+pub(in crate::cli) enum Request {
+    Create {
+        paths: Paths,
+        vm: VmId,
+        size: Option<u64>,
+        is_empty: bool,
+    },
+    Info(Paths),
+    Digest {
+        image: PathBuf,
+        content_only: bool,
+    },
+    Diff(PathBuf, PathBuf),
+    Sync(Sync),
+    Serve {
+        paths: Paths,
+        role: Role,
+        listen: String,
+        once: bool,
+        bytes_per_second: Option<u64>,
+        proof: Proven,
+    },
+}
+
+/// Two ends, and what to do with them.
+#[derive(Debug)]
+pub(in crate::cli) struct Sync {
+    pub(super) ends: Where,
+    pub(super) consent: Consent,
+    pub(super) bytes_per_second: Option<u64>,
+    pub(super) dry_run: bool,
+    /// Whether to judge rather than to tell.
+    pub(super) is_verify: bool,
+}
+
+/// Where the two ends are.
+#[derive(Debug)]
+pub(in crate::cli) enum Where {
+    Here {
+        source: Paths,
+        target: Paths,
+    },
+    There {
+        ours: Paths,
+        role: Role,
+        address: String,
+        proof: Proven,
+    },
+}
+
+/// Who we are, and who may be at the other end.
+#[derive(Debug)]
+pub(in crate::cli) struct Proven {
+    pub(super) paths: CertificatePaths,
+    pub(super) rule: PeerRule,
+}
+
+/// Resolves `command`.
+pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> {
+    Ok(match command {
+        DiskCommand::Create {
+            image,
+            vm,
+            size,
+            empty,
+            metadata,
+        } => Request::Create {
+            paths: Paths::new(image, metadata),
+            vm: vm.parse().map_err(|error| wrong(&error, "--vm"))?,
+            size: size.map(|size| parse_bytes(&size, "--size")).transpose()?,
+            is_empty: empty,
+        },
+        DiskCommand::Info { image, metadata } => Request::Info(Paths::new(image, metadata)),
+        DiskCommand::Digest { image, content } => Request::Digest {
+            image,
+            content_only: content,
+        },
+        DiskCommand::Diff { one, other } => Request::Diff(one, other),
+        DiskCommand::Sync {
+            ends,
+            limit,
+            dry_run,
+            full,
+            discard_target,
+        } => Request::Sync(Sync {
+            ends: place(ends)?,
+            consent: Consent {
+                discard: discard_target,
+                compare_all: full,
+            },
+            bytes_per_second: rate(limit)?,
+            dry_run,
+            is_verify: false,
+        }),
+        DiskCommand::Verify { ends } => Request::Sync(Sync {
+            ends: place(ends)?,
+            consent: Consent {
+                discard: true,
+                compare_all: true,
+            },
+            bytes_per_second: None,
+            dry_run: true,
+            is_verify: true,
+        }),
+        DiskCommand::Serve {
+            image,
+            role,
+            listen,
+            once,
+            limit,
+            metadata,
+            proof,
+        } => Request::Serve {
+            paths: Paths::new(image, metadata),
+            role: if role == "source" {
+                Role::Source
+            } else {
+                Role::Target
+            },
+            listen,
+            once,
+            bytes_per_second: rate(limit)?,
+            proof: prove(proof, &[CertificateRole::Site, CertificateRole::Operator])?,
+        },
+    })
+}
+
+fn place(ends: Ends) -> Result<Where, Failure> {
+    let remote = |place: &str| place.strip_prefix(REMOTE_PREFIX).map(str::to_owned);
+    let here = |place: String, metadata| Paths::new(PathBuf::from(place), metadata);
+    let (ours, role, address) = match (remote(&ends.source), remote(&ends.target)) {
+        (None, None) => {
+            return Ok(Where::Here {
+                source: here(ends.source, ends.source_metadata),
+                target: here(ends.target, ends.target_metadata),
+            });
+        }
+        (None, Some(address)) => (here(ends.source, ends.source_metadata), Role::Source, address),
+        (Some(address), None) => (here(ends.target, ends.target_metadata), Role::Target, address),
+        (Some(_), Some(_)) => {
+            let problem = Problem::new(
+                "both ends are on other hosts",
+                "run the command on one of them, with its own image as that end",
+            );
+            return Err(Failure::new(ExitCode::Usage, problem));
+        }
+    };
+    Ok(Where::There {
+        ours,
+        role,
+        address,
+        proof: prove(ends.proof, &[CertificateRole::Site])?,
+    })
+}
+
+fn prove(proof: Proof, admitted: &[CertificateRole]) -> Result<Proven, Failure> {
+    let Some(credentials) = proof.cert else {
+        let problem = Problem::new(
+            "no certificate is given, and replicas go to and from another host between proven ends only",
+            "give --cert; `antipode certs issue` makes one",
+        );
+        return Err(Failure::new(ExitCode::Usage, problem.at("--cert")));
+    };
+    let rule = match proof.peer {
+        None => PeerRule::AnyOf(admitted.to_vec()),
+        Some(name) => PeerRule::Exactly(Identity {
+            role: CertificateRole::Site,
+            name: name.parse().map_err(|error| wrong(&error, "--peer"))?,
+        }),
+    };
+    Ok(Proven {
+        paths: CertificatePaths {
+            trust: proof.ca.unwrap_or_else(|| credentials.with_file_name(TRUST_FILE)),
+            credentials,
+        },
+        rule,
+    })
+}
+
+fn wrong(error: &dyn std::error::Error, place: &str) -> Failure {
+    let problem = Problem::new(error.to_string(), "give one that does").at(place);
+    Failure::new(ExitCode::Usage, problem)
+}
+
+fn rate(limit: Option<String>) -> Result<Option<u64>, Failure> {
+    let rate = limit.map(|limit| parse_bytes(&limit, "--limit")).transpose()?;
+    match rate {
+        Some(0) => Err(no_bytes("0", "--limit")),
+        rate => Ok(rate),
+    }
+}
+
+/// Bytes as people write them: a whole number, and K, M, G or T for powers of 1024.
+fn parse_bytes(text: &str, place: &str) -> Result<u64, Failure> {
+    let number = text.trim_end_matches("iB").trim_end_matches('B');
+    let (digits, shift) = match number.chars().last() {
+        Some('k' | 'K') => (&number[..number.len() - 1], 10),
+        Some('m' | 'M') => (&number[..number.len() - 1], 20),
+        Some('g' | 'G') => (&number[..number.len() - 1], 30),
+        Some('t' | 'T') => (&number[..number.len() - 1], 40),
+        _ => (number, 0),
+    };
+    let count = digits.parse::<u64>().ok();
+    count
+        .and_then(|count| count.checked_mul(1 << shift))
+        .ok_or_else(|| no_bytes(text, place))
+}
+
+fn no_bytes(text: &str, place: &str) -> Failure {
+    let problem = Problem::new(
+        format!("{text:?} is no number of bytes"),
+        "give a whole number above zero, with K, M, G or T after it for powers of 1024",
+    );
+    Failure::new(ExitCode::Usage, problem.at(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        let parsed = |text| parse_bytes(text, "--size").ok();
+        assert_eq!(
+            ["512", "1K", "3m", "20G", "20GiB", "2TB", "1k"].map(parsed),
+            [512, 1 << 10, 3 << 20, 20 << 30, 20 << 30, 2 << 40, 1 << 10].map(Some)
+        );
+        assert_eq!(["", "G", "-1", "1.5G", "99999999T", "x"].map(parsed), [None; 6]);
+        assert!(rate(Some("0".into())).is_err());
+    }
+}

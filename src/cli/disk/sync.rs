@@ -1,0 +1,194 @@
+//! `disk sync`, `verify` and `serve`: what moves data between two ends.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antipode_certs::PeerRule;
+use antipode_certs::tls::LiveCredentials;
+use antipode_disk_sync::decision::{Consent, Outcome};
+use antipode_disk_sync::disk::{Disk, Paths, sync_here};
+use antipode_disk_sync::protocol::{Clock, Link, Options, Report, Role};
+use antipode_disk_sync::tree::Threads;
+use antipode_disk_sync::units::{LEAF_BYTES, REGION_BYTES};
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::progress::Bar;
+use super::request::{Proven, Sync, Where};
+use super::{Monotonic, TimeOfDay, done, seconds};
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{Failure, written};
+use crate::cli::run::host_failure;
+
+pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let begun = Monotonic.now();
+    let options = |compress| Options {
+        consent: sync.consent,
+        dry_run: sync.dry_run,
+        compress,
+        bytes_per_second: sync.bytes_per_second,
+        threads: Threads::all(),
+    };
+    let bar = Bar::new(if sync.dry_run { "comparing" } else { "syncing" }, 0, json);
+    let report = match &sync.ends {
+        Where::Here { source, target } => {
+            let source = Disk::open(source.clone(), Role::Source, sync.dry_run)?;
+            let target = Disk::open(target.clone(), Role::Target, sync.dry_run)?;
+            // Compression saves bytes on a line; here there is none.
+            sync_here(source, target, &options(false), &Monotonic, &mut |status| {
+                bar.show(status)
+            })?
+        }
+        Where::There {
+            ours,
+            role,
+            address,
+            proof,
+        } => {
+            let live = credentials(proof)?;
+            let disk = Disk::open(ours.clone(), *role, sync.dry_run)?;
+            let link = Link::connect(address, &live, proof.rule.clone())?;
+            disk.run(*role, link, &options(true), &Monotonic, &mut |status| {
+                bar.show(status)
+            })?
+        }
+    };
+    drop(bar);
+    let took = Monotonic.now().saturating_sub(begun);
+    let tally = report.finish.tally;
+    let differs = tally.leaves_sent + tally.leaves_cleared > 0;
+    let code = if sync.is_verify && differs {
+        ExitCode::DisksDiffer
+    } else {
+        ExitCode::Done
+    };
+    written(tell(&report, sync, code, took, json, output)).map(|()| code)
+}
+
+fn credentials(proof: &Proven) -> Result<Arc<LiveCredentials>, Failure> {
+    let ours = PeerRule::AnyOf(antipode_certs::Role::ALL.to_vec());
+    Ok(LiveCredentials::open(
+        proof.paths.clone(),
+        &ours,
+        Arc::new(TimeOfDay),
+    )?)
+}
+
+fn tell(
+    report: &Report,
+    sync: &Sync,
+    code: ExitCode,
+    took: Duration,
+    json: bool,
+    output: &mut dyn Write,
+) -> io::Result<()> {
+    if json {
+        let mut told = as_json(report, code, took);
+        told["dry_run"] = json!(sync.dry_run);
+        return writeln!(output, "{told}");
+    }
+    let (decision, tally) = (report.finish.decision, report.finish.tally);
+    let compared = HumanBytes(tally.regions * REGION_BYTES);
+    let differing = HumanBytes((tally.leaves_sent + tally.leaves_cleared) * LEAF_BYTES);
+    let (_, packed) = report.status.data_bytes;
+    if decision.outcome == Outcome::Nothing {
+        return writeln!(output, "nothing to do: {}", decision.reason);
+    }
+    match (sync.is_verify, code, sync.dry_run) {
+        (true, ExitCode::Done, _) => writeln!(output, "they are equal: {compared} compared"),
+        (true, ..) => writeln!(output, "they differ in {differing} of {compared}"),
+        (_, _, true) => writeln!(
+            output,
+            "{compared} would be compared ({}); {differing} differ, {} would be sent",
+            decision.reason,
+            HumanBytes(packed)
+        ),
+        _ => writeln!(
+            output,
+            "equal: {compared} compared ({}), {differing} differed, {} sent in {:.1} s",
+            decision.reason,
+            HumanBytes(report.status.bytes_sent),
+            took.as_secs_f64()
+        ),
+    }
+}
+
+fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_json::Value {
+    let (decision, tally, status) = (report.finish.decision, report.finish.tally, report.status);
+    let mut told = done(code);
+    told["outcome"] = json!(decision.outcome.word());
+    told["relation"] = json!(decision.relation.word());
+    told["reason"] = json!(decision.reason);
+    told["bytes_compared"] = json!(tally.regions * REGION_BYTES);
+    told["leaves_sent"] = json!(tally.leaves_sent);
+    told["leaves_cleared"] = json!(tally.leaves_cleared);
+    told["data_bytes"] = json!(status.data_bytes.0);
+    told["data_bytes_packed"] = json!(status.data_bytes.1);
+    told["bytes_sent"] = json!(status.bytes_sent);
+    told["bytes_received"] = json!(status.bytes_received);
+    told["root"] = json!(report.finish.root.map(|root| root.to_string()));
+    told["seconds"] = json!(seconds(took));
+    told
+}
+
+/// What `disk serve` was asked for.
+pub(super) struct Service<'a> {
+    pub(super) paths: &'a Paths,
+    pub(super) role: Role,
+    pub(super) listen: &'a str,
+    pub(super) once: bool,
+    pub(super) bytes_per_second: Option<u64>,
+    pub(super) proof: &'a Proven,
+}
+
+/// Serves one session after the other. One that fails is told and does not end the service.
+pub(super) fn serve(service: &Service<'_>, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let live = credentials(service.proof)?;
+    let listener = TcpListener::bind(service.listen)
+        .map_err(|error| host_failure(&format!("listening on {}", service.listen), error))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| host_failure("listening", error))?;
+    tracing::info!(%address, "waiting for the other end");
+    loop {
+        let (stream, from) = listener
+            .accept()
+            .map_err(|error| host_failure("accepting", error))?;
+        let begun = Monotonic.now();
+        let served = Link::accept(stream, &live, service.proof.rule.clone())
+            .map_err(Failure::from)
+            .and_then(|link| session(service, link));
+        let took = Monotonic.now().saturating_sub(begun);
+        match served {
+            Ok(report) => {
+                let told = if json {
+                    writeln!(output, "{}", as_json(&report, ExitCode::Done, took))
+                } else {
+                    let reason = report.finish.decision.reason;
+                    writeln!(output, "{from}: done in {:.1} s ({reason})", took.as_secs_f64())
+                };
+                written(told.and_then(|()| output.flush()))?;
+                if service.once {
+                    return Ok(ExitCode::Done);
+                }
+            }
+            Err(failure) if service.once => return Err(failure),
+            Err(failure) => tracing::error!(%from, "{}", failure.as_json()["errors"]),
+        }
+    }
+}
+
+fn session(service: &Service<'_>, link: Link) -> Result<Report, Failure> {
+    tracing::info!(peer = ?link.peer(), "a session begins");
+    let disk = Disk::open(service.paths.clone(), service.role, false)?;
+    let options = Options {
+        consent: Consent::default(),
+        dry_run: false,
+        compress: true,
+        bytes_per_second: service.bytes_per_second,
+        threads: Threads::all(),
+    };
+    Ok(disk.run(service.role, link, &options, &Monotonic, &mut |_| ())?)
+}
