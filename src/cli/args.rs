@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use super::certs::CertsCommand;
 use super::exit_code;
+use super::tiebreaker::TiebreakerCommand;
 
 /// Keeps one virtual machine alive across two datacenters.
 #[derive(Debug, Parser)]
@@ -87,6 +88,9 @@ pub(super) enum Command {
     /// Make, show, renew and check the certificates that sites, tiebreakers and operators prove themselves with.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Run a node of the tiebreaker, or ask one.
+    #[command(subcommand)]
+    Tiebreaker(TiebreakerCommand),
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

@@ -94,6 +94,16 @@ exit_codes! {
     ExpiresSoon = 41, "expires-soon", "Of `certs verify`: everything is good, but the certificate or its CA is in the last tenth of its life.", "Renew it with `antipode certs renew`; of a CA, make a new one.";
     /// A file that would be overwritten.
     FileExists = 42, "file-exists", "The command would have overwritten a file; nothing was changed.", "Name another place, or move the file away.";
+    /// The data of a tiebreaker's node cannot be used.
+    DataRefused = 60, "data-refused", "The data of this tiebreaker node is missing, there already, in use, another's, or damaged; nothing was changed.", "Do what the message says; docs/tiebreaker.md tells how a node comes back.";
+    /// Nobody can be listened to at the address.
+    ListenRefused = 61, "listen-refused", "The daemon cannot listen on its address.", "Mend the address, or stop the other process that has it.";
+    /// No node answered.
+    Unreachable = 62, "unreachable", "No tiebreaker node answered in time. A change that was asked for may or may not have been made.", "See `antipode tiebreaker status`; look at the record before asking again.";
+    /// The tiebreaker said no.
+    Refused = 63, "refused", "The tiebreaker has refused the change, or the guard of an override has; nothing was changed.", "Do what the message says.";
+    /// The tiebreaker works, with a gap.
+    Degraded = 64, "degraded", "Of `tiebreaker status`: the tiebreaker has a gap, which is shown.", "Do what each problem says.";
     /// What was asked for cannot be had on this host, and no harm is done.
     Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
 }

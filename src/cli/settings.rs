@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Args, Command};
 use super::failure::{Failure, Problem};
-use super::{ExitCode, certs, logging};
+use super::{ExitCode, certs, logging, tiebreaker};
 use crate::base::units::ExitOrdinal;
 
 /// What to do and how to speak of it.
@@ -29,6 +29,7 @@ pub(super) enum Action {
     LogStatistics(PathBuf),
     Doctor(PathBuf),
     Certs(certs::Request),
+    Tiebreaker(tiebreaker::Request),
     Completions(Shell),
     Man(ManTarget),
 }
@@ -110,6 +111,7 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             Command::Replay { input, .. } => Action::LogStatistics(input),
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Certs(command) => Action::Certs(certs::resolve(command)?),
+            Command::Tiebreaker(command) => Action::Tiebreaker(tiebreaker::resolve(command)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),

@@ -108,7 +108,7 @@ const _: () = assert!(PATIENCE_STEP_TICKS > HEARTBEAT_TICKS);
 // The least patient node gives up before twice the base, so that answers are there again within that time.
 const _: () = assert!(PATIENCE_STEP_TICKS * NODES < ELECTION_TICKS);
 const _: () = assert!(APPEND_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
-const _: () = assert!(COMMAND_BYTES_MAX < APPEND_BYTES_MAX as usize);
+const _: () = assert!((COMMAND_BYTES_MAX as u64) < APPEND_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < VALUE_BYTES_MAX && VALUE_BYTES_MAX < 64 * 1024);
 const _: () = assert!(REASON_BYTES_MAX * 4 < COMMAND_BYTES_MAX);
 // A record of the longest history and answers fits: each holds at most a reason (escaped: twice its bytes), four names
@@ -119,6 +119,6 @@ const _: () = assert!(
         < RECORD_BYTES_MAX
 );
 // One append and what surrounds it fit into a frame, and so does a page with one record more than asked for.
-const _: () = assert!(APPEND_BYTES_MAX as usize + 2 * COMMAND_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX + 2 * (COMMAND_BYTES_MAX as u64) < FRAME_BYTES_MAX as u64);
 const _: () = assert!(FRAME_BYTES_MAX / 2 + RECORD_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(SILENT_CLIENT_MS_MAX > HANDSHAKE_MS_MAX);

@@ -15,8 +15,8 @@ use super::reads::Reads;
 use super::seats::{NodeId, Seats};
 use super::status::{self, NodeStatus, Standing};
 use crate::limits::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, COMMAND_BYTES_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
-    LOG_CUT_EVERY, RECORDS_MAX, SITE_SILENT_TICKS, UNCOMMITTED_BYTES_MAX, WAITING_REQUESTS_MAX,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, LOG_CUT_EVERY, RECORDS_MAX,
+    SITE_SILENT_TICKS, UNCOMMITTED_BYTES_MAX, WAITING_REQUESTS_MAX,
 };
 use crate::{Operation, Request};
 
@@ -89,7 +89,7 @@ impl Node {
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             check_quorum: true,
             pre_vote: true,
-            // Not `priority`: docs/decisions/0009-election-priority.md.
+            // Not `priority`: docs/decisions/0009-tiebreaker-consensus-and-store.md.
             ..Config::default()
         };
         let log = Log::new(recovered);
@@ -584,5 +584,3 @@ fn own_ticket(context: &[u8], seed: u64) -> Option<Ticket> {
     let ticket: [u8; 8] = ticket.try_into().ok()?;
     (u64::from_be_bytes(*run) == seed).then(|| Ticket(u64::from_be_bytes(ticket)))
 }
-
-const _: () = assert!(COMMAND_BYTES_MAX as u64 <= APPEND_BYTES_MAX);

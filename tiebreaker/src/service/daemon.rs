@@ -109,7 +109,9 @@ pub async fn serve(
 }
 
 async fn tick(inbox: Inbox, heartbeat_ms: u64) {
-    let mut ticks = interval(Duration::from_millis(heartbeat_ms) / HEARTBEAT_TICKS as u32);
+    let mut ticks = interval(Duration::from_micros(
+        heartbeat_ms * 1000 / HEARTBEAT_TICKS as u64,
+    ));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

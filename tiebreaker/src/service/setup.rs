@@ -50,6 +50,7 @@ pub enum SetupError {
 /// # Errors
 /// Where there is data already, another node says that the cluster runs, or the host fails.
 pub async fn init(settings: &ServiceSettings, surroundings: &Surroundings) -> Result<Owner, SetupError> {
+    DiskStore::require_room(&settings.data)?;
     let mut client = client(settings, surroundings)?;
     for name in settings.seats.keys().filter(|name| **name != settings.name) {
         // Those that do not answer are not there yet, or cannot be asked.

@@ -58,11 +58,14 @@ fn address(node: u8) -> SocketAddr {
     )
 }
 
+/// How a node is ended, and what becomes of it.
+type Running = (oneshot::Sender<()>, JoinHandle<Result<(), ServiceError>>);
+
 /// A CA, three nodes' settings, and the nodes that run.
 struct Town {
     folder: TempDir,
     authority: Authority,
-    running: BTreeMap<Name, (oneshot::Sender<()>, JoinHandle<Result<(), ServiceError>>)>,
+    running: BTreeMap<Name, Running>,
     seed: u64,
 }
 

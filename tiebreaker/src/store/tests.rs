@@ -94,7 +94,7 @@ fn what_was_written_is_there_again() {
         ..beginning().applied
     };
     let batch = Batch {
-        removed: vec![2..4],
+        removed: vec![2..3, 3..4],
         applied: Some(mark.clone()),
         records: [(name("vm"), record())].into(),
         ..Batch::default()
