@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -27,6 +27,8 @@ use raft::eraftpb::Message;
 /// Where the child keeps its store; set for the child alone.
 const FOLDER: &str = "ANTIPODE_DURABILITY_FOLDER";
 const ANSWERS: u64 = 50;
+/// What the child says when all its threads are there and it waits to be let go.
+const READY: &str = "ready to be followed";
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -51,6 +53,7 @@ impl Outbox for Speaker {
 }
 
 fn serve(folder: &Path) {
+    println!("{READY}");
     std::io::stdin().read_exact(&mut [0]).unwrap();
     let (store, _, content) = DiskStore::open(folder, &name("c"), &name("a")).unwrap();
     let settings = NodeSettings {
@@ -142,7 +145,10 @@ impl Tracer {
     /// A thread stopped at a call's beginning or end.
     fn at_call(&mut self, thread: Pid) {
         let registers = ptrace::getregs(thread).unwrap();
-        if let Some((call, descriptor, writes_before)) = self.inside.remove(&thread.as_raw()) {
+        if ptrace::syscall_info(thread).unwrap().op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+            let Some((call, descriptor, writes_before)) = self.inside.remove(&thread.as_raw()) else {
+                return;
+            };
             let is_sync = [libc::SYS_fdatasync, libc::SYS_fsync].contains(&call.cast_signed());
             if is_sync && registers.rax == 0 && self.file_of(descriptor) == self.store_file {
                 self.calls.push(Call::StoreSynced { writes_before });
@@ -173,18 +179,32 @@ impl Tracer {
         word.to_ne_bytes().starts_with(b"answer ")
     }
 
-    /// Until the child is gone.
-    fn follow(mut self) -> Vec<Call> {
-        let main = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+    /// Takes hold of every thread of the child, which waits.
+    fn seize(&self) {
         let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
             | ptrace::Options::PTRACE_O_TRACECLONE
             | ptrace::Options::PTRACE_O_EXITKILL;
-        ptrace::seize(main, options).unwrap();
-        ptrace::interrupt(main).unwrap();
-        let mut told = false;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
+            let thread = Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap());
+            ptrace::seize(thread, options).unwrap();
+            ptrace::interrupt(thread).unwrap();
+            assert!(matches!(
+                waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap(),
+                WaitStatus::PtraceEvent(..)
+            ));
+            ptrace::syscall(thread, None).unwrap();
+        }
+    }
+
+    /// Until the child is gone.
+    fn follow(mut self) -> Vec<Call> {
+        let mut said = BufReader::new(self.child.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().ends_with(READY)));
+        self.seize();
+        self.child.stdin.take().unwrap().write_all(b"!").unwrap();
+        let main = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         loop {
-            let status = waitpid(None, Some(WaitPidFlag::__WALL)).unwrap();
-            let (thread, signal) = match status {
+            let (thread, signal) = match waitpid(None, Some(WaitPidFlag::__WALL)).unwrap() {
                 WaitStatus::Exited(thread, code) if thread == main => {
                     assert_eq!(code, 0, "the child failed");
                     return self.calls;
@@ -194,17 +214,13 @@ impl Tracer {
                     self.at_call(thread);
                     (thread, None)
                 }
-                // The stop that we asked for, a new thread's first one, or the news of one.
+                // A new thread's first stop, or the news of one.
                 WaitStatus::PtraceEvent(thread, ..) => (thread, None),
                 WaitStatus::Stopped(thread, Signal::SIGSTOP | Signal::SIGTRAP) => (thread, None),
                 WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
                 other => panic!("{other:?}"),
             };
             ptrace::syscall(thread, signal).unwrap();
-            if !told {
-                told = true;
-                self.child.stdin.take().unwrap().write_all(b"!").unwrap();
-            }
         }
     }
 }
@@ -232,7 +248,7 @@ fn an_answer_follows_the_sync_of_what_it_depends_on() {
         .args(["--test-threads", "1"])
         .env(FOLDER, folder.path())
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let tracer = Tracer {
