@@ -27,6 +27,7 @@
 
 mod core;
 mod event;
+mod leading;
 mod log;
 mod machine;
 mod patience;
