@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fault::CertificateFault;
 use crate::limits::NAME_BYTES_MAX;
 
@@ -70,8 +72,9 @@ impl FromStr for Role {
     }
 }
 
-/// A name that serves as a DNS label and as part of file names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A name that serves as a DNS label and as part of file names. Serialized as its text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 impl Name {
@@ -105,8 +108,23 @@ impl fmt::Display for Name {
     }
 }
 
-/// A role and a name. Displayed as its URI.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+impl TryFrom<String> for Name {
+    type Error = IdentityError;
+
+    fn try_from(word: String) -> Result<Self, IdentityError> {
+        word.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+/// A role and a name. Displayed and serialized as its URI.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Identity {
     /// What it does.
     pub role: Role,
@@ -134,6 +152,20 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}/{}", self.role, self.name)
+    }
+}
+
+impl TryFrom<String> for Identity {
+    type Error = IdentityError;
+
+    fn try_from(uri: String) -> Result<Self, IdentityError> {
+        Self::from_uri(&uri)
+    }
+}
+
+impl From<Identity> for String {
+    fn from(identity: Identity) -> Self {
+        identity.to_string()
     }
 }
 

@@ -37,6 +37,14 @@ pub fn wall_clock_unix_seconds() -> i64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }
 
+/// The same in microseconds since 1970: what numbers an operator's requests upwards.
+#[must_use]
+pub fn wall_clock_unix_micros() -> u64 {
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Virtual time that follows a host clock's rate from the moment the VM started here.
 #[derive(Debug)]
 pub struct VirtualClock<C> {

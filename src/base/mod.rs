@@ -1,9 +1,10 @@
-//! Ground floor: units, limits, injected time and chance, guest memory.
+//! Ground floor: units, limits, injected time and chance, configuration files, guest memory.
 //!
 //! Nothing here knows a device or a hypervisor; everything above may import it.
 
 pub mod buffer_pool;
 pub mod clock;
+pub mod configuration;
 pub mod entropy;
 pub mod guest_memory;
 pub mod limits;

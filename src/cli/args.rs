@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use super::certs::CertsCommand;
 use super::disk::DiskCommand;
 use super::exit_code;
+use super::tiebreaker::TiebreakerCommand;
 
 /// Keeps one virtual machine alive across two datacenters.
 #[derive(Debug, Parser)]
@@ -91,6 +92,9 @@ pub(super) enum Command {
     /// Make, show, compare and sync the replicas of a VM's disk.
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// Run a node of the tiebreaker, or ask one.
+    #[command(subcommand)]
+    Tiebreaker(TiebreakerCommand),
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

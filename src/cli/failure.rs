@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::exit_code::ExitCode;
-use crate::machine::config::ConfigError;
+use crate::base::configuration::ConfigError;
 
 /// One thing that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -151,7 +151,7 @@ impl From<ConfigError> for Failure {
             ConfigError::NotConfiguration { path, what } => in_file(
                 &path,
                 format!("this is no configuration: {what}"),
-                "name a VM's TOML file after --config",
+                "name a TOML file after --config",
             ),
             ConfigError::Mistakes { path, mistakes } => {
                 let mut problems = mistakes.into_iter().map(|mistake| {

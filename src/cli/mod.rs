@@ -27,6 +27,7 @@ mod replay;
 mod run;
 mod settings;
 mod signals;
+mod tiebreaker;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -80,6 +81,7 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
         Action::Doctor(folder) => doctor::doctor(&folder, settings.json, output),
         Action::Certs(request) => certs::certs(&request, settings.json, output),
         Action::Disk(request) => disk::disk(&request, settings.json, output),
+        Action::Tiebreaker(request) => tiebreaker::tiebreaker(&request, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Args, Command};
 use super::failure::{Failure, Problem};
-use super::{ExitCode, certs, disk, logging};
+use super::{ExitCode, certs, disk, logging, tiebreaker};
 use crate::base::units::ExitOrdinal;
 
 /// What to do and how to speak of it.
@@ -30,6 +30,7 @@ pub(super) enum Action {
     Doctor(PathBuf),
     Certs(certs::Request),
     Disk(disk::Request),
+    Tiebreaker(tiebreaker::Request),
     Completions(Shell),
     Man(ManTarget),
 }
@@ -112,6 +113,7 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             Command::Doctor { disk } => Action::Doctor(existing_folder(disk)?),
             Command::Certs(command) => Action::Certs(certs::resolve(command)?),
             Command::Disk(command) => Action::Disk(disk::resolve(command)?),
+            Command::Tiebreaker(command) => Action::Tiebreaker(tiebreaker::resolve(command)?),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),

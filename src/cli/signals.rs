@@ -1,4 +1,4 @@
-//! Signals of a command that runs a VM in the foreground.
+//! Signals of a command that runs in the foreground: a VM or a daemon.
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -21,6 +21,18 @@ impl Signals {
             .thread_block()
             .map_err(|errno| host_failure("blocking signals", errno.into()))?;
         Ok(Self(signals))
+    }
+
+    /// Calls `then` when the first signal comes.
+    pub(super) fn once(self, then: impl FnOnce() + Send + 'static) {
+        let wait = move || {
+            if self.0.wait().is_ok() {
+                then();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("signals".into()).spawn(wait) {
+            tracing::error!(%error, "no thread for signals: only SIGKILL will end this process from outside");
+        }
     }
 
     /// The first signal presses the guest's power button, the next one stops the VM.

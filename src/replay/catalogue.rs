@@ -34,7 +34,7 @@ pub enum Entry {
     Page {
         /// Guest physical address, a multiple of the page's size.
         address: u64,
-        /// What it differs in from the page that the log last told of, as [`super::page_delta`] says.
+        /// What it differs in from the page that the log last told of, as `super::page_delta` says.
         delta: Vec<u8>,
     },
     /// After all its pages: the vCPU of that guest, and what it wrote without an exit. The replay does not execute the

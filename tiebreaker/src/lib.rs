@@ -28,15 +28,20 @@
 //! - Safety rests on generations. No clock is read, and the time in a history entry decides nothing.
 #![forbid(unsafe_code)]
 
+pub mod client;
 mod decide;
 pub mod limits;
+pub mod node;
 mod record;
 mod request;
+pub mod service;
+pub mod store;
+pub mod wire;
 
 pub use decide::decide;
 pub use record::{
-    Boot, Flush, Generation, HistoryEntry, Incarnation, Outcome, PairingId, Position, Record, Remembered,
-    Settings, State,
+    Boot, Flush, Generation, HistoryEntry, Incarnation, OperationName, Outcome, PairingId, Position, Record,
+    Remembered, Settings, State,
 };
 pub use request::{Answer, Hold, Operation, Reason, ReasonError, Refusal, Request, RequestId};
 

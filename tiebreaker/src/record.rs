@@ -3,6 +3,7 @@
 use std::fmt;
 
 use antipode_certs::{Identity, Name};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{HISTORY_ENTRIES_MAX, REMEMBERED_PER_ROLE_MAX};
 use crate::request::{Answer, Operation, Reason, RequestId};
@@ -11,7 +12,8 @@ macro_rules! numbers {
     ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
         $(
             $(#[doc = $doc])+
-            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+            #[serde(transparent)]
             pub struct $name(pub u64);
 
             impl fmt::Display for $name {
@@ -55,7 +57,8 @@ impl Generation {
 }
 
 /// When a guest's flush is complete (P8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Flush {
     /// When it is durable at the live site. The backup's replica may be behind: it cannot start from it alone.
     Site,
@@ -64,7 +67,8 @@ pub enum Flush {
 }
 
 /// Who may be live.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Two sites in lockstep. The primary is live; either may claim.
     Paired {
@@ -98,20 +102,26 @@ pub enum State {
 }
 
 impl State {
+    /// Every site that has a place in it.
+    #[must_use]
+    pub fn sites(&self) -> Vec<&Name> {
+        match self {
+            Self::Paired { primary, backup, .. } => vec![primary, backup],
+            Self::Solo { site, .. } => vec![site],
+            Self::Parked { primary, backup, .. } => std::iter::once(primary).chain(backup).collect(),
+            Self::Retired => Vec::new(),
+        }
+    }
+
     /// Whether `site` has a place in it.
     #[must_use]
     pub fn names(&self, site: &Name) -> bool {
-        match self {
-            Self::Paired { primary, backup, .. } => [primary, backup].contains(&site),
-            Self::Solo { site: holder, .. } => holder == site,
-            Self::Parked { primary, backup, .. } => primary == site || backup.as_ref() == Some(site),
-            Self::Retired => false,
-        }
+        self.sites().contains(&site)
     }
 }
 
 /// What an operator sets.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Settings {
     /// The site that gets a head start when both could go live (P5).
     pub preferred: Option<Name>,
@@ -119,23 +129,35 @@ pub struct Settings {
     pub flush: Flush,
 }
 
+/// One of [`Operation::NAMES`]. An alias, so that serde does not take it for text borrowed from what it reads.
+pub type OperationName = &'static str;
+
 /// What became of a change, as the history tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HistoryEntry {
     /// The generation that it made (of `configure`, that it kept).
     pub generation: Generation,
     /// Who asked.
     pub by: Identity,
     /// The name of the operation.
-    pub operation: &'static str,
+    #[serde(deserialize_with = "operation_name")]
+    pub operation: OperationName,
     /// Why, where an operator had to say it.
     pub reason: Option<Reason>,
     /// When, in seconds since 1970 on the clock of the node that took the request. For readers alone.
     pub at_unix_seconds: i64,
 }
 
+fn operation_name<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    let word = String::deserialize(from)?;
+    let known = Operation::NAMES.iter().find(|name| **name == word);
+    known
+        .copied()
+        .ok_or_else(|| serde::de::Error::custom(format!("{word:?} is no operation")))
+}
+
 /// The last request of one requester and what it was answered.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Remembered {
     /// Who asked.
     pub by: Identity,
@@ -150,7 +172,7 @@ pub struct Remembered {
 }
 
 /// What is kept of one VM, by whoever keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// Which VM of this name.
     pub incarnation: Incarnation,

@@ -3,16 +3,19 @@
 use std::fmt;
 
 use antipode_certs::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::REASON_BYTES_MAX;
 use crate::record::{Boot, Flush, Generation, PairingId, Position, State};
 
 /// Numbers the requests of one requester, upwards. A copy of a request has its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct RequestId(pub u64);
 
 /// Why an operator does what cannot be undone; kept in the history.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Reason(String);
 
 /// A text that is no reason.
@@ -35,6 +38,20 @@ impl Reason {
     }
 }
 
+impl TryFrom<String> for Reason {
+    type Error = ReasonError;
+
+    fn try_from(text: String) -> Result<Self, ReasonError> {
+        Self::new(&text)
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.0
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -42,7 +59,8 @@ impl fmt::Display for Reason {
 }
 
 /// What a live site holds a VM by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hold {
     /// Its start, alone.
     Boot(Boot),
@@ -51,7 +69,8 @@ pub enum Hold {
 }
 
 /// A change that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// By a site: this VM runs here from now on. The name is free.
     Register {
@@ -123,6 +142,20 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every name that [`Operation::name`] gives.
+    pub const NAMES: [&'static str; 10] = [
+        "register",
+        "claim",
+        "pair",
+        "cancel_pair",
+        "swap",
+        "park",
+        "cold_start",
+        "configure",
+        "force",
+        "retire",
+    ];
+
     /// The name used in histories and messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -151,7 +184,7 @@ impl Operation {
 }
 
 /// A change that is asked for, in the record that the requester knows.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {
     /// The request's number.
     pub id: RequestId,
@@ -164,7 +197,8 @@ pub struct Request {
 }
 
 /// Why a change is refused. Nothing has changed then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// The operation belongs to another role.
     #[error("the caller's role may not ask for this")]
@@ -230,7 +264,7 @@ impl Refusal {
 }
 
 /// What a caller is told: whether it won, and who holds the VM at that moment, so that a loser knows by whom.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Answer {
     /// Granted, or why not.
     pub verdict: Result<(), Refusal>,

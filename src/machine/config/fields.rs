@@ -1,28 +1,17 @@
 //! Single values: from what the file says to a type that keeps its limits.
 
-use std::path::{Path, PathBuf};
-
 use toml::de::DeValue;
 use toml::value::{Date, Datetime, Offset, Time};
 
-use super::mistake::{Wrong, nearest};
-use super::section::described;
 use super::{ConsoleMode, MacAddress, TapName, UnixSeconds, VmName};
+use crate::base::configuration::values::text;
+use crate::base::configuration::{Wrong, described, nearest};
 use crate::base::limits::{
     CMDLINE_BYTES_MAX, GUEST_RAM_BYTES_MAX, GUEST_RAM_BYTES_MIN, INTERFACE_NAME_BYTES_MAX, VM_NAME_BYTES_MAX,
 };
 use crate::base::units::MEBIBYTE;
 
 const CONSOLE_MODES: &[&str] = &["interactive", "output-only", "off"];
-
-fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
-    value.as_str().ok_or_else(|| {
-        Wrong::new(
-            format!("must be a string, here it is {}", described(value)),
-            "write it in double quotes",
-        )
-    })
-}
 
 pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
     value.as_bool().ok_or_else(|| {
@@ -65,18 +54,6 @@ pub(super) fn memory_bytes(value: &DeValue<'_>) -> Result<u64, Wrong> {
         .filter(|mib| (MIB_MIN..=MIB_MAX).contains(mib))
         .map(|mib| mib * MEBIBYTE)
         .ok_or_else(|| Wrong::new(format!("is {number}, outside what a guest can have"), mend))
-}
-
-/// A path, taken from `folder` where it is relative.
-pub(super) fn path(value: &DeValue<'_>, folder: &Path) -> Result<PathBuf, Wrong> {
-    let written = text(value)?;
-    if written.is_empty() || written.contains('\0') {
-        return Err(Wrong::new(
-            format!("{written:?} is no path"),
-            "name a file, absolute or relative to this file's folder",
-        ));
-    }
-    Ok(folder.join(written))
 }
 
 pub(super) fn cmdline(value: &DeValue<'_>) -> Result<String, Wrong> {

@@ -1,29 +1,23 @@
 //! The configuration of one VM: a TOML file, validated whole before anything starts (O2).
 //!
-//! Two stages. The text becomes a tree whose keys and values know their places ([`toml::de::DeTable`]); the tree
-//! becomes a [`VmConfig`], whose types carry the limits, so that nobody checks them again. Every mistake is
-//! collected with line, column, what is wrong and what to do, unknown keys included; a file with one mistake
-//! yields no configuration. Serde's derive was not taken: it stops at the first mistake.
+//! [`crate::base::configuration`] gives a tree whose keys and values know their places; here it becomes a [`VmConfig`],
+//! whose types carry the limits, so that nobody checks them again. Every mistake is collected with line, column, what
+//! is wrong and what to do, unknown keys included; a file with one mistake yields no configuration.
 //!
 //! Parsing reads no file and no clock: whether a kernel, disk or TAP exists is asked by whoever opens it. The
 //! reader's page, with a sample that is tested, is `docs/vm-configuration.md`.
 
 mod fields;
-mod mistake;
 mod parse;
-mod section;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use mistake::ConfigMistake;
 pub use parse::parse;
 
-use crate::base::limits::CONFIG_FILE_BYTES_MAX;
+use crate::base::configuration::{self, ConfigError};
 
 /// A VM as its file describes it, every limit kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,59 +146,10 @@ impl UnixSeconds {
     }
 }
 
-/// Why a configuration file gives no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{} cannot be read", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// The file is longer than `limits::CONFIG_FILE_BYTES_MAX` or is no UTF-8 text: surely another kind of file.
-    #[error("{} is no configuration: {what}", .path.display())]
-    NotConfiguration {
-        /// The file.
-        path: PathBuf,
-        /// What it is instead.
-        what: &'static str,
-    },
-    /// The file has mistakes.
-    #[error("{} has {} mistakes", .path.display(), .mistakes.len())]
-    Mistakes {
-        /// The file.
-        path: PathBuf,
-        /// Every one of them, in the order of their places; never empty.
-        mistakes: Vec<ConfigMistake>,
-    },
-}
-
 /// Reads and parses the file at `path`; relative paths in it are taken from its folder.
 ///
 /// # Errors
 /// [`ConfigError`], which the caller shows whole; nothing was started or changed.
 pub fn load(path: &Path) -> Result<VmConfig, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let not_configuration = |what| ConfigError::NotConfiguration {
-        path: path.to_owned(),
-        what,
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
-        return Err(not_configuration("it is longer than 64 KiB"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| not_configuration("it is not UTF-8 text"))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder).map_err(|mistakes| ConfigError::Mistakes {
-        path: path.to_owned(),
-        mistakes,
-    })
+    configuration::load(path, parse)
 }

@@ -5,9 +5,8 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::fields;
-use super::mistake::{ConfigMistake, Mistakes, Wrong};
-use super::section::Section;
 use super::{DiskConfig, KernelConfig, NetworkConfig, VmConfig};
+use crate::base::configuration::{ConfigMistake, Mistakes, Section, understand, values};
 
 /// Understands `text` as a VM's configuration; relative paths in it are taken from `folder`.
 ///
@@ -15,24 +14,7 @@ use super::{DiskConfig, KernelConfig, NetworkConfig, VmConfig};
 /// Every mistake in the text, in the order of their places. Where the text is no TOML, those alone are given:
 /// what a broken line meant is not guessed.
 pub fn parse(text: &str, folder: &Path) -> Result<VmConfig, Vec<ConfigMistake>> {
-    let mut mistakes = Mistakes::in_text(text);
-    let (document, syntax_errors) = DeTable::parse_recoverable(text);
-    if !syntax_errors.is_empty() {
-        for error in syntax_errors {
-            let offset = error.span().map_or(0, |span| span.start);
-            let wrong = Wrong::new(
-                error.message(),
-                "write it as TOML: key = value, text in double quotes",
-            );
-            mistakes.note(offset, wrong);
-        }
-        return Err(mistakes.into_list());
-    }
-    let config = read(document.get_ref(), folder, &mut mistakes);
-    match config {
-        Some(config) if mistakes.is_empty() => Ok(config),
-        _ => Err(mistakes.into_list()),
-    }
+    understand(text, |document, mistakes| read(document, folder, mistakes))
 }
 
 /// `None` only if a mistake was noted. Every section is read before the first missing value ends it.
@@ -90,9 +72,9 @@ fn read_kernel(root: Section<'_, '_>, folder: &Path, mistakes: &mut Mistakes<'_>
         return None;
     };
     let path = section.required("path", "path = \"vmlinuz\"", mistakes, |value| {
-        fields::path(value, folder)
+        values::path(value, folder)
     });
-    let initrd = section.optional("initrd", mistakes, |value| fields::path(value, folder));
+    let initrd = section.optional("initrd", mistakes, |value| values::path(value, folder));
     let cmdline = section.optional("cmdline", mistakes, fields::cmdline);
     Some(KernelConfig {
         path: path?,
@@ -103,7 +85,7 @@ fn read_kernel(root: Section<'_, '_>, folder: &Path, mistakes: &mut Mistakes<'_>
 
 fn read_disk(section: Section<'_, '_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> Option<DiskConfig> {
     let path = section.required("path", "path = \"disk.img\"", mistakes, |value| {
-        fields::path(value, folder)
+        values::path(value, folder)
     });
     let read_only = section.optional("read_only", mistakes, fields::boolean);
     Some(DiskConfig {

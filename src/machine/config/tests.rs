@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::configuration::ConfigMistake;
 
 const SMALLEST: &str = "name = \"a\"\nmemory_mib = 64\n[kernel]\npath = \"vmlinuz\"\n";
 

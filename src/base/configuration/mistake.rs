@@ -29,13 +29,13 @@ impl fmt::Display for ConfigMistake {
 
 /// What is wrong with a value, before its place is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) what: String,
-    pub(super) mend: String,
+pub(crate) struct Wrong {
+    pub(crate) what: String,
+    pub(crate) mend: String,
 }
 
 impl Wrong {
-    pub(super) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             mend: mend.into(),
@@ -45,13 +45,13 @@ impl Wrong {
 
 /// Collects mistakes in one text.
 #[derive(Debug)]
-pub(super) struct Mistakes<'t> {
+pub(crate) struct Mistakes<'t> {
     text: &'t str,
     found: Vec<ConfigMistake>,
 }
 
 impl<'t> Mistakes<'t> {
-    pub(super) fn in_text(text: &'t str) -> Self {
+    pub(crate) fn in_text(text: &'t str) -> Self {
         Self {
             text,
             found: Vec::new(),
@@ -59,7 +59,7 @@ impl<'t> Mistakes<'t> {
     }
 
     /// Notes a mistake at byte `offset` of the text.
-    pub(super) fn note(&mut self, offset: usize, wrong: Wrong) {
+    pub(crate) fn note(&mut self, offset: usize, wrong: Wrong) {
         let before = &self.text[..self.text.floor_char_boundary(offset)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         self.found.push(ConfigMistake {
@@ -70,19 +70,19 @@ impl<'t> Mistakes<'t> {
         });
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
     /// All mistakes in the order of their places.
-    pub(super) fn into_list(mut self) -> Vec<ConfigMistake> {
+    pub(crate) fn into_list(mut self) -> Vec<ConfigMistake> {
         self.found.sort_by_key(|mistake| (mistake.line, mistake.column));
         self.found
     }
 }
 
 /// The known word closest to `word`, if one is close enough to be what was meant.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     known
         .iter()
         .map(|candidate| (edits_between(word, candidate), *candidate))

@@ -7,7 +7,7 @@ use super::mistake::{Mistakes, Wrong, nearest};
 
 /// A table of the file and how to speak of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Section<'a, 'i> {
+pub(crate) struct Section<'a, 'i> {
     table: &'a DeTable<'i>,
     /// As in `[kernel]`, or empty for the keys before the first section.
     title: &'static str,
@@ -17,7 +17,7 @@ pub(super) struct Section<'a, 'i> {
 
 impl<'a, 'i> Section<'a, 'i> {
     /// The file itself; notes every key that is not among `known`.
-    pub(super) fn root(table: &'a DeTable<'i>, known: &[&'static str], mistakes: &mut Mistakes<'_>) -> Self {
+    pub(crate) fn root(table: &'a DeTable<'i>, known: &[&'static str], mistakes: &mut Mistakes<'_>) -> Self {
         let section = Self {
             table,
             title: "",
@@ -28,7 +28,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// The section `key` of the file, which may have the keys `known`, or `None` if it is absent or no section.
-    pub(super) fn subsection(
+    pub(crate) fn subsection(
         &self,
         key: &'static str,
         known: &[&'static str],
@@ -55,6 +55,51 @@ impl<'a, 'i> Section<'a, 'i> {
         Some(section)
     }
 
+    /// Every section of the list `key`, written as `[[key]]`.
+    pub(crate) fn list(
+        &self,
+        key: &'static str,
+        known: &[&'static str],
+        mistakes: &mut Mistakes<'_>,
+    ) -> Vec<Self> {
+        let Some(value) = self.table.get(key) else {
+            return Vec::new();
+        };
+        let mend = format!("write [[{key}]] on a line of its own and its keys below, once for each");
+        let DeValue::Array(items) = value.get_ref() else {
+            let what = format!(
+                "{key} is a list of sections, here it is {}",
+                described(value.get_ref())
+            );
+            mistakes.note(value.span().start, Wrong::new(what, mend));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                let what = format!(
+                    "{key} is a list of sections, here is {}",
+                    described(item.get_ref())
+                );
+                mistakes.note(item.span().start, Wrong::new(what, mend.clone()));
+                continue;
+            };
+            let section = Self {
+                table,
+                title: key,
+                offset: item.span().start,
+            };
+            section.note_unknown_keys(known, mistakes);
+            sections.push(section);
+        }
+        sections
+    }
+
+    /// Notes that the section itself is wrong.
+    pub(crate) fn note(&self, wrong: Wrong, mistakes: &mut Mistakes<'_>) {
+        mistakes.note(self.offset, wrong);
+    }
+
     fn note_unknown_keys(&self, known: &[&'static str], mistakes: &mut Mistakes<'_>) {
         for (key, _) in self.table {
             let word = key.get_ref().as_ref();
@@ -79,7 +124,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// The value of `key` as `read` understands it, `None` if it is absent or wrong; what is wrong is noted.
-    pub(super) fn optional<T>(
+    pub(crate) fn optional<T>(
         &self,
         key: &str,
         mistakes: &mut Mistakes<'_>,
@@ -97,7 +142,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// As [`Section::optional`], but a missing key is a mistake too; `example` shows how to write it.
-    pub(super) fn required<T>(
+    pub(crate) fn required<T>(
         &self,
         key: &str,
         example: &str,
@@ -117,7 +162,7 @@ impl<'a, 'i> Section<'a, 'i> {
 }
 
 /// What kind of value this is, in words.
-pub(super) fn described(value: &DeValue<'_>) -> &'static str {
+pub(crate) fn described(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

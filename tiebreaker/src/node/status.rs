@@ -1,0 +1,181 @@
+//! What a node can say of itself, of the others, and of the VMs.
+
+use antipode_certs::Name;
+use raft::eraftpb::ConfState;
+use raft::{RawNode, StateRole};
+use serde::{Deserialize, Serialize};
+
+use super::log::Log;
+use super::seats::NodeId;
+use crate::limits::FRAME_BYTES_MAX;
+use crate::{Generation, Incarnation, Record, Settings, State};
+
+/// VMs on one page of summaries, the longest of which has three names and some numbers.
+const SUMMARIES_PER_PAGE: usize = 400;
+const SUMMARY_BYTES_MAX: usize = 1024;
+const _: () = assert!(SUMMARIES_PER_PAGE * SUMMARY_BYTES_MAX < FRAME_BYTES_MAX);
+
+/// What a node has to say in an election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It votes.
+    Voter,
+    /// It follows until it has caught up, then it will vote.
+    Learner,
+    /// It is in no present membership.
+    Outside,
+}
+
+/// A node as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its seat.
+    pub name: Name,
+    /// Its id.
+    pub id: NodeId,
+    /// Whether it votes.
+    pub standing: Standing,
+    /// Entries of the leader's log that it has not acknowledged; none if only the leader knows and this node is not it.
+    pub lag: Option<u64>,
+    /// Whether it has answered the leader within the last election time; none as above.
+    pub active: Option<bool>,
+}
+
+/// A node's view of itself and of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its seat.
+    pub name: Name,
+    /// Its id.
+    pub id: NodeId,
+    /// Leader, follower or candidate.
+    pub role: String,
+    /// The election that it knows of last.
+    pub term: u64,
+    /// Who leads, if it knows.
+    pub leader: Option<Name>,
+    /// The last entry that it knows a majority to hold.
+    pub commit: u64,
+    /// The last entry in its state.
+    pub applied: u64,
+    /// Names that have a record.
+    pub records: u64,
+    /// All seats.
+    pub peers: Vec<PeerStatus>,
+    /// Sessions that ended because the other end broke a rule of the protocol.
+    pub faulty_sessions: u64,
+    /// Why it takes no part, if it does not.
+    pub stalled: Option<String>,
+}
+
+/// Who holds a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Which VM.
+    pub vm: Name,
+    /// Which VM of this name.
+    pub incarnation: Incarnation,
+    /// How many changes of holder there were.
+    pub generation: Generation,
+    /// Who may be live.
+    pub state: State,
+    /// What an operator has set.
+    pub settings: Settings,
+    /// When it came to this, in seconds since 1970 on some node's clock.
+    pub since_unix_seconds: i64,
+}
+
+impl Summary {
+    pub(super) fn of(vm: &Name, record: &Record) -> Self {
+        let made = record
+            .history
+            .iter()
+            .find(|entry| entry.generation == record.generation);
+        Self {
+            vm: vm.clone(),
+            incarnation: record.incarnation,
+            generation: record.generation,
+            state: record.state.clone(),
+            settings: record.settings.clone(),
+            since_unix_seconds: made.map_or(0, |entry| entry.at_unix_seconds),
+        }
+    }
+}
+
+/// The page of summaries behind `after`, and whether there are more.
+pub(super) fn summaries(log: &Log, after: Option<&Name>) -> (Vec<Summary>, bool) {
+    let mut behind = log.machine.records.range(behind(after));
+    let page: Vec<Summary> = (&mut behind)
+        .take(SUMMARIES_PER_PAGE)
+        .map(|(vm, record)| Summary::of(vm, record))
+        .collect();
+    (page, behind.next().is_some())
+}
+
+/// The page of records behind `after`, as many as fit into half a frame, and whether there are more.
+pub(super) fn records(log: &Log, after: Option<&Name>) -> (Vec<(Name, Record)>, bool) {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    let mut behind = log.machine.records.range(behind(after));
+    for (vm, record) in &mut behind {
+        page.push((vm.clone(), record.clone()));
+        bytes += serde_json::to_vec(record).map_or(0, |text| text.len());
+        if bytes >= FRAME_BYTES_MAX / 2 {
+            break;
+        }
+    }
+    (page, behind.next().is_some())
+}
+
+fn behind(after: Option<&Name>) -> (std::ops::Bound<&Name>, std::ops::Bound<&Name>) {
+    use std::ops::Bound::{Excluded, Unbounded};
+    (after.map_or(Unbounded, Excluded), Unbounded)
+}
+
+pub(super) fn standing(conf_state: &ConfState, id: NodeId) -> Standing {
+    if conf_state.voters.contains(&id.0) {
+        Standing::Voter
+    } else if conf_state.learners.contains(&id.0) {
+        Standing::Learner
+    } else {
+        Standing::Outside
+    }
+}
+
+pub(super) fn of(raw: &RawNode<Log>, name: &Name) -> NodeStatus {
+    let (raft, log) = (&raw.raft, raw.store());
+    let leads = raft.state == StateRole::Leader;
+    let seats = &log.machine.seats;
+    let peers = seats.iter().map(|(seat, id)| {
+        let progress = leads.then(|| raft.prs().get(id.0)).flatten();
+        let own = id.0 == raft.id;
+        PeerStatus {
+            name: seat.clone(),
+            id,
+            standing: standing(&log.conf_state, id),
+            lag: progress.map(|progress| log.last().saturating_sub(progress.matched)),
+            active: progress.map(|progress| own || progress.recent_active),
+        }
+    });
+    NodeStatus {
+        name: name.clone(),
+        id: NodeId(raft.id),
+        role: role_name(raft.state).to_owned(),
+        term: raft.term,
+        leader: seats.name_of(NodeId(raft.leader_id)).cloned(),
+        commit: raft.raft_log.committed,
+        applied: log.applied,
+        records: log.machine.records.len() as u64,
+        peers: peers.collect(),
+        faulty_sessions: 0,
+        stalled: None,
+    }
+}
+
+const fn role_name(role: StateRole) -> &'static str {
+    match role {
+        StateRole::Leader => "leader",
+        StateRole::Follower => "follower",
+        StateRole::Candidate | StateRole::PreCandidate => "candidate",
+    }
+}

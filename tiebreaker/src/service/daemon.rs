@@ -1,0 +1,315 @@
+//! The process: the node's thread, the tasks around it, and their end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use antipode_certs::tls::LiveCredentials;
+use antipode_certs::{Identity, Name, PeerRule, Role};
+use raft::eraftpb::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::driver::{Driver, Outbox, Stop};
+use super::inbox::{Inbox, View, Work};
+use super::outbound::Outbound;
+use super::{ServiceError, ServiceSettings, Surroundings, session};
+use crate::limits::{HEARTBEAT_TICKS, OUTBOX_MESSAGES_MAX, REOPEN_TICKS, SESSIONS_MAX};
+use crate::node::{Demand, Event, Node, NodeId, NodeSettings, NodeStatus, Reply, Ticket};
+use crate::store::{DiskStore, Owner, StoreError};
+use crate::wire::{Hello, Listener};
+
+/// Events that the node takes in one step, and so with one wait for the disk.
+const EVENTS_PER_STEP: usize = 256;
+
+/// Milliseconds between two looks at the certificates' files, for a node that makes few connections.
+const CERTIFICATES_MS: u64 = 60_000;
+
+/// Runs a node until `end` comes; `ready` is told where it listens.
+///
+/// # Errors
+/// Where it cannot start, or its thread dies.
+pub async fn serve(
+    settings: ServiceSettings,
+    surroundings: Surroundings,
+    ready: oneshot::Sender<std::net::SocketAddr>,
+    end: impl Future<Output = ()>,
+) -> Result<(), ServiceError> {
+    let own = PeerRule::Exactly(Identity {
+        role: Role::Tiebreaker,
+        name: settings.name.clone(),
+    });
+    let credentials = LiveCredentials::open(
+        settings.credentials.clone(),
+        &own,
+        Arc::clone(&surroundings.clock),
+    )?;
+    let (store, owner, content) = DiskStore::open(&settings.data, &settings.cluster, &settings.name)?;
+    let view = Arc::new(View::new(owner.clone(), content.applied.seats.clone()));
+    let everyone = PeerRule::AnyOf(Role::ALL.to_vec());
+    let listen_failed = |source| ServiceError::Listen {
+        address: settings.listen,
+        source,
+    };
+    let listener = Listener::bind(settings.listen, Arc::clone(&credentials), everyone)
+        .await
+        .map_err(listen_failed)?;
+    let address = listener.address().map_err(listen_failed)?;
+    let (inbox, work) = Inbox::new();
+    let mut tasks = JoinSet::new();
+    let mut queues = BTreeMap::new();
+    for (name, seat) in settings.seats.iter().filter(|(name, _)| **name != settings.name) {
+        let (queue, messages) = mpsc::channel(OUTBOX_MESSAGES_MAX);
+        queues.insert(name.clone(), queue);
+        let outbound = Outbound {
+            name: name.clone(),
+            address: seat.address.clone(),
+            credentials: Arc::clone(&credentials),
+            hello: Hello::of_node(&owner),
+            inbox: inbox.clone(),
+        };
+        tasks.spawn(outbound.run(messages));
+    }
+    tasks.spawn(tick(inbox.clone(), settings.heartbeat_ms));
+    tasks.spawn(look_after(credentials));
+    tasks.spawn(accept(Arc::new(listener), inbox.clone(), Arc::clone(&view)));
+    let desk = Desk {
+        settings,
+        surroundings,
+        view,
+        queues,
+        waiting: BTreeMap::new(),
+        tickets: 0,
+        unsent: Vec::new(),
+    };
+    let (died, death) = oneshot::channel::<()>();
+    let node = desk.node(&owner, content, 0);
+    let thread = thread::Builder::new()
+        .name("tiebreaker".to_owned())
+        .spawn(move || {
+            let _died = died;
+            desk.run(Driver::new(node, store), &work);
+        })
+        .map_err(ServiceError::Thread)?;
+    // Whoever wants to know has gone: nothing to do.
+    let _ = ready.send(address);
+    tokio::select! {
+        () = end => {}
+        _ = death => return Err(ServiceError::Died),
+    }
+    while !inbox.post(Work::End) && !inbox.is_closed() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    tasks.shutdown().await;
+    // It may be in the middle of a write, and no write takes long.
+    thread.join().map_err(|_| ServiceError::Died)
+}
+
+async fn tick(inbox: Inbox, heartbeat_ms: u64) {
+    let mut ticks = interval(Duration::from_micros(
+        heartbeat_ms * 1000 / HEARTBEAT_TICKS as u64,
+    ));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        inbox.post(Work::Event(Event::Tick));
+    }
+}
+
+async fn look_after(credentials: Arc<LiveCredentials>) {
+    loop {
+        sleep(Duration::from_millis(CERTIFICATES_MS)).await;
+        credentials.refresh();
+    }
+}
+
+/// Sessions end with this task, and with them the last that keeps the address.
+async fn accept(listener: Arc<Listener>, inbox: Inbox, view: Arc<View>) {
+    let places = Arc::new(Semaphore::new(SESSIONS_MAX));
+    let mut sessions = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        while sessions.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let session = session::serve(Arc::clone(&listener), tcp, inbox.clone(), Arc::clone(&view));
+                sessions.spawn(async move {
+                    session.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // The host is out of descriptors, or the other end left at once.
+                tracing::warn!("a connection could not be taken: {error}");
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// What the node's thread has on its desk, besides the node.
+struct Desk {
+    settings: ServiceSettings,
+    surroundings: Surroundings,
+    view: Arc<View>,
+    queues: BTreeMap<Name, mpsc::Sender<Message>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Reply>>,
+    tickets: u64,
+    /// Messages that found no room, or nobody: consensus is told.
+    unsent: Vec<Message>,
+}
+
+impl Desk {
+    fn node(&self, owner: &Owner, content: crate::node::Recovered, restarts: u64) -> Node {
+        let settings = NodeSettings {
+            name: owner.name.clone(),
+            id: owner.id,
+            era: owner.era,
+            priorities: self
+                .settings
+                .seats
+                .iter()
+                .map(|(name, seat)| (name.clone(), seat.priority))
+                .collect(),
+            seed: self.surroundings.seed.wrapping_add(restarts),
+        };
+        Node::new(settings, content)
+    }
+
+    /// Until the end comes. A node that cannot go on is stalled until its store can be opened anew.
+    fn run(mut self, driver: Driver<DiskStore>, work: &Receiver<Work>) {
+        let mut restarts = 0;
+        let mut driver = driver;
+        loop {
+            let last = driver.node().status();
+            let Some(stop) = self.drive(driver, work) else {
+                return;
+            };
+            self.waiting.clear();
+            tracing::error!("this node takes no part any more: {stop}");
+            let next = self.stall(&stop, last, work, |desk| {
+                restarts += 1;
+                desk.reopen(restarts)
+            });
+            match next {
+                Some(reopened) => driver = reopened,
+                None => return,
+            }
+            tracing::info!("this node takes part again");
+        }
+    }
+
+    fn reopen(&self, restarts: u64) -> Result<Driver<DiskStore>, StoreError> {
+        let Self { settings, .. } = self;
+        let (store, owner, content) = DiskStore::open(&settings.data, &settings.cluster, &settings.name)?;
+        Ok(Driver::new(self.node(&owner, content, restarts), store))
+    }
+
+    /// Until the end, which is none, or until the node stops.
+    fn drive(&mut self, mut driver: Driver<DiskStore>, work: &Receiver<Work>) -> Option<Stop> {
+        while let Ok(first) = work.recv() {
+            let mut events = Vec::new();
+            for work in std::iter::once(first).chain(work.try_iter().take(EVENTS_PER_STEP)) {
+                match work {
+                    Work::Event(event) => events.push(event),
+                    Work::Request { from, demand, reply } => events.push(self.request(from, demand, reply)),
+                    Work::End => return None,
+                }
+            }
+            while !events.is_empty() {
+                if let Err(stop) = driver.take(std::mem::take(&mut events), self) {
+                    return Some(stop);
+                }
+                events.extend(self.unsent.drain(..).map(|message| {
+                    let to = NodeId(message.to);
+                    match message.get_msg_type() {
+                        raft::eraftpb::MessageType::MsgSnapshot => Event::SnapshotSent { to, whole: false },
+                        _ => Event::Unreachable(to),
+                    }
+                }));
+            }
+            self.view.set_seats(driver.node().seats());
+        }
+        None
+    }
+
+    fn request(&mut self, from: Identity, demand: Demand, reply: oneshot::Sender<Reply>) -> Event {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.waiting.insert(ticket, reply);
+        Event::Request {
+            ticket,
+            from,
+            at_unix_seconds: self.surroundings.clock.now().seconds(),
+            demand,
+        }
+    }
+
+    /// Answers that this node is stalled, and tries `again` from time to time. None at the end.
+    fn stall<T>(
+        &self,
+        stop: &Stop,
+        mut last: NodeStatus,
+        work: &Receiver<Work>,
+        mut again: impl FnMut(&Self) -> Result<T, StoreError>,
+    ) -> Option<T> {
+        let mut why = stop.to_string();
+        let mut ticks = 0;
+        // Ticks come as long as the process lives.
+        while let Ok(work) = work.recv() {
+            match work {
+                Work::End => return None,
+                Work::Request { demand, reply, .. } => {
+                    last.role = "stalled".to_owned();
+                    last.leader = None;
+                    last.stalled = Some(why.clone());
+                    last.faulty_sessions = self.view.faulty_sessions();
+                    // A client that has gone needs no answer.
+                    let _ = reply.send(match demand {
+                        Demand::Status => Reply::Status(Box::new(last.clone())),
+                        _ => Reply::Stalled(why.clone()),
+                    });
+                }
+                Work::Event(Event::Tick) => ticks += 1,
+                Work::Event(_) => {}
+            }
+            if ticks >= REOPEN_TICKS && matches!(stop, Stop::Store(_)) {
+                ticks = 0;
+                match again(self) {
+                    Ok(opened) => return Some(opened),
+                    Err(error) => why = error.to_string(),
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Outbox for Desk {
+    fn send(&mut self, message: Message) {
+        let name = self.view.name_of(NodeId(message.to));
+        match name.and_then(|name| self.queues.get(&name)) {
+            Some(queue) => {
+                if let Err(refused) = queue.try_send(message) {
+                    self.unsent.push(refused.into_inner());
+                }
+            }
+            None => self.unsent.push(message),
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, mut reply: Reply) {
+        if let Reply::Status(status) = &mut reply {
+            status.faulty_sessions = self.view.faulty_sessions();
+        }
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            // A client that has gone needs no answer.
+            let _ = waiting.send(reply);
+        }
+    }
+}
