@@ -11,6 +11,7 @@
 //! - [`replica`]: VM, lineage, state, dirty map and activity log, kept beside an image through any crash.
 //! - [`decision`]: nothing, part, all, or refused: a table.
 //! - [`protocol`]: a session between two ends, over any line, resumed after any interruption.
+//! - [`online`]: the same under a guest that writes; pure, for the site's driver to carry out.
 //! - [`disk`]: all of it for files.
 //!
 //! Time is a [`protocol::Clock`] and names are drawn by the caller: nothing here reads a clock or a random source.
@@ -22,6 +23,7 @@ pub mod disk;
 pub mod image;
 mod leaf_set;
 pub mod limits;
+pub mod online;
 pub mod protocol;
 pub mod replica;
 pub mod tree;

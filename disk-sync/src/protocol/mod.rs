@@ -11,7 +11,7 @@ mod link;
 mod pace;
 mod pack;
 mod queue;
-mod session;
+pub(crate) mod session;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;

@@ -77,7 +77,9 @@ pub(super) fn send(
             sent.fetch_add(u64::from(length) + 4, Ordering::Relaxed);
         }
         writer.flush()?;
-        writer.get_mut().finish()
+        // A peer that has heard all it wanted may have hung up already: that it cannot be told so is no failure.
+        let _ = writer.get_mut().finish();
+        Ok(())
     };
     let outcome = write();
     if let Err(error) = &outcome {

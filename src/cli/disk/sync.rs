@@ -151,7 +151,13 @@ pub(super) fn serve(service: &Service<'_>, json: bool, output: &mut dyn Write) -
     let address = listener
         .local_addr()
         .map_err(|error| host_failure("listening", error))?;
-    tracing::info!(%address, "waiting for the other end");
+    // Told before anything else, so that a script that lets the host choose the port can read it.
+    let told = if json {
+        writeln!(output, "{}", json!({ "listening": address.to_string() }))
+    } else {
+        writeln!(output, "listening on {address}")
+    };
+    written(told.and_then(|()| output.flush()))?;
     loop {
         let (stream, from) = listener
             .accept()

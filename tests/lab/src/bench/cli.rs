@@ -1,9 +1,9 @@
-//! `antipode-lab bench boot`: alternating rounds of both machines, and what came of them.
+//! `antipode-lab bench`: of `boot`, alternating rounds of both machines, and what came of them.
 
 use super::contestant::{self, Contestant};
 use super::summary::{self, Bound, Figure};
 use super::trial::{self, Trial};
-use super::{emulator, guest};
+use super::{disk, emulator, guest};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -25,6 +25,8 @@ pub struct Args {
 enum What {
     /// Boot, idle cost, memory, disk and network of one guest
     Boot(BootArgs),
+    /// `antipode disk` against `b3sum` and `rsync`, natively
+    Disk(disk::DiskArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,7 +47,13 @@ struct BootArgs {
 /// # Errors
 /// If a host or a machine does not do what it is for.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let What::Boot(args) = &args.what;
+    match &args.what {
+        What::Boot(args) => boot(args),
+        What::Disk(args) => disk::run(args),
+    }
+}
+
+fn boot(args: &BootArgs) -> Result<ExitCode> {
     requirements::ensure()?;
     let setting = Setting::prepare(args.antipode.as_deref())?;
     let started = Instant::now();

@@ -22,10 +22,11 @@
 //! The figure for a bound with several loads behind it is the worst of their ratios.
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
-//! - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
+//! - `disk`: another bench, of replicas. - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
 
 pub mod cli;
 mod contestant;
+mod disk;
 mod emulator;
 mod guest;
 mod probe;

@@ -27,6 +27,15 @@ const REQUIREMENTS: &[Requirement] = &[
         package: "dpkg",
         witnesses: &["/usr/bin/dpkg-deb"],
     },
+    // What `bench disk` compares with.
+    Requirement {
+        package: "b3sum",
+        witnesses: &["/usr/bin/b3sum"],
+    },
+    Requirement {
+        package: "rsync",
+        witnesses: &["/usr/bin/rsync"],
+    },
     // The C parts of some crates (zstd, liblzma) are compiled from source, also for the static binary.
     Requirement {
         package: "gcc",

@@ -1,0 +1,361 @@
+//! `antipode disk` as operators and scripts meet it: two files, two hosts, kills and bad input.
+#![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LEAF: usize = 64 * 1024;
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_antipode"));
+    command
+        .args(arguments)
+        .arg("--json")
+        .current_dir(folder)
+        .env_remove("ANTIPODE_LOG");
+    command
+}
+
+/// Runs a command; answers with its exit code and its last line.
+#[track_caller]
+fn run(folder: &Path, arguments: &[&str]) -> (i32, Value) {
+    let output = command(folder, arguments).output().unwrap();
+    let line = String::from_utf8(output.stdout).unwrap();
+    let said: Value = serde_json::from_str(line.lines().last().unwrap_or("null")).unwrap();
+    let code = output.status.code().unwrap();
+    assert_eq!(
+        said["exit_code"],
+        code,
+        "{arguments:?}: {said} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (code, said)
+}
+
+#[track_caller]
+fn done(folder: &Path, arguments: &[&str]) -> Value {
+    let (code, said) = run(folder, arguments);
+    assert_eq!(code, 0, "{arguments:?}: {said}");
+    said
+}
+
+/// Leaves of bytes that do not repeat, every fifth of them zeros.
+fn content(leaves: usize, seed: u8) -> Vec<u8> {
+    let mut bytes = vec![0; leaves * LEAF];
+    for (index, leaf) in bytes
+        .chunks_mut(LEAF)
+        .enumerate()
+        .filter(|(index, _)| index % 5 != 4)
+    {
+        let name = [seed, index.to_le_bytes()[0], index.to_le_bytes()[1]];
+        blake3::Hasher::new().update(&name).finalize_xof().fill(leaf);
+    }
+    bytes
+}
+
+/// A source with content and a target that shall become its copy.
+fn pair(leaves: usize) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("a.img"), content(leaves, 1)).unwrap();
+    done(folder.path(), &["disk", "create", "a.img", "--vm", "web"]);
+    let size = (leaves * LEAF).to_string();
+    done(
+        folder.path(),
+        &[
+            "disk", "create", "b.img", "--vm", "web", "--size", &size, "--empty",
+        ],
+    );
+    folder
+}
+
+fn are_equal(folder: &Path) -> bool {
+    fs::read(folder.join("a.img")).unwrap() == fs::read(folder.join("b.img")).unwrap()
+}
+
+/// Writes to an image as a program that knows nothing of replicas does.
+fn write_behind(folder: &Path, image: &str, offset: u64, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).open(folder.join(image)).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+    let later = fs::metadata(folder.join(image)).unwrap().modified().unwrap();
+    file.set_modified(later + std::time::Duration::from_secs(1))
+        .unwrap();
+}
+
+#[test]
+fn two_files_become_equal_and_stay_known() {
+    let folder = pair(100);
+    let here = folder.path();
+    assert_eq!(done(here, &["disk", "info", "b.img"])["state"], "stale");
+    let plan = done(here, &["disk", "sync", "a.img", "b.img", "--dry-run"]);
+    assert_eq!(
+        (&plan["outcome"], &plan["leaves_sent"]),
+        (&"full".into(), &80.into())
+    );
+    assert_eq!(done(here, &["disk", "info", "b.img"])["state"], "stale");
+    let synced = done(here, &["disk", "sync", "a.img", "b.img"]);
+    assert_eq!(
+        (&synced["leaves_sent"], &synced["root"]),
+        (&plan["leaves_sent"], &plan["root"])
+    );
+    assert!(are_equal(here));
+    let info = done(here, &["disk", "info", "b.img"]);
+    assert_eq!(
+        (&info["state"], &info["marked_leaves"], &info["in_use"]),
+        (&"clean".into(), &0.into(), &false.into())
+    );
+    assert_eq!(
+        done(here, &["disk", "sync", "a.img", "b.img"])["outcome"],
+        "nothing"
+    );
+    done(here, &["disk", "verify", "a.img", "b.img"]);
+    // What is not tracked is noticed, and only what differs is sent.
+    write_behind(here, "a.img", 7 * LEAF as u64 + 5, b"changed");
+    assert_eq!(run(here, &["disk", "verify", "a.img", "b.img"]).0, 50);
+    let (code, diff) = run(here, &["disk", "diff", "a.img", "b.img"]);
+    assert_eq!(
+        (code, &diff["ranges"][0]["offset"], &diff["range_count"]),
+        (50, &(7 * LEAF).into(), &1.into())
+    );
+    let synced = done(here, &["disk", "sync", "a.img", "b.img"]);
+    assert_eq!(
+        (&synced["outcome"], &synced["leaves_sent"]),
+        (&"full".into(), &1.into())
+    );
+    assert!(are_equal(here));
+    done(here, &["disk", "diff", "a.img", "b.img"]);
+}
+
+#[test]
+fn the_digest_is_what_everybody_else_computes() {
+    let folder = TempDir::new().unwrap();
+    for (leaves, rest) in [(0, 0), (0, 77), (1, 0), (16, 0), (37, 1234)] {
+        let mut bytes = content(leaves + 1, 3);
+        bytes.truncate(leaves * LEAF + rest);
+        fs::write(folder.path().join("x"), &bytes).unwrap();
+        let said = done(folder.path(), &["disk", "digest", "x"]);
+        assert_eq!(said["blake3"], blake3::hash(&bytes).to_string());
+        assert_eq!(
+            done(folder.path(), &["disk", "digest", "x", "--content"])["content"],
+            said["content"]
+        );
+    }
+}
+
+/// A service that waits at a port that the host chose.
+struct Service {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    address: String,
+}
+
+impl Service {
+    fn start(folder: &Path, image: &str, role: &str, more: &[&str]) -> Self {
+        let fixed = [
+            "disk",
+            "serve",
+            image,
+            "--as",
+            role,
+            "--listen",
+            "127.0.0.1:0",
+            "--once",
+            "--cert",
+            "site-paris.pem",
+        ];
+        let mut child = command(folder, &[&fixed[..], more].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let address = format!("tls://{}", said["listening"].as_str().unwrap());
+        Self {
+            child,
+            output,
+            address,
+        }
+    }
+
+    /// Its exit code and last line.
+    fn end(&mut self) -> (i32, Value) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        let code = self.child.wait().unwrap().code().unwrap();
+        (code, serde_json::from_str(rest.lines().last().unwrap()).unwrap())
+    }
+}
+
+/// A test that fails leaves nothing behind that waits for ever.
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn with_certificates(folder: &Path) {
+    done(folder, &["certs", "init"]);
+    for name in ["paris", "berlin"] {
+        done(folder, &["certs", "issue", "site", name]);
+    }
+}
+
+#[test]
+fn two_hosts_sync_in_either_direction() {
+    let folder = pair(100);
+    let here = folder.path();
+    with_certificates(here);
+    let mut service = Service::start(here, "b.img", "target", &["--peer", "berlin"]);
+    let proof = ["--cert", "site-berlin.pem", "--peer", "paris"];
+    let said = done(
+        here,
+        &[&["disk", "sync", "a.img", &service.address][..], &proof].concat(),
+    );
+    let (code, theirs) = service.end();
+    assert_eq!((code, &theirs["root"]), (0, &said["root"]));
+    assert!(are_equal(here));
+    // The other way round: what was copied is the source now.
+    write_behind(here, "b.img", 0, b"changed");
+    let mut service = Service::start(here, "b.img", "source", &["--limit", "50M"]);
+    let said = done(
+        here,
+        &[&["disk", "sync", &service.address, "a.img"][..], &proof].concat(),
+    );
+    assert_eq!((service.end().0, &said["leaves_sent"]), (0, &1.into()));
+    assert!(are_equal(here));
+}
+
+#[test]
+fn whom_nobody_named_is_refused() {
+    let folder = pair(20);
+    let here = folder.path();
+    with_certificates(here);
+    let before = fs::read(here.join("b.img.replica")).unwrap();
+    let mut service = Service::start(here, "b.img", "target", &["--peer", "rome"]);
+    let sync = [
+        "disk",
+        "sync",
+        "a.img",
+        &service.address,
+        "--cert",
+        "site-berlin.pem",
+    ];
+    let (code, _) = run(here, &sync);
+    assert!([40, 52].contains(&code), "{code}");
+    assert_eq!(service.end().0, 40);
+    assert_eq!(fs::read(here.join("b.img.replica")).unwrap(), before);
+}
+
+#[test]
+fn a_killed_sync_says_syncing_and_goes_on() {
+    let folder = pair(400);
+    let here = folder.path();
+    // 21 MB at 4 MiB a second: long enough to be killed in the middle.
+    let mut child = command(here, &["disk", "sync", "a.img", "b.img", "--limit", "4M"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let is_syncing = || done(here, &["disk", "info", "b.img"])["state"] == "syncing";
+    while !is_syncing() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it began to write"
+        );
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_syncing() && !are_equal(here));
+    let said = done(here, &["disk", "sync", "a.img", "b.img"]);
+    assert_eq!(
+        (&said["relation"], &said["outcome"]),
+        (&"resuming".into(), &"partial".into())
+    );
+    assert!(are_equal(here));
+    assert_eq!(done(here, &["disk", "info", "b.img"])["state"], "clean");
+}
+
+#[test]
+fn what_would_do_harm_is_refused_and_changes_nothing() {
+    let folder = pair(20);
+    let here = folder.path();
+    let refused = |arguments: &[&str], code: i32, what: &str| {
+        let before = fs::read(here.join("b.img")).unwrap();
+        let (found, said) = run(here, arguments);
+        let error = said["errors"][0]["what"].as_str().unwrap_or_default();
+        assert_eq!(found, code, "{said}");
+        assert!(error.contains(what), "{said}");
+        assert!(
+            said["errors"][0]["do"]
+                .as_str()
+                .is_some_and(|mend| !mend.is_empty())
+        );
+        assert_eq!(fs::read(here.join("b.img")).unwrap(), before);
+    };
+    refused(&["disk", "sync", "b.img", "a.img"], 51, "holds nothing yet");
+    refused(
+        &["disk", "create", "a.img", "--vm", "web"],
+        42,
+        "is there already",
+    );
+    refused(&["disk", "info", "c.img"], 13, "No such file");
+    fs::write(here.join("c.img"), content(19, 5)).unwrap();
+    refused(&["disk", "sync", "c.img", "b.img"], 53, "no replica's metadata");
+    done(here, &["disk", "create", "c.img", "--vm", "web"]);
+    refused(&["disk", "sync", "c.img", "b.img"], 51, "length");
+    done(here, &["disk", "sync", "a.img", "b.img"]);
+    refused(&["disk", "sync", "c.img", "b.img"], 51, "no content in common");
+    done(
+        here,
+        &["disk", "create", "d.img", "--vm", "mail", "--size", "1280K"],
+    );
+    refused(&["disk", "sync", "d.img", "b.img"], 51, "two different VMs");
+    refused(
+        &["disk", "create", "e.img", "--vm", "x", "--size", "1000"],
+        13,
+        "sectors",
+    );
+    refused(
+        &["disk", "create", "e.img", "--vm", "X", "--size", "1M"],
+        2,
+        "no VM id",
+    );
+    refused(
+        &["disk", "sync", "a.img", "tls://127.0.0.1:1"],
+        2,
+        "no certificate",
+    );
+    // A disk that somebody has open.
+    let held = fs::File::open(here.join("b.img")).unwrap();
+    held.lock_shared().unwrap();
+    refused(&["disk", "sync", "a.img", "b.img"], 14, "in use");
+    drop(held);
+    // Metadata that is not what was written.
+    let metadata = OpenOptions::new()
+        .write(true)
+        .open(here.join("b.img.replica"))
+        .unwrap();
+    for slot in [0, 16_384] {
+        metadata.write_all_at(&[0xff; 8], slot + 64).unwrap();
+    }
+    refused(&["disk", "sync", "a.img", "b.img"], 53, "damaged");
+}
+
+#[test]
+fn a_target_that_may_not_be_written_is_refused() {
+    let folder = pair(20);
+    let here = folder.path();
+    fs::set_permissions(here.join("b.img"), Permissions::from_mode(0o400)).unwrap();
+    // Root may write to anything: then there is nothing to refuse.
+    let may_write = OpenOptions::new().write(true).open(here.join("b.img")).is_ok();
+    let (code, said) = run(here, &["disk", "sync", "a.img", "b.img"]);
+    assert_eq!(code, if may_write { 0 } else { 13 }, "{said}");
+}
