@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{bench, host, image, playground, scenario, switch};
+use antipode_lab::{bench, host, image, playground, scenario, switch, tiebreaker};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -29,6 +29,7 @@ enum Command {
     Endings(scenario::endings::Args),
     Refusals(scenario::refusals::Args),
     Replay(scenario::replay::Args),
+    Tiebreaker(tiebreaker::Args),
     #[command(hide = true)]
     Switch(switch::cli::Args),
 }
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Endings(args) => Ok(scenario::endings::run(&args)),
         Command::Refusals(args) => Ok(scenario::refusals::run(&args)),
         Command::Replay(args) => Ok(scenario::replay::run(&args)),
+        Command::Tiebreaker(args) => Ok(tiebreaker::run(&args)),
         Command::Switch(args) => switch::cli::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {

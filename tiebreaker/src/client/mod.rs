@@ -80,6 +80,8 @@ pub struct Client {
     connection: Option<(Name, ClientStream)>,
     /// Whom to ask first.
     favourite: Option<Name>,
+    /// How long it waits for one node's reply before it asks another.
+    patience: Duration,
 }
 
 /// What came of one try.
@@ -100,7 +102,14 @@ impl Client {
             credentials,
             connection: None,
             favourite: None,
+            patience: Duration::from_millis(REPLY_MS_MAX),
         }
+    }
+
+    /// The same, but it waits so long for one node's reply before it asks another.
+    #[must_use]
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks for a change of `vm`'s record.
@@ -213,7 +222,7 @@ impl Client {
                 return Err(self.unreachable(tried, maybe_done));
             }
             self.favourite = Some(name.clone());
-            let patience = left.min(Duration::from_millis(REPLY_MS_MAX));
+            let patience = left.min(self.patience);
             match self.try_node(&name, demand, patience).await {
                 Try::Done(Reply::Forbidden(why)) => return Err(ClientError::Forbidden(why)),
                 Try::Done(Reply::PeerReachable { site }) => return Err(ClientError::PeerReachable(site)),

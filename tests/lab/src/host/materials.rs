@@ -75,3 +75,17 @@ impl Materials {
         static_binary(&self.lab_directory, "antipode-lab", binary)
     }
 }
+
+/// The workspace's `target/lab`, and an `antipode` for processes of this machine: the one at `built`, or the one that
+/// hosts get.
+///
+/// # Errors
+/// A build that failed.
+pub fn antipode_alone(built: Option<&Path>) -> Result<(PathBuf, PathBuf)> {
+    let lab_directory = Cache::of_workspace()?.root().to_owned();
+    let antipode = match built {
+        Some(path) => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+        None => static_binary(&lab_directory, "antipode", "antipode")?,
+    };
+    Ok((lab_directory, antipode))
+}

@@ -38,6 +38,6 @@ pub mod spec;
 
 pub use error::{Error, Result};
 pub use machine::Host;
-pub use materials::Materials;
+pub use materials::{Materials, antipode_alone};
 pub use run_directory::RunDirectory;
 pub use spec::{Disk, DiskMode, HostFile, HostSpec, Nic};

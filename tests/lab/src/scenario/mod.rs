@@ -26,7 +26,7 @@ pub mod error;
 mod exit_codes;
 pub mod refusals;
 pub mod replay;
-mod report;
+pub(crate) mod report;
 pub mod setup;
 pub mod stage;
 mod store;

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 /// The form of a command's answer.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(super) struct Form {
+pub(crate) struct Form {
     /// One JSON object as the last line
     #[arg(long)]
     json: bool,
 }
 
 /// Prints what a command found: as JSON one line, else `words` of it. A failure in words goes to standard error.
-pub(super) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
+pub(crate) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
     match outcome {
         Ok(found) if form.json => println!("{found}"),
         Ok(found) => println!("{}", words(&found)),
@@ -31,12 +31,12 @@ pub(super) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value
 }
 
 /// Seconds with three decimals: what is below is noise.
-pub(super) fn seconds(span: std::time::Duration) -> f64 {
+pub(crate) fn seconds(span: std::time::Duration) -> f64 {
     (span.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// Plays `scenario` with a directory of its own for logs and disks. A failure says where they are kept.
-pub(super) fn with_run<T>(
+pub(crate) fn with_run<T>(
     lab_directory: &std::path::Path,
     name: &str,
     scenario: impl FnOnce(&RunDirectory) -> Result<T>,

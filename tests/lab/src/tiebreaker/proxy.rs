@@ -1,0 +1,107 @@
+//! One way of one link: a TCP proxy that can hold everything back, as a network does that has lost the way.
+//!
+//! What is held back arrives late rather than never, since TCP would send it again.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks at whether a cut link is whole again.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Whether a link is cut.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    pub(super) fn set(&self, cut: bool) {
+        self.0.store(cut, Ordering::SeqCst);
+    }
+
+    fn wait(&self) {
+        while self.0.load(Ordering::SeqCst) {
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Forwards what comes to `from` to `to` until the process ends.
+pub(super) fn start(from: SocketAddr, to: SocketAddr) -> io::Result<Cut> {
+    let listener = TcpListener::bind(from)?;
+    let cut = Cut::default();
+    let of_link = cut.clone();
+    thread::Builder::new().name("proxy".to_owned()).spawn(move || {
+        for incoming in listener.incoming().flatten() {
+            let cut = of_link.clone();
+            thread::spawn(move || {
+                cut.wait();
+                // A node that is down takes no connection: its peer is told by the end of this one.
+                if let Ok(outgoing) = TcpStream::connect(to) {
+                    join(&incoming, &outgoing, &cut);
+                }
+            });
+        }
+    })?;
+    Ok(cut)
+}
+
+fn join(one: &TcpStream, other: &TcpStream, cut: &Cut) {
+    thread::scope(|scope| {
+        scope.spawn(|| forward(one, other, cut));
+        forward(other, one, cut);
+    });
+}
+
+/// Ends both ways when one has ended.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: &Cut) {
+    let mut buffer = vec![0; 64 * 1024];
+    // Nagle's delay would be the proxy's, not the network's.
+    let _ = to.set_nodelay(true);
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        cut.wait();
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    for end in [from, to] {
+        // It may be closed already.
+        let _ = end.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_link_holds_back_and_then_delivers() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let cut = start(free, server.local_addr().unwrap()).unwrap();
+        let mut client = TcpStream::connect(free).unwrap();
+        let (mut inside, _) = server.accept().unwrap();
+        client.write_all(b"one").unwrap();
+        let mut word = [0; 3];
+        inside.read_exact(&mut word).unwrap();
+        cut.set(true);
+        client.write_all(b"two").unwrap();
+        inside.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert!(
+            inside.read_exact(&mut word).is_err(),
+            "it went through a cut link"
+        );
+        cut.set(false);
+        inside.set_read_timeout(None).unwrap();
+        inside.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"two");
+        drop(inside);
+        assert_eq!(
+            client.read(&mut word).unwrap(),
+            0,
+            "the end of one side is the end of the other"
+        );
+    }
+}
