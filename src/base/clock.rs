@@ -31,6 +31,13 @@ impl HostClock for SystemClock {
     }
 }
 
+/// Processor time that all threads of this process have used, the guest's included.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
+}
+
 /// The host's time of day, for what carries a date: a new VM's calendar, certificates.
 #[must_use]
 pub fn wall_clock_unix_seconds() -> i64 {

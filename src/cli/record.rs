@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
-use super::run::{as_json, exit_code_of, open_entropy, show};
+use super::run::{as_json, exit_code_of, open_entropy, seconds, show};
 use super::settings::RecordFiles;
 use super::signals::Signals;
 use crate::machine::config;
@@ -55,6 +55,7 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
         summary["log_expiries"] = json!(logged.expiries);
         summary["preemptions"] = json!(logged.preemptions);
         summary["log_bytes"] = json!(logged.bytes);
+        summary["digest_seconds"] = json!(seconds(logged.digest_time));
         writeln!(output, "{summary}")
     } else {
         let mut error = io::stderr().lock();

@@ -2,15 +2,17 @@
 
 use std::io::Write;
 
+use serde_json::json;
+
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem};
-use super::record::{begin, log_refused, open_origin, origin_of};
+use super::record::{begin, log_refused, open_origin, origin_of, put_digests};
 use super::run::{answer, host_failure};
 use super::settings::{RecordFiles, ReplayOrder};
 use super::signals::Signals;
 use crate::machine::launch::{Connection, PreparedVm, RunReport};
 use crate::machine::{Outcome, config};
-use crate::replay::{End, LogReader, MachineDigests, Noise, Recipe, Replayer, dump, save_machine};
+use crate::replay::{End, LogReader, MachineDigests, NoiseCounts, Recipe, Replayer, dump, save_machine};
 
 /// Replays `files.log` on the VM that `files.config` describes, as `order` says.
 pub(super) fn replay(
@@ -34,12 +36,12 @@ pub(super) fn replay(
     let mut vm = begin(vm, &recipe.birth, origin)?;
     signals.serve(vm.inbox().clone());
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(order.until);
-    let noise = order.noise.map(|seed| Noise::start(vm.kicker().waker(), seed));
-    let noise = noise
-        .transpose()
-        .map_err(|error| host_failure("starting the noise", error))?;
+    if let Some(seed) = order.noise {
+        replayer = replayer
+            .disturbed_by(seed)
+            .map_err(|error| host_failure("starting the noise", error))?;
+    }
     let ended = vm.run(&mut replayer);
-    drop(noise);
     if let Some(folder) = &files.dump {
         dump(&mut vm, folder)?;
     }
@@ -52,7 +54,9 @@ pub(super) fn replay(
             let recipe = present().map_err(|error| log_refused(&files.log, &error))?;
             save_machine(&mut vm, recipe, path)?;
         }
-        return answer(&report, Some(&digests), json, output);
+        return answer(&report, json, output, |summary| {
+            put_replay(summary, &digests, replayer.noise())
+        });
     }
     if let Some(position) = order.until {
         let what = format!(
@@ -75,7 +79,22 @@ pub(super) fn replay(
             .iter()
             .fold(failure, |failure, what| failure.and(problem(what))));
     }
-    answer(&report, Some(&digests), json, output)
+    answer(&report, json, output, |summary| {
+        put_replay(summary, &digests, replayer.noise())
+    })
+}
+
+/// Adds to a summary what the machine is at the end of a replay, and what `noise` was made.
+fn put_replay(summary: &mut serde_json::Value, digests: &MachineDigests, noise: Option<NoiseCounts>) {
+    put_digests(summary, digests);
+    if let Some(noise) = noise {
+        summary["noise"] = json!({
+            "page_log_restarts": noise.page_log_restarts,
+            "page_outs": noise.page_outs,
+            "moves": noise.moves,
+            "cut_batches": noise.cut_batches,
+        });
+    }
 }
 
 /// What of the end of this execution is not as it was.

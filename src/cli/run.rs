@@ -7,13 +7,11 @@ use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
-use super::record::put_digests;
 use super::signals::Signals;
 use crate::machine::kvm::KvmError;
 use crate::machine::launch::{Connection, LaunchError, PreparedVm, RunReport};
 use crate::machine::workers::{DiskError, HostEntropy};
 use crate::machine::{Outcome, RunError, TimelineError, config};
-use crate::replay::MachineDigests;
 
 /// Runs the VM that the file at `path` describes, to its end.
 pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
@@ -26,22 +24,20 @@ pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<Exi
     let mut vm = vm.start(&birth)?;
     signals.serve(vm.inbox().clone());
     let report = vm.run(&mut vm.live(entropy, exit_cost)?)?;
-    answer(&report, None, json, output)
+    answer(&report, json, output, |_| {})
 }
 
-/// Shows how a VM ended, and what it is then if `digests` say so: as JSON on `output`, else in words on standard error.
+/// Shows how a VM ended: as JSON on `output` with what `more` adds, else in words on standard error.
 pub(super) fn answer(
     report: &RunReport,
-    digests: Option<&MachineDigests>,
     json: bool,
     output: &mut dyn Write,
+    more: impl FnOnce(&mut serde_json::Value),
 ) -> Result<ExitCode, Failure> {
     let code = exit_code_of(&report.outcome);
     let shown = if json {
         let mut summary = as_json(report, code);
-        if let Some(digests) = digests {
-            put_digests(&mut summary, digests);
-        }
+        more(&mut summary);
         writeln!(output, "{summary}")
     } else {
         show(report, &mut io::stderr().lock())
@@ -89,6 +85,7 @@ pub(super) fn as_json(report: &RunReport, code: ExitCode) -> serde_json::Value {
         "exits_per_second": exits_per_second(report),
         "guest_seconds": seconds(totals.virtual_time.saturating_since(crate::base::units::VirtualTime::ZERO)),
         "wall_seconds": seconds(report.wall),
+        "cpu_seconds": seconds(report.cpu),
         "rewritten_rdtsc": report.rewritten.rdtsc(),
         "rewritten_cr4": report.rewritten.cr4_writes(),
         "rewritten_mask_reads": report.rewritten.dead_mask_reads(),

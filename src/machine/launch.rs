@@ -99,6 +99,8 @@ pub struct RunReport {
     pub rewritten: RewriteReport,
     /// Host time from the first instruction to the end.
     pub wall: Duration,
+    /// Processor time that this process used meanwhile, the guest's included.
+    pub cpu: Duration,
 }
 
 /// What chance and the host give a VM at its birth, besides the files it is made of. With the same files and the same

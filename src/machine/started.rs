@@ -10,7 +10,7 @@ use super::vm::{Live, Outside, RunError, Timeline, Totals, Vm};
 use super::workers::{
     Console, DiskFile, DiskWorkers, Event, HostEntropy, Inbox, Network, Tap, TerminalGuard,
 };
-use crate::base::clock::{HostClock, SystemClock};
+use crate::base::clock::{HostClock, SystemClock, process_cpu_time};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
 use crate::devices::board::Board;
@@ -166,13 +166,14 @@ impl StartedVm {
     /// # Errors
     /// When the host fails it, or `timeline` cannot go on.
     pub fn run(&mut self, timeline: &mut dyn Timeline) -> Result<RunReport, LaunchError> {
-        let start_ns = SystemClock.monotonic_ns();
+        let (start_ns, start_cpu) = (SystemClock.monotonic_ns(), process_cpu_time());
         let outcome = self.vm.run(timeline, &mut self.outside)?;
         Ok(RunReport {
             outcome,
             totals: self.vm.totals(),
             rewritten: self.rewritten.clone(),
             wall: Duration::from_nanos(SystemClock.monotonic_ns() - start_ns),
+            cpu: process_cpu_time().saturating_sub(start_cpu),
         })
     }
 

@@ -53,6 +53,25 @@ pub struct Batch {
     pub end: Option<End>,
 }
 
+impl Batch {
+    /// Keeps the first `exit_count` exits, of those that there are, with what entered before the last of them was left;
+    /// answers the rest. What entered at the last is in the rest, as after any watermark.
+    #[must_use]
+    pub(super) fn split_off(&mut self, exit_count: u64) -> Self {
+        let through = ExitOrdinal::new(self.first.get() + exit_count - 1);
+        let later = self.entries.partition_point(|(exit, _)| *exit < through);
+        Self {
+            first: through.next(),
+            checks: self
+                .checks
+                .split_off(usize::try_from(exit_count).unwrap_or(usize::MAX)),
+            entries: self.entries.split_off(later),
+            through: std::mem::replace(&mut self.through, through),
+            end: self.end.take(),
+        }
+    }
+}
+
 const TIME_READ: u8 = 0;
 const EXPIRY: u8 = 1;
 const FRAME: u8 = 2;

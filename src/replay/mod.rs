@@ -49,7 +49,7 @@ pub use catalogue::{Entry, OutputKind};
 pub use codec::CodecError;
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
-pub use noise::Noise;
+pub use noise::NoiseCounts;
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Logged, Recorder};
 pub use replayer::Replayer;

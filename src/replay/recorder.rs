@@ -48,6 +48,8 @@ pub struct Logged {
     pub expiries: u64,
     /// Times a guest that computed was stopped at a position of our making.
     pub preemptions: u64,
+    /// Time that the digests at the ends of epochs took.
+    pub digest_time: Duration,
 }
 
 /// A timeline that records.
@@ -65,6 +67,8 @@ pub struct Recorder {
     waiting_since: Option<VirtualTime>,
     /// When the last pre-emption began.
     preempting_since: VirtualTime,
+    /// When the last epoch ended.
+    digesting_since: VirtualTime,
     patience: Patience,
     told_pages: ToldPages,
     logged: Logged,
@@ -106,6 +110,7 @@ impl Recorder {
             shown: begun.virtual_time,
             waiting_since: None,
             preempting_since: VirtualTime::ZERO,
+            digesting_since: VirtualTime::ZERO,
             patience: Patience::default(),
             told_pages: ToldPages::default(),
             logged: Logged::default(),
@@ -259,11 +264,16 @@ impl Timeline for Recorder {
     }
 
     fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError> {
-        Ok(self.patience.begins_epoch(standing.now))
+        let begins = self.patience.begins_epoch(standing.now);
+        if begins {
+            self.digesting_since = self.live.now();
+        }
+        Ok(begins)
     }
 
     fn epoch_ended(&mut self, standing: Standing, digests: EpochDigests) -> Result<(), TimelineError> {
         self.note(standing.exit, Entry::Epoch(Box::new(digests)));
+        self.logged.digest_time += self.live.now() - self.digesting_since;
         Ok(())
     }
 

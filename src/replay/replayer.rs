@@ -12,15 +12,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 
+use super::batch::Batch;
 use super::catalogue::Entry;
 use super::checks::{REGISTERS, Rolling};
 use super::log::{LogError, LogReader};
+use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
 use super::{End, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
-use crate::machine::kvm::{Kicker, PostedWrite, VcpuState};
+use crate::machine::kvm::{Disturbance, Kicker, PostedWrite, VcpuState};
 use crate::machine::workers::{Event, Inbox};
 use crate::machine::{
     Arrival, EpochDigests, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
@@ -46,6 +48,9 @@ pub struct Replayer<R> {
     /// Our own disk requests that have ended before the log says so.
     disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
     is_stopped: bool,
+    noise: Option<Noise>,
+    /// What noise has cut off the last batch.
+    cut_off: Option<Batch>,
 }
 
 impl<R: Read> Replayer<R> {
@@ -67,6 +72,8 @@ impl<R: Read> Replayer<R> {
             end: None,
             disk_done: BTreeMap::new(),
             is_stopped: false,
+            noise: None,
+            cut_off: None,
         }
     }
 
@@ -77,6 +84,23 @@ impl<R: Read> Replayer<R> {
             hold_at: until,
             ..self
         }
+    }
+
+    /// The same, disturbed at moments and in ways that follow from `seed`. It must not notice.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn disturbed_by(self, seed: u64) -> std::io::Result<Self> {
+        Ok(Self {
+            noise: Some(Noise::start(self.kicker.waker(), seed)?),
+            ..self
+        })
+    }
+
+    /// What noise has done, if there is any.
+    #[must_use]
+    pub fn noise(&self) -> Option<NoiseCounts> {
+        self.noise.as_ref().map(Noise::counts)
     }
 
     /// Waits for our own disk requests `ids`.
@@ -107,14 +131,18 @@ impl<R: Read> Replayer<R> {
 
     /// Reads the next batch. False after the last.
     fn read_batch(&mut self) -> Result<bool, TimelineError> {
-        let batch = self.log.next_batch().map_err(|error| TimelineError::Host {
-            what: "reading the log",
-            source: match error {
-                LogError::Io(error) => error,
-                other => std::io::Error::other(other),
-            },
-        })?;
-        let Some(batch) = batch else { return Ok(false) };
+        let next = match self.cut_off.take() {
+            Some(rest) => Some(rest),
+            None => self.log.next_batch().map_err(|error| TimelineError::Host {
+                what: "reading the log",
+                source: match error {
+                    LogError::Io(error) => error,
+                    other => std::io::Error::other(other),
+                },
+            })?,
+        };
+        let Some(mut batch) = next else { return Ok(false) };
+        self.cut_off = self.noise.as_mut().and_then(|noise| noise.cut(&mut batch));
         self.entries.extend(batch.entries);
         self.checks = batch.checks;
         self.checks_from = batch.first.get();
@@ -345,7 +373,14 @@ impl<R: Read> Timeline for Replayer<R> {
     }
 
     fn kicked(&mut self, _: Standing) -> Result<Kick, TimelineError> {
-        Ok(Kick::Noise)
+        let disturbance = self.noise.as_mut().and_then(Noise::disturbance);
+        Ok(disturbance.map_or(Kick::Noise, Kick::Disturb))
+    }
+
+    fn disturbed(&mut self, disturbance: Disturbance, has_happened: bool) {
+        if let (Some(noise), true) = (&mut self.noise, has_happened) {
+            noise.has_happened(disturbance);
+        }
     }
 
     fn is_worth_preempting(&mut self, _: Standing, _: usize) -> Result<bool, TimelineError> {

@@ -10,12 +10,14 @@
 //!                     └─ answers to reads, registers
 //! ```
 
+mod disturbance;
 mod exit;
 mod kick;
 mod state;
 mod vcpu;
 mod vm;
 
+pub use disturbance::Disturbance;
 pub use exit::{Exit, ExitKind, PortAccess, PostedWrite, WritePlace};
 pub use kick::{KickTimer, Kicker, VcpuWaker};
 pub use state::{NoVcpuState, VcpuState};

@@ -155,7 +155,7 @@ impl KvmVm {
     }
 
     /// Maps `ram`, which is one of the mappings this VM owns.
-    fn map(&self, ram: &Ram, first_slot: u32, flags: u32) -> Result<(), KvmError> {
+    pub(super) fn map(&self, ram: &Ram, first_slot: u32, flags: u32) -> Result<(), KvmError> {
         for (slot, region) in (first_slot..).zip(ram.iter()) {
             let slot = kvm_userspace_memory_region {
                 slot,

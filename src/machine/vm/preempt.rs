@@ -33,6 +33,10 @@ impl Vm {
         match timeline.kicked(self.standing())? {
             Kick::Arrival => self.is_between_exits = false,
             Kick::Noise => self.is_between_exits = true,
+            Kick::Disturb(disturbance) => {
+                timeline.disturbed(disturbance, self.kvm.disturb(disturbance)?);
+                self.is_between_exits = true;
+            }
             Kick::Preempt => {
                 let addresses = self.kvm.written_pages()?;
                 if timeline.is_worth_preempting(self.standing(), addresses.len())? {

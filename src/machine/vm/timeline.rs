@@ -10,7 +10,7 @@ use kvm_bindings::kvm_regs;
 use super::epoch::EpochDigests;
 use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::{Frame, Input};
-use crate::machine::kvm::{Exit, PostedWrite, VcpuState};
+use crate::machine::kvm::{Disturbance, Exit, PostedWrite, VcpuState};
 
 /// What enters a VM at a counted exit that has been handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub enum Turn {
 pub enum Kick {
     /// For nothing: back into the guest.
     Noise,
+    /// To disturb the VM's memory on purpose, then back into the guest.
+    Disturb(Disturbance),
     /// For what has arrived, which may enter here, between two exits.
     Arrival,
     /// The guest has computed for too long while something waited: here shall be a position (H1), if
@@ -171,6 +173,11 @@ pub trait Timeline {
     /// # Errors
     /// [`TimelineError`].
     fn is_worth_preempting(&mut self, standing: Standing, page_count: usize) -> Result<bool, TimelineError>;
+
+    /// What [`Kick::Disturb`] asked for was done, and the host took part or did not.
+    fn disturbed(&mut self, disturbance: Disturbance, has_happened: bool) {
+        let _ = (disturbance, has_happened);
+    }
 
     /// The guest was captured for [`Kick::Preempt`]: what it did since the exit in `standing`. The point where it stands
     /// will count as the next exit.
