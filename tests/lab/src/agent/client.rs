@@ -15,12 +15,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A command that takes longer has got stuck: builds happen elsewhere, and no host is asked for more at once.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(900);
+
 /// Why the agent did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host said nothing in time.
     #[error("the agent did not answer within {0:?}; the host's console log says how far it came")]
     Silent(Duration),
+    /// A command went on for too long.
+    #[error("it has not ended within {COMMAND_TIMEOUT:?}; is the host stuck?")]
+    Unending,
     /// The host is down, or its agent.
     #[error("the host is gone: its control connection ended")]
     Gone,
@@ -462,11 +468,12 @@ impl Channel {
     /// Waits for the end and returns all that came.
     ///
     /// # Errors
-    /// As [`Channel::next`].
+    /// As [`Channel::next`], and [`Error::Unending`] if it takes longer than [`COMMAND_TIMEOUT`].
     pub fn collect(&mut self) -> Result<Output, Error> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let deadline = Instant::now() + COMMAND_TIMEOUT;
         loop {
-            match self.next()? {
+            match self.next_before(deadline)?.ok_or(Error::Unending)? {
                 Event::Data(Stream::Error, bytes) => stderr.extend(bytes),
                 Event::Data(_, bytes) => stdout.extend(bytes),
                 Event::Exit(status) => {

@@ -24,6 +24,8 @@ pub struct RunSummary {
     pub guest_seconds: f64,
     /// Host time that passed.
     pub wall_seconds: f64,
+    /// Processor time of the process, the guest's included.
+    pub cpu_seconds: f64,
     /// RDTSC instructions of the kernel that were rewritten.
     pub rewritten_rdtsc: u64,
     /// RDTSC instructions of programs that were answered.
@@ -40,6 +42,25 @@ pub struct RunSummary {
     /// Of a record: timer expiries in its log.
     #[serde(default)]
     pub log_expiries: u64,
+    /// Of a record: time that the digests of epochs took.
+    #[serde(default)]
+    pub digest_seconds: f64,
+    /// Of a disturbed replay: what was done to it.
+    #[serde(default)]
+    pub noise: Noise,
+}
+
+/// What a replay was disturbed by, besides signals.
+#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+pub struct Noise {
+    /// The page log was switched off and on.
+    pub page_log_restarts: u64,
+    /// Chunks of RAM were offered to the host's swap.
+    pub page_outs: u64,
+    /// Chunks of RAM were moved.
+    pub moves: u64,
+    /// Batches were cut in two.
+    pub cut_batches: u64,
 }
 
 impl RunSummary {
@@ -57,7 +78,7 @@ impl RunSummary {
 mod tests {
     use super::*;
 
-    const LINE: &str = r#"{"exit_code":0,"exit_name":"done","exits":{"hlt":7},"exits_per_second":9,"exits_total":7,"guest_seconds":1.5,"interrupts":1,"ok":true,"outcome":"power-off","rewritten_rdtsc":80,"user_rdtsc":5,"wall_seconds":2.0,"what":"the guest {x} off"}"#;
+    const LINE: &str = r#"{"exit_code":0,"exit_name":"done","exits":{"hlt":7},"exits_per_second":9,"exits_total":7,"guest_seconds":1.5,"interrupts":1,"ok":true,"outcome":"power-off","rewritten_rdtsc":80,"user_rdtsc":5,"cpu_seconds":1.0,"wall_seconds":2.0,"what":"the guest {x} off"}"#;
 
     #[test]
     fn it_is_found_behind_whatever_the_guest_wrote() {

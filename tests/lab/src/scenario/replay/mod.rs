@@ -1,19 +1,28 @@
 //! `cargo lab replay`: a guest's execution is recorded on one host and repeated on another, under noise, and RAM,
 //! registers, disk and console at the end are compared byte for byte, by this program and not by antipode's digests.
+//!
+//! The noise that the recording did not have: signals, the page log switched off and on, RAM moved and, as the host has a
+//! swap, taken out and brought back, a competing load, batches cut elsewhere.
+//!
+//! - `work`: what the guest does meanwhile. - `compare`: what is left of both, byte for byte.
 
-use super::boot::{CONSOLE_TIMEOUT, END_TIMEOUT, READY_TIMEOUT};
+mod compare;
+mod work;
+
+use super::boot::{END_TIMEOUT, READY_TIMEOUT};
 use super::report::{Form, conclude, seconds, with_run};
-use super::{Error, RunSummary, Setup, Stage, StageSpec, Task, Vm, VmEnd, VmSettings, store, talk};
+use super::{Error, RunSummary, Setup, Stage, StageSpec, Task, VmEnd, VmSettings, store};
 use crate::debian::KernelFlavour;
 use crate::host::{Disk, DiskMode, RunDirectory};
 use crate::image::Service;
 use anyhow::{Context, Result, ensure};
+use compare::{Remains, Sameness};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use work::{Amount, Done, Idleness, work};
 
 const LOG: &str = "/tmp/execution.log";
 const DUMP: &str = "/tmp/dump";
@@ -21,14 +30,12 @@ const DUMP: &str = "/tmp/dump";
 /// From the start of a replay to its end: it goes about as fast as its recording, on a host that is kept busy.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(1_800);
 
+/// Gives the replaying host a swap.
+const SWAP: &str = "mkswap /dev/vdc > /dev/null && swapon /dev/vdc";
+
 /// Keeps the replaying host's processor from being all the guest's, a few milliseconds at a time.
 const COMPETING_LOAD: &str =
     "(while sleep 0.1; do i=0; while [ $i -lt 300 ]; do i=$((i+1)); done; done) > /dev/null 2>&1 &";
-
-/// Processes of Debian's own programs, dynamically linked, one round.
-const SHELL_ROUND: &str = "for i in 1 2 3 4 5; do head -c 20000 /dev/urandom | gzip | sha256sum; \
-                           seq 1 200 | sort -r | tail -n 1; tar cf - /etc | gzip -1 | wc -c; (sleep 0.05 & wait); \
-                           perl -e 'print $$ % 7, qq(\\n)'; done > /data/round; sync";
 
 /// Record a guest on one host, replay it on another under noise, and compare everything
 #[derive(Debug, clap::Args)]
@@ -42,9 +49,11 @@ pub struct Args {
     /// Recordings, each with a replay
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Rounds of work for the guest in each
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    rounds: usize,
+    #[command(flatten)]
+    amount: Amount,
+    /// Replay with this `antipode` instead of the one that records
+    #[arg(long, value_name = "FILE")]
+    replay_with: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -69,16 +78,15 @@ pub fn run(args: &Args) -> ExitCode {
 struct Comparison {
     recorded: RunSummary,
     replayed: RunSummary,
-    ram: bool,
-    registers: bool,
-    disk: bool,
-    console: bool,
+    same: Sameness,
+    done: Done,
+    /// Pages that the replaying host put into its swap and brought back.
+    swapped_in: u64,
 }
 
 impl Comparison {
     fn is_same(&self) -> bool {
-        let exits = self.recorded.exits == self.replayed.exits;
-        exits && self.ram && self.registers && self.disk && self.console
+        self.same.is_whole()
     }
 }
 
@@ -111,33 +119,38 @@ fn play_all(args: &Args) -> Result<Value> {
         "kernel": args.kernel,
         "runs": comparisons.len(),
         "identical": identical,
-        "ram_equal": count(|one| one.ram),
-        "regs_equal": count(|one| one.registers),
-        "disk_equal": count(|one| one.disk),
-        "console_equal": count(|one| one.console),
+        "ram_equal": count(|one| one.same.ram),
+        "regs_equal": count(|one| one.same.registers),
+        "disk_equal": count(|one| one.same.disk),
+        "console_equal": count(|one| one.same.console),
         "exits_min": least(|one| one.recorded.exits_total),
+        "divergences": comparisons.len() - identical,
+        "user_execs": least(|one| one.done.execs),
         "user_rdtsc": comparisons.iter().map(|one| one.recorded.user_rdtsc).sum::<u64>(),
         "noise_kicks_min": least(|one| one.replayed.kicks),
+        "noise_page_log_restarts": least(|one| one.replayed.noise.page_log_restarts),
+        "noise_moves": least(|one| one.replayed.noise.moves),
+        "noise_page_outs": least(|one| one.replayed.noise.page_outs),
+        "noise_pages_swapped_in": least(|one| one.swapped_in),
+        "noise_cut_batches": least(|one| one.replayed.noise.cut_batches),
         "preemptions": comparisons.iter().map(|one| one.recorded.preemptions).sum::<u64>(),
         "log_bytes": comparisons.iter().map(|one| one.recorded.log_bytes).sum::<u64>(),
         "log_expiries": comparisons.iter().map(|one| one.recorded.log_expiries).sum::<u64>(),
-        "recorded_s": comparisons.iter().map(|one| one.recorded.wall_seconds).sum::<f64>(),
-        "replayed_s": comparisons.iter().map(|one| one.replayed.wall_seconds).sum::<f64>(),
+        "log_bytes_per_tick_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.expiries.max(1.0)),
+        "log_bytes_per_second_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.seconds),
+        "ticks_per_second_idle": most_of_idle(&comparisons, |idle| idle.expiries / idle.seconds),
+        "recorded_s": sum(&comparisons, |one| one.recorded.wall_seconds),
+        "replayed_s": sum(&comparisons, |one| one.replayed.wall_seconds),
+        "recorded_cpu_s": sum(&comparisons, |one| one.recorded.cpu_seconds),
+        "replayed_cpu_s": sum(&comparisons, |one| one.replayed.cpu_seconds),
+        "digest_s": sum(&comparisons, |one| one.recorded.digest_seconds),
         "took_s": seconds(started.elapsed()),
     }))
 }
 
-/// What is left of an execution: files of this machine, and texts.
-struct Remains {
-    end: VmEnd,
-    summary: RunSummary,
-    /// RAM, then the guest's disk.
-    bulk: PathBuf,
-    registers: Vec<u8>,
-}
-
 fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<Comparison> {
     let mut log = Vec::new();
+    let mut done = Done::default();
     let recorded = on_fresh_host(setup, run, "record", |stage| {
         let task = Task::Record {
             log: LOG.to_owned(),
@@ -145,36 +158,57 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         };
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
         vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
-        for round in 0..args.rounds {
-            work(setup.service(), stage, &mut vm, round)?;
-        }
+        done = work(setup.service(), stage, &mut vm, &args.amount)?;
         vm.press_power_button()?;
         let end = vm.wait_end(END_TIMEOUT)?;
         log = stage.site().get(LOG)?;
         Ok(end)
     })?;
+    let mut swapped_in = 0;
     let replayed = on_fresh_host(setup, run, "replay", |stage| {
         stage.site().put_bytes(&log, LOG, 0o644)?;
+        if let Some(antipode) = &args.replay_with {
+            stage.site().put(antipode, "/usr/bin/antipode", 0o755)?;
+        }
+        stage.site().shell(SWAP)?;
         stage.site().shell(COMPETING_LOAD)?;
         let task = Task::Replay {
             log: LOG.to_owned(),
             dump: DUMP.to_owned(),
             noise: number.into(),
         };
-        Ok(stage
+        let end = stage
             .start_task(&VmSettings::new(setup), &task)?
-            .wait_end(REPLAY_TIMEOUT)?)
+            .wait_end(REPLAY_TIMEOUT)?;
+        swapped_in = swapped_in_pages(stage)?;
+        Ok(end)
     })?;
     let memory_bytes = setup.service().memory_bytes();
-    let (ram, disk) = compare_bulk(&recorded.bulk, &replayed.bulk, memory_bytes)?;
     Ok(Comparison {
-        ram,
-        disk,
-        registers: recorded.registers == replayed.registers,
-        console: console_of(&recorded.end) == console_of(&replayed.end),
+        same: Sameness::of(&recorded, &replayed, memory_bytes)?,
         recorded: recorded.summary,
         replayed: replayed.summary,
+        done,
+        swapped_in,
     })
+}
+
+fn swapped_in_pages(stage: &Stage) -> Result<u64> {
+    let text = stage.site().shell("grep '^pswpin ' /proc/vmstat")?;
+    let number = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    number.with_context(|| format!("pages swapped in: {text:?}"))
+}
+
+fn sum(comparisons: &[Comparison], of: impl Fn(&Comparison) -> f64) -> f64 {
+    (comparisons.iter().map(of).sum::<f64>() * 1000.0).round() / 1000.0
+}
+
+/// The largest of what `of` says of the runs that were left alone for a while.
+fn most_of_idle(comparisons: &[Comparison], of: impl Fn(&Idleness) -> f64) -> Option<f64> {
+    let all = comparisons.iter().filter_map(|one| one.done.idle.as_ref());
+    all.map(of)
+        .max_by(f64::total_cmp)
+        .map(|most| (most * 100.0).round() / 100.0)
 }
 
 /// Lets `part` run a VM to its end on a host that has run none before, and fetches what is left of it.
@@ -189,12 +223,17 @@ fn on_fresh_host(
     File::create_new(&bulk)
         .and_then(|file| file.set_len(memory_bytes + disk_bytes))
         .map_err(Error::file("create", &bulk))?;
+    let swap = run.path().join(format!("{name}.swap"));
+    File::create_new(&swap)
+        .and_then(|file| file.set_len(memory_bytes))
+        .map_err(Error::file("create", &swap))?;
+    let disk = |path: &Path| Disk {
+        path: path.to_owned(),
+        mode: DiskMode::ReadWrite,
+    };
     let spec = StageSpec {
         client: name == "record" && setup.service().port().is_some(),
-        disks: vec![Disk {
-            path: bulk.clone(),
-            mode: DiskMode::ReadWrite,
-        }],
+        disks: vec![disk(&bulk), disk(&swap)],
         ..StageSpec::new(setup)
     };
     with_run(&setup.materials.lab_directory, name, |part_run| {
@@ -217,83 +256,4 @@ fn on_fresh_host(
             registers,
         })
     })
-}
-
-/// Gives the guest something to do that reaches its disk, then lets it rest.
-fn work(service: Service, stage: &Stage, vm: &mut Vm, round: usize) -> Result<()> {
-    match service.port() {
-        Some(_) => {
-            let pairs = talk::pairs(10, &format!("{round}-{}", std::process::id()));
-            talk::write(service, &mut stage.connect()?, &pairs)?;
-            talk::read(service, &mut stage.connect()?, &pairs)?;
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        None => {
-            vm.type_text(&format!("{SHELL_ROUND}; echo done:$((round={round}))\n"))?;
-            vm.wait_for(&format!("done:{round}"), CONSOLE_TIMEOUT)?;
-        }
-    }
-    Ok(())
-}
-
-/// Everything on standard output but antipode's own last line.
-fn console_of(end: &VmEnd) -> &str {
-    let text = end.console.trim_end();
-    text.rfind("{\"").map_or(text, |start| &text[..start])
-}
-
-/// Whether the first `memory_bytes` of both files are the same, and whether the rest is.
-fn compare_bulk(one: &Path, other: &Path, memory_bytes: u64) -> Result<(bool, bool)> {
-    let open = |path: &Path| {
-        File::open(path)
-            .map(BufReader::new)
-            .map_err(Error::file("open", path))
-    };
-    let (one, other) = (open(one)?, open(other)?);
-    let (mut one_ram, mut other_ram) = (one.take(memory_bytes), other.take(memory_bytes));
-    let ram = are_equal(&mut one_ram, &mut other_ram)?;
-    let disk = are_equal(&mut one_ram.into_inner(), &mut other_ram.into_inner())?;
-    Ok((ram, disk))
-}
-
-/// Reads both to their ends.
-fn are_equal(one: &mut impl Read, other: &mut impl Read) -> Result<bool> {
-    let (mut one_part, mut other_part) = (Vec::new(), Vec::new());
-    let mut is_same = true;
-    loop {
-        one_part.clear();
-        other_part.clear();
-        let taken = one.by_ref().take(1 << 20).read_to_end(&mut one_part)?;
-        other.by_ref().take(1 << 20).read_to_end(&mut other_part)?;
-        is_same &= one_part == other_part;
-        if taken == 0 && other_part.is_empty() {
-            return Ok(is_same);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The checker is given a planted difference in each part.
-    #[test]
-    fn one_byte_of_ram_or_disk_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, changed: Option<usize>| {
-            let mut bytes = vec![7_u8; 3 << 20];
-            if let Some(place) = changed {
-                bytes[place] ^= 1;
-            }
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            path
-        };
-        let (plain, same) = (write("a", None), write("b", None));
-        let (ram, disk) = (write("c", Some((2 << 20) - 1)), write("d", Some(2 << 20)));
-        let compare = |other: &Path| compare_bulk(&plain, other, 2 << 20).unwrap();
-        assert_eq!(compare(&same), (true, true));
-        assert_eq!(compare(&ram), (false, true));
-        assert_eq!(compare(&disk), (true, false));
-    }
 }
