@@ -1,6 +1,6 @@
 //! `antipode replay --print` and `--stats`: a log as a person reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::Path;
 
@@ -54,6 +54,35 @@ pub(super) fn print(path: &Path, json: bool, output: &mut dyn Write) -> Result<E
     Ok(code_of(was_cut_off))
 }
 
+/// Entries that are shown before a position, and after it.
+const ENTRIES_AROUND: usize = 40;
+
+/// What the log at `path` has around `exit`, as [`print`] shows it.
+pub(super) fn entries_around(path: &Path, exit: ExitOrdinal) -> std::io::Result<Vec<u8>> {
+    let mut log = LogReader::open(path).map_err(std::io::Error::other)?;
+    let (mut before, mut after) = (VecDeque::new(), Vec::new());
+    while after.len() < ENTRIES_AROUND
+        && let Some(batch) = log.next_batch().map_err(std::io::Error::other)?
+    {
+        for (at, entry) in batch.entries {
+            if at > exit {
+                after.push((at, entry));
+                continue;
+            }
+            before.push_back((at, entry));
+            if before.len() > ENTRIES_AROUND {
+                before.pop_front();
+            }
+        }
+    }
+    after.truncate(ENTRIES_AROUND);
+    let mut text = Vec::new();
+    for (at, entry) in before.iter().chain(&after) {
+        print_entry(*at, entry, false, &mut text)?;
+    }
+    Ok(text)
+}
+
 fn print_entry(exit: ExitOrdinal, entry: &Entry, json: bool, output: &mut dyn Write) -> std::io::Result<()> {
     if json {
         let line = json!({
@@ -91,7 +120,7 @@ fn described(entry: &Entry) -> String {
                 posted.len()
             )
         }
-        Entry::Epoch(digests) => format!("RAM {:016x}, {} parts", digests.ram, digests.parts.len()),
+        Entry::Epoch(digests) => format!("registers, RAM and {} parts", digests.parts.len()),
         Entry::Output { kind, digest } => format!("{}, digest {digest:016x}", kind.name()),
     }
 }

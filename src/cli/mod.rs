@@ -16,6 +16,7 @@
 mod args;
 mod certs;
 mod disk;
+mod divergence;
 mod doctor;
 mod exit_code;
 mod failure;

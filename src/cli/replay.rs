@@ -4,14 +4,15 @@ use std::io::Write;
 
 use serde_json::json;
 
+use super::divergence::diverged;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem};
 use super::record::{begin, log_refused, open_origin, origin_of, put_digests};
 use super::run::{answer, host_failure};
 use super::settings::{RecordFiles, ReplayOrder};
 use super::signals::Signals;
-use crate::machine::launch::{Connection, PreparedVm, RunReport};
-use crate::machine::{Outcome, config};
+use crate::machine::launch::{Connection, LaunchError, PreparedVm, RunReport};
+use crate::machine::{Outcome, RunError, TimelineError, config};
 use crate::replay::{End, LogReader, MachineDigests, NoiseCounts, Recipe, Replayer, dump, save_machine};
 
 /// Replays `files.log` on the VM that `files.config` describes, as `order` says.
@@ -45,7 +46,12 @@ pub(super) fn replay(
     if let Some(folder) = &files.dump {
         dump(&mut vm, folder)?;
     }
-    let report = ended?;
+    let report = match ended {
+        Err(LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { exit, .. }))) => {
+            return Err(diverged(files, &mut vm, exit, &[error.to_string()]));
+        }
+        ended => ended?,
+    };
     let digests = MachineDigests::of(&mut vm)?;
     if report.outcome == Outcome::Held {
         if let Some(path) = &order.save {
@@ -72,12 +78,8 @@ pub(super) fn replay(
     let differences = replayer
         .end()
         .map_or_else(Vec::new, |end| differences(end, &report, &digests));
-    if let Some((first, others)) = differences.split_first() {
-        let problem = |what: &String| Problem::new(what.clone(), ExitCode::Diverged.remedy());
-        let failure = Failure::new(ExitCode::Diverged, problem(first));
-        return Err(others
-            .iter()
-            .fold(failure, |failure, what| failure.and(problem(what))));
+    if !differences.is_empty() {
+        return Err(diverged(files, &mut vm, report.totals.exit_count, &differences));
     }
     answer(&report, json, output, |summary| {
         put_replay(summary, &digests, replayer.noise())

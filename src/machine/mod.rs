@@ -27,6 +27,6 @@ pub mod workers;
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
 pub use vm::{
-    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, RestoreError, Resumption, RunError, Standing,
-    Timeline, TimelineError, Totals, Turn,
+    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, RamSums, RestoreError, Resumption, RunError,
+    Standing, Timeline, TimelineError, Totals, Turn,
 };

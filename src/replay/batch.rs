@@ -21,8 +21,8 @@ use crate::base::limits::{
 };
 use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::DiskRequestId;
-use crate::machine::EpochDigests;
 use crate::machine::kvm::{PostedWrite, VcpuState, WritePlace};
+use crate::machine::{EpochDigests, RamSums};
 
 /// Bytes of the longest name of an outcome.
 const OUTCOME_BYTES_MAX: usize = 32;
@@ -160,7 +160,7 @@ impl Base {
                 for register in &digests.registers {
                     bytes.extend_from_slice(&register.to_le_bytes());
                 }
-                bytes.extend_from_slice(&digests.ram.to_le_bytes());
+                bytes.extend_from_slice(&digests.ram.to_bytes());
                 put_number(bytes, digests.parts.len() as u64);
                 for (name, digest) in &digests.parts {
                     put_bytes(bytes, name.as_bytes());
@@ -214,7 +214,7 @@ fn decode_epoch(reader: &mut Reader<'_>) -> Result<EpochDigests, CodecError> {
     for register in &mut registers {
         *register = u64::from_le_bytes(array(reader)?);
     }
-    let ram = u64::from_le_bytes(array(reader)?);
+    let ram = RamSums::from_bytes(&array(reader)?);
     let count = reader.length(EPOCH_PARTS_MAX)?;
     let mut parts = Vec::new();
     for _ in 0..count {
@@ -365,12 +365,12 @@ mod tests {
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),
             (
                 any::<[u64; 18]>(),
-                any::<u64>(),
+                any::<[u8; RamSums::BYTES]>(),
                 prop::collection::vec(("[a-z-]{1,20}", any::<u64>()), 0..5)
             )
                 .prop_map(|(registers, ram, parts)| Entry::Epoch(Box::new(EpochDigests {
                     registers,
-                    ram,
+                    ram: RamSums::from_bytes(&ram),
                     parts
                 }))),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),

@@ -269,7 +269,8 @@ fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> 
         .iter()
         .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
     let missing = missing.map(|(name, _)| format!("{name} is missing"));
-    let ram = (recorded.ram != found.ram).then(|| "RAM differs".to_owned());
+    let ram = recorded.ram.difference(&found.ram);
+    let ram = ram.into_iter().map(|place| format!("RAM differs in {place}"));
     let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
     (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
 }
@@ -283,7 +284,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Timeline
 
 fn diverged(standing: Standing, what: String) -> TimelineError {
     TimelineError::Diverged {
-        at: format!("at exit {}", standing.exit),
+        exit: standing.exit,
         what,
     }
 }
@@ -429,7 +430,7 @@ impl<R: Read> Timeline for Replayer<R> {
             return Ok(());
         }
         Err(TimelineError::Diverged {
-            at: format!("at exit {}", trace.ordinal),
+            exit: trace.ordinal,
             what: format!(
                 "this exit or what led to it ({:?}, wrote {:02x?}, {:x?})",
                 trace.exit, trace.written, trace.registers

@@ -1,14 +1,13 @@
 //! Digests that close an epoch (R3): of all that a guest can have changed, at the cost of what it did change.
 //!
-//! RAM's digest is the sum of the digests of all pages ever written, each with its address. So closing an epoch takes the
-//! pages written in it alone, and the sum still stands for them all. Devices are digested in their saved form.
+//! RAM's digest is made of sums over all pages ever written ([`RamSums`]). So closing an epoch takes the pages written in
+//! it alone, and the sums still stand for them all. Devices are digested in their saved form.
 
 use twox_hash::XxHash3_64;
 
+use super::ram_digest::RamSums;
 use super::{RunError, Timeline, Vm};
-use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
-use crate::base::units::{GuestPhys, PAGE_BYTES, PAGE_SIZE};
 use crate::devices::{DiskOperation, DiskRequest};
 
 /// What a machine is at a counted exit, before that is handled.
@@ -17,39 +16,9 @@ pub struct EpochDigests {
     /// The general registers themselves, in the order of `kvm_regs`.
     pub registers: [u64; 18],
     /// All pages ever written.
-    pub ram: u64,
+    pub ram: RamSums,
     /// Each device by name, and what was written to the disk since the VM began here.
     pub parts: Vec<(String, u64)>,
-}
-
-/// The sum of the digests of pages.
-#[derive(Debug, Default)]
-pub(super) struct RamDigest {
-    /// By page number; zero if it was never written.
-    pages: Vec<u64>,
-    sum: u64,
-}
-
-impl RamDigest {
-    /// Takes in what the pages at `addresses` hold now.
-    fn update(&mut self, addresses: &[u64], memory: &GuestMemory) -> Result<(), RunError> {
-        let mut content = [0; PAGE_SIZE];
-        for address in addresses {
-            let read = memory.read(GuestPhys(*address), &mut content);
-            read.map_err(|outside| RunError::Host {
-                what: "reading a page that the guest wrote",
-                source: std::io::Error::other(outside),
-            })?;
-            let page = usize::try_from(address / PAGE_BYTES).unwrap_or(usize::MAX);
-            if page >= self.pages.len() {
-                self.pages.resize(page + 1, 0);
-            }
-            let digest = XxHash3_64::oneshot_with_seed(*address, &content);
-            let old = std::mem::replace(&mut self.pages[page], digest);
-            self.sum = self.sum.wrapping_sub(old).wrapping_add(digest);
-        }
-        Ok(())
-    }
 }
 
 /// A rolling digest of what was written to the disk, and where.
@@ -74,7 +43,7 @@ impl Vm {
         let disk_writes = ("disk writes".to_owned(), self.disk_writes);
         let digests = EpochDigests {
             registers: zerocopy::transmute!(self.vcpu.registers()?),
-            ram: self.ram_digest.sum,
+            ram: self.ram_digest.sums(),
             parts: devices.iter().map(digest).chain([disk_writes]).collect(),
         };
         timeline.epoch_ended(self.standing(), digests)?;

@@ -44,6 +44,7 @@ mod epoch;
 mod exits;
 mod live;
 mod preempt;
+mod ram_digest;
 mod saved;
 mod shadow;
 mod timeline;
@@ -64,8 +65,9 @@ use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
 pub use epoch::EpochDigests;
-use epoch::RamDigest;
 pub use live::Live;
+use ram_digest::RamDigest;
+pub use ram_digest::RamSums;
 pub use saved::RestoreError;
 pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
 

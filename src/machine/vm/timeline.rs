@@ -107,10 +107,10 @@ pub enum TimelineError {
     #[error("the record ends at exit {0}")]
     Ended(ExitOrdinal),
     /// The guest does not do what it did when it was recorded.
-    #[error("the guest diverges from the record {at}: {what}")]
+    #[error("the guest diverges from the record at exit {exit}: {what}")]
     Diverged {
-        /// Where, in words.
-        at: String,
+        /// Where: the exit that differs, or the last one before what differs.
+        exit: ExitOrdinal,
         /// What differs, by name.
         what: String,
     },

@@ -168,7 +168,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
     let replayed = on_fresh_host(setup, run, "replay", |stage| {
         stage.site().put_bytes(&log, LOG, 0o644)?;
         if let Some(antipode) = &args.replay_with {
-            stage.site().put(antipode, "/usr/bin/antipode", 0o755)?;
+            stage.site().put(antipode, "/usr/local/bin/antipode", 0o755)?;
         }
         stage.site().shell(SWAP)?;
         stage.site().shell(COMPETING_LOAD)?;
