@@ -34,6 +34,9 @@ pub(super) enum Command {
         /// The VM's configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Let KVM log the pages that the guest writes, as `record` does: to measure what that costs.
+        #[arg(long, hide = true)]
+        log_written_pages: bool,
     },
     /// Boot a VM as `run` does, and log everything that makes its execution what it is.
     Record {

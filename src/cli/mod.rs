@@ -74,7 +74,10 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     logging::start(settings.log);
     match settings.action {
-        Action::Run(config) => run::run(&config, settings.json, output),
+        Action::Run {
+            config,
+            logs_written_pages,
+        } => run::run(&config, logs_written_pages, settings.json, output),
         Action::Record(files) => record::record(&files, settings.json, output),
         Action::Replay(files, order) => replay::replay(&files, &order, settings.json, output),
         Action::PrintLog(log) => log_reader::print(&log, settings.json, output),

@@ -14,9 +14,17 @@ use crate::machine::workers::{DiskError, HostEntropy};
 use crate::machine::{Outcome, RunError, TimelineError, config};
 
 /// Runs the VM that the file at `path` describes, to its end.
-pub(super) fn run(path: &Path, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    path: &Path,
+    logs_written_pages: bool,
+    json: bool,
+    output: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
     let config = config::load(path)?;
-    let vm = PreparedVm::from_config(&config, Connection::Tap)?;
+    let mut vm = PreparedVm::from_config(&config, Connection::Tap)?;
+    if logs_written_pages {
+        vm = vm.preemptible();
+    }
     let signals = Signals::block()?;
     let mut entropy = open_entropy()?;
     let birth = vm.birth(&mut entropy)?;

@@ -22,7 +22,10 @@ pub(super) struct Settings {
 /// A command whose arguments are known to be good.
 #[derive(Debug)]
 pub(super) enum Action {
-    Run(PathBuf),
+    Run {
+        config: PathBuf,
+        logs_written_pages: bool,
+    },
     Record(RecordFiles),
     Replay(RecordFiles, ReplayOrder),
     PrintLog(PathBuf),
@@ -75,7 +78,13 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
         json,
         log: logging::filter(log, log_variable)?,
         action: match command {
-            Command::Run { config } => Action::Run(config),
+            Command::Run {
+                config,
+                log_written_pages,
+            } => Action::Run {
+                config,
+                logs_written_pages: log_written_pages,
+            },
             Command::Record {
                 config,
                 output,

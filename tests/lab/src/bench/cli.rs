@@ -3,7 +3,7 @@
 use super::contestant::{self, Contestant};
 use super::summary::{self, Bound, Figure};
 use super::trial::{self, Trial};
-use super::{disk, emulator, guest};
+use super::{disk, emulator, guest, replay};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -27,6 +27,8 @@ enum What {
     Boot(BootArgs),
     /// `antipode disk` against `b3sum` and `rsync`, natively
     Disk(disk::DiskArgs),
+    /// What recording costs a guest, and replaying a host
+    Replay(replay::ReplayArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Boot(args) => boot(args),
         What::Disk(args) => disk::run(args),
+        What::Replay(args) => replay::run(args),
     }
 }
 

@@ -70,10 +70,7 @@ pub(super) fn run(args: &DiskArgs) -> Result<ExitCode> {
     let ratios = ratios(&medians);
     let broken: Vec<&str> = ratios
         .iter()
-        .filter(|(_, ratio, bound)| match bound {
-            Bound::AtMost(most) => ratio > most,
-            Bound::AtLeast(least) => ratio < least,
-        })
+        .filter(|(_, ratio, bound)| !bound.holds(*ratio))
         .map(|(name, ..)| *name)
         .collect();
     if args.json {

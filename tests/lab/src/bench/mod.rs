@@ -22,7 +22,8 @@
 //! The figure for a bound with several loads behind it is the worst of their ratios.
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
-//! - `disk`: another bench, of replicas. - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
+//! - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
+//! - `disk`, `replay`: other benches, of replicas, and of recording and replaying.
 
 pub mod cli;
 mod contestant;
@@ -30,5 +31,6 @@ mod disk;
 mod emulator;
 mod guest;
 mod probe;
+mod replay;
 mod summary;
 mod trial;

@@ -15,7 +15,7 @@ pub(super) struct Spread {
 
 impl Spread {
     /// `None` without values.
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -41,6 +41,16 @@ pub(super) struct Figure {
 pub(super) enum Bound {
     AtMost(f64),
     AtLeast(f64),
+}
+
+impl Bound {
+    /// Whether `value` is on its good side.
+    pub(super) fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
 }
 
 /// What is promised, in the order in which it is shown.

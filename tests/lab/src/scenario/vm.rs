@@ -99,45 +99,50 @@ impl VmSettings {
 pub enum Task {
     /// It lives.
     Run,
+    /// It lives, and KVM logs the pages that it writes, as for a recording.
+    RunLoggingPages,
     /// It lives, and its execution is logged.
     Record {
         /// The log, a path where antipode runs.
         log: String,
         /// The folder for RAM and registers at the end.
-        dump: String,
+        dump: Option<String>,
     },
     /// A logged execution is repeated.
     Replay {
         /// The log.
         log: String,
         /// The folder for RAM and registers at the end.
-        dump: String,
+        dump: Option<String>,
         /// Seed of the noise.
-        noise: u64,
+        noise: Option<u64>,
     },
 }
 
 impl Task {
     fn argv(&self, config: &str) -> Vec<String> {
-        let noise;
         let words = match self {
             Self::Run => vec!["run"],
-            Self::Record { log, dump } => vec!["record", "--output", log, "--dump", dump],
-            Self::Replay {
-                log,
-                dump,
-                noise: seed,
-            } => {
-                noise = seed.to_string();
-                vec!["replay", log, "--dump", dump, "--noise", &noise]
-            }
+            Self::RunLoggingPages => vec!["run", "--log-written-pages"],
+            Self::Record { log, .. } => vec!["record", "--output", log],
+            Self::Replay { log, .. } => vec!["replay", log],
         };
-        ["antipode"]
-            .iter()
-            .chain(&words)
-            .chain(&["--json", "--config", config])
-            .map(ToString::to_string)
-            .collect()
+        let (dump, noise) = match self {
+            Self::Run | Self::RunLoggingPages => (None, None),
+            Self::Record { dump, .. } => (dump.as_ref(), None),
+            Self::Replay { dump, noise, .. } => (dump.as_ref(), *noise),
+        };
+        let noise = noise.map(|seed| seed.to_string());
+        let option = |name, value: Option<&String>| value.map(|value| [name, value.clone()]);
+        let options = [
+            option("--dump".to_owned(), dump),
+            option("--noise".to_owned(), noise.as_ref()),
+        ];
+        let mut argv = vec!["antipode".to_owned()];
+        argv.extend(words.into_iter().map(ToOwned::to_owned));
+        argv.extend(options.into_iter().flatten().flatten());
+        argv.extend(["--json", "--config", config].map(ToOwned::to_owned));
+        argv
     }
 }
 

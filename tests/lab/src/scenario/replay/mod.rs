@@ -154,7 +154,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
     let recorded = on_fresh_host(setup, run, "record", |stage| {
         let task = Task::Record {
             log: LOG.to_owned(),
-            dump: DUMP.to_owned(),
+            dump: Some(DUMP.to_owned()),
         };
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
         vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
@@ -162,6 +162,8 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         vm.press_power_button()?;
         let end = vm.wait_end(END_TIMEOUT)?;
         log = stage.site().get(LOG)?;
+        let kept = run.path().join("execution.log");
+        std::fs::write(&kept, &log).map_err(Error::file("write", &kept))?;
         Ok(end)
     })?;
     let mut swapped_in = 0;
@@ -174,8 +176,8 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         stage.site().shell(COMPETING_LOAD)?;
         let task = Task::Replay {
             log: LOG.to_owned(),
-            dump: DUMP.to_owned(),
-            noise: number.into(),
+            dump: Some(DUMP.to_owned()),
+            noise: Some(number.into()),
         };
         let end = stage
             .start_task(&VmSettings::new(setup), &task)?
@@ -239,6 +241,10 @@ fn on_fresh_host(
     with_run(&setup.materials.lab_directory, name, |part_run| {
         let stage = Stage::open(setup, part_run, &spec)?;
         let end = part(&stage).with_context(|| format!("the {name} host"))?;
+        let registers = stage.site().get(&format!("{DUMP}/vcpu.txt"))?;
+        // Kept with the run if anything differs.
+        let kept = run.path().join(format!("{name}.vcpu.txt"));
+        std::fs::write(&kept, &registers).map_err(Error::file("write", &kept))?;
         let summary = end.checked_summary()?;
         ensure!(summary.ok, "the guest did not switch itself off: {summary:?}");
         stage.site().shell(&format!(
@@ -248,7 +254,6 @@ fn on_fresh_host(
             store::DISK,
             memory_bytes >> 20
         ))?;
-        let registers = stage.site().get(&format!("{DUMP}/vcpu.txt"))?;
         Ok(Remains {
             end,
             summary,
