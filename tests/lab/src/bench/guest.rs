@@ -31,10 +31,14 @@ pub(super) const LOAD_MIB: u64 = 128;
 
 const START: &str = "\nservice_run() {\n";
 
+/// Linux sizes the packets of a stream by the rate that the stream has, so on a slow host they stay small, which keeps the
+/// rate down: either machine settles at one of two rates by chance. With at least so many segments a packet there is one.
+const LARGE_PACKETS: &str = "sysctl.net.ipv4.tcp_min_tso_segs=16";
+
 /// Words of the guest's command line that both contestants get; Antipode adds its own.
 pub(super) fn command_line(image: &Image) -> String {
     format!(
-        "quiet {}",
+        "quiet {LARGE_PACKETS} {}",
         image.command_line(Some(&format!("{ADDRESS}/24")), None)
     )
 }
