@@ -80,12 +80,18 @@ fn told(tally: &Tally, resident: u64, took: Duration) -> Value {
         .iter()
         .map(|(fault, count)| (fault.name().to_owned(), json!(count)))
         .collect();
+    let beyond: serde_json::Map<String, Value> = tally
+        .beyond_fault_max
+        .iter()
+        .map(|(fault, span)| ((*fault).to_owned(), json!(milliseconds(*span).ceil())))
+        .collect();
     json!({
         "ok": true,
         "rounds": tally.rounds,
         "double_wins": tally.double_wins,
         "lost_acked": tally.lost_acked,
         "unavailable_ms_max": milliseconds(tally.unavailable_max).ceil(),
+        "beyond_fault_ms_max": beyond,
         "faults": faults,
         "wins": { "a": tally.wins[0], "b": tally.wins[1] },
         "claim_ms_p50": at(50),
