@@ -3,7 +3,7 @@
 use super::contestant::{self, Contestant};
 use super::summary::{self, Bound, Figure};
 use super::trial::{self, Trial};
-use super::{disk, emulator, guest};
+use super::{disk, emulator, guest, tiebreaker};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -27,6 +27,8 @@ enum What {
     Boot(BootArgs),
     /// `antipode disk` against `b3sum` and `rsync`, natively
     Disk(disk::DiskArgs),
+    /// The tiebreaker against `etcd`, natively, and what it promises
+    Tiebreaker(tiebreaker::TiebreakerArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Boot(args) => boot(args),
         What::Disk(args) => disk::run(args),
+        What::Tiebreaker(args) => tiebreaker::run(args),
     }
 }
 

@@ -22,7 +22,7 @@
 //! The figure for a bound with several loads behind it is the worst of their ratios.
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
-//! - `disk`: another bench, of replicas. - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
+//! - `disk`, `tiebreaker`: other benches. - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
 
 pub mod cli;
 mod contestant;
@@ -31,4 +31,5 @@ mod emulator;
 mod guest;
 mod probe;
 mod summary;
+mod tiebreaker;
 mod trial;

@@ -1,7 +1,7 @@
 //! The rounds, and the judgement of each.
 
 use super::fault::{Fault, Plan};
-use super::town::{NODES, Town};
+use super::town::{self, Town};
 use crate::switch::random::Random;
 use antipode_certs::Name;
 use antipode_tiebreaker::client::Client;
@@ -184,7 +184,13 @@ impl<'t> Contest<'t> {
         boot: u64,
         fault: Option<Plan>,
     ) -> Result<[(Answer, Duration); 2]> {
-        let leader = fault.map(|_| self.leader()).transpose()?;
+        let leader = match fault {
+            None => None,
+            Some(_) => {
+                let asking = town::leader(&mut self.contenders[1].client, PATIENCE);
+                Some(self.runtime.block_on(asking)?)
+            }
+        };
         // Either may be first, and a fault hits the claims at any moment of theirs.
         let waits = [(); 2].map(|()| self.random.up_to(CLAIM_AFTER_US_MAX));
         let Self {
@@ -197,7 +203,7 @@ impl<'t> Contest<'t> {
         std::thread::scope(|scope| {
             let happening = fault
                 .zip(leader)
-                .map(|(plan, leader)| scope.spawn(move || plan.happen(town, &leader)));
+                .map(|(plan, leader)| scope.spawn(move || plan.happen(town, leader)));
             let claim = || Operation::Claim {
                 pairing,
                 boot: Boot(boot),
@@ -231,23 +237,6 @@ impl<'t> Contest<'t> {
         record
             .map(|record| (record.generation, record.state))
             .context("the VM's record is gone")
-    }
-
-    /// Who leads, by its own word.
-    fn leader(&mut self) -> Result<String> {
-        let client = &mut self.contenders[1].client;
-        self.runtime.block_on(async {
-            let end = Instant::now() + PATIENCE;
-            while Instant::now() < end {
-                for node in NODES {
-                    let status = client.status(&node.parse()?, Duration::from_millis(500)).await;
-                    if status.is_ok_and(|status| status.role == "leader") {
-                        return Ok(node.to_owned());
-                    }
-                }
-            }
-            anyhow::bail!("nobody has led for {PATIENCE:?}")
-        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What goes wrong with the leader, when, and for how long.
 
-use super::town::{NODES, Town};
+use super::town::Town;
 use crate::switch::random::Random;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::thread;
 use std::time::Duration;
 
@@ -52,12 +52,8 @@ impl Plan {
         self.lasts
     }
 
-    /// Lets it happen to node `leader`, and end.
-    pub(super) fn happen(self, town: &mut Town, leader: &str) -> Result<()> {
-        let index = NODES
-            .iter()
-            .position(|name| *name == leader)
-            .context("a leader that is no node")?;
+    /// Lets it happen to node `index`, the leader, and end.
+    pub(super) fn happen(self, town: &mut Town, index: usize) -> Result<()> {
         thread::sleep(self.begins);
         match self.fault {
             Fault::Kill => town.kill(index)?,
