@@ -10,11 +10,6 @@ use super::seats::NodeId;
 use crate::limits::FRAME_BYTES_MAX;
 use crate::{Generation, Incarnation, Record, Settings, State};
 
-/// VMs on one page of summaries, the longest of which has three names and some numbers.
-const SUMMARIES_PER_PAGE: usize = 400;
-const SUMMARY_BYTES_MAX: usize = 1024;
-const _: () = assert!(SUMMARIES_PER_PAGE * SUMMARY_BYTES_MAX < FRAME_BYTES_MAX);
-
 /// What a node has to say in an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,26 +100,26 @@ impl Summary {
 
 /// The page of summaries behind `after`, and whether there are more.
 pub(super) fn summaries(log: &Log, after: Option<&Name>) -> (Vec<Summary>, bool) {
-    let mut behind = log.machine.records.range(behind(after));
-    let page: Vec<Summary> = (&mut behind)
-        .take(SUMMARIES_PER_PAGE)
-        .map(|(vm, record)| Summary::of(vm, record))
-        .collect();
-    (page, behind.next().is_some())
+    let behind = log.machine.records.range(behind(after));
+    page(behind.map(|(vm, record)| Summary::of(vm, record)))
 }
 
-/// The page of records behind `after`, as many as fit into half a frame, and whether there are more.
+/// The page of records behind `after`, and whether there are more.
 pub(super) fn records(log: &Log, after: Option<&Name>) -> (Vec<(Name, Record)>, bool) {
+    let behind = log.machine.records.range(behind(after));
+    page(behind.map(|(vm, record)| (vm.clone(), record.clone())))
+}
+
+/// The first of `items`, until they fill half a frame; the other half has room for the one that is too many.
+fn page<T: Serialize>(mut items: impl Iterator<Item = T>) -> (Vec<T>, bool) {
     let (mut page, mut bytes) = (Vec::new(), 0);
-    let mut behind = log.machine.records.range(behind(after));
-    for (vm, record) in &mut behind {
-        page.push((vm.clone(), record.clone()));
-        bytes += serde_json::to_vec(record).map_or(0, |text| text.len());
-        if bytes >= FRAME_BYTES_MAX / 2 {
-            break;
-        }
+    while bytes < FRAME_BYTES_MAX / 2
+        && let Some(item) = items.next()
+    {
+        bytes += serde_json::to_vec(&item).map_or(0, |text| text.len());
+        page.push(item);
     }
-    (page, behind.next().is_some())
+    (page, items.next().is_some())
 }
 
 fn behind(after: Option<&Name>) -> (std::ops::Bound<&Name>, std::ops::Bound<&Name>) {

@@ -273,16 +273,27 @@ fn a_day_of_claims_leaves_a_short_log() {
     let mut cluster = Cluster::new();
     cluster.ask("site/a", register());
     cluster.ask("site/a", pair());
+    let mut generation = 2;
     for minute in 0..24 * 60 {
-        let preferred = Some(name(if minute % 2 == 0 { "a" } else { "b" }));
-        let configure = Operation::Configure {
-            preferred,
+        let claim = Operation::Claim {
+            pairing: PairingId(minute + 1),
+            boot: Boot(1),
+        };
+        let again = Operation::Pair {
+            boot: Boot(1),
+            backup: name("b"),
+            pairing: PairingId(minute + 2),
             flush: Flush::Site,
         };
-        assert!(matches!(
-            cluster.ask("operator/o", change(minute + 1, 2, configure)),
-            Reply::Answer(_)
-        ));
+        for operation in [claim, again] {
+            let id = generation + 1;
+            let reply = cluster.ask("site/a", change(id, generation, operation));
+            assert!(
+                matches!(reply, Reply::Answer(Answer { verdict: Ok(()), .. })),
+                "{reply:?}"
+            );
+            generation += 1;
+        }
     }
     for node in &cluster.nodes {
         assert!(

@@ -160,7 +160,8 @@ impl<'t> Contest<'t> {
             let seen = self.read()?;
             self.tally.judge([&claims[0].0, &claims[1].0], (seen.0, &seen.1));
             let longest = claims[0].1.max(claims[1].1);
-            self.tally.note_waits(fault, longest, claims[0].1.min(claims[1].1));
+            self.tally
+                .note_waits(fault, longest, claims[0].1.min(claims[1].1));
             generation = seen.0;
             let State::Solo { site, .. } = seen.1 else {
                 anyhow::bail!("round {round}: nobody is alone: {seen:?}")

@@ -81,7 +81,10 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: &Cut, one_way: Duratio
         });
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
-            if pieces.send((Instant::now() + one_way, buffer[..length].to_vec())).is_err() {
+            if pieces
+                .send((Instant::now() + one_way, buffer[..length].to_vec()))
+                .is_err()
+            {
                 break;
             }
         }

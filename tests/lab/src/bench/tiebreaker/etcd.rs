@@ -134,11 +134,23 @@ fn member(run: &RunDirectory, program: &Path, number: u8, index: usize, cluster:
     let log = File::create(run.path().join(format!("etcd-{name}.log")))?;
     let child = Command::new(program)
         .env_clear()
-        .args(["--name", name, "--logger", "zap", "--initial-cluster-state", "new"])
+        .args([
+            "--name",
+            name,
+            "--logger",
+            "zap",
+            "--initial-cluster-state",
+            "new",
+        ])
         .arg("--data-dir")
         .arg(run.path().join(format!("etcd-{name}")))
         .args(["--listen-peer-urls", &near, "--initial-advertise-peer-urls", &far])
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
         .args(["--initial-cluster", cluster])
         .args(["--heartbeat-interval", &HEARTBEAT_MS.to_string()])
         .args(["--election-timeout", &(10 * HEARTBEAT_MS).to_string()])
@@ -168,7 +180,9 @@ async fn leader(number: u8) -> Result<SocketAddr> {
 /// `StatusResponse`: header 1 with member 2, leader 4.
 async fn leads(at: SocketAddr) -> Result<bool> {
     let mut session = Session::connect(at).await?;
-    let status = session.call("/etcdserverpb.Maintenance/Status", Vec::new()).await?;
+    let status = session
+        .call("/etcdserverpb.Maintenance/Status", Vec::new())
+        .await?;
     let header = fields(&status, 1)?.0;
     let (member, leader) = (fields(&header, 2)?.1, fields(&status, 4)?.1);
     Ok(member == leader && leader != 0)

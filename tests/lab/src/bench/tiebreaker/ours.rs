@@ -44,7 +44,11 @@ impl Site {
         let begun = Instant::now();
         let answer: Answer = self.client.change(&self.vm, &request, PATIENCE).await?;
         let took = begun.elapsed();
-        ensure!(answer.verdict.is_ok(), "{:?} is refused: {answer:?}", request.operation);
+        ensure!(
+            answer.verdict.is_ok(),
+            "{:?} is refused: {answer:?}",
+            request.operation
+        );
         self.generation = answer.generation;
         Ok(took)
     }

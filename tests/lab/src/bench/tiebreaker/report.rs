@@ -192,6 +192,9 @@ mod tests {
         slow.records.resident_bytes = 101 << 20;
         let broken = ["claim_vs_needs", "leader_loss_ms_max", "resident_mib"];
         assert_eq!(Report::of(&slow).broken(), broken);
-        assert!(!Report::of(&Samples::default()).broken().is_empty(), "nothing measured is no pass");
+        assert!(
+            !Report::of(&Samples::default()).broken().is_empty(),
+            "nothing measured is no pass"
+        );
     }
 }
