@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::log::Log;
 use super::seats::NodeId;
 use crate::limits::FRAME_BYTES_MAX;
-use crate::{Generation, Incarnation, Record, Settings, State};
+use crate::{Generation, HistoryEntry, Incarnation, Record, Settings, State};
+
+/// The one operation that moves nobody.
+const SETTINGS_ALONE: &str = "configure";
 
 /// What a node has to say in an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,23 +80,22 @@ pub struct Summary {
     pub state: State,
     /// What an operator has set.
     pub settings: Settings,
-    /// When it came to this, in seconds since 1970 on some node's clock.
-    pub since_unix_seconds: i64,
+    /// When it came to this, in seconds since 1970 on some node's clock; none if the history does not go back so far.
+    pub since_unix_seconds: Option<i64>,
 }
 
 impl Summary {
     pub(super) fn of(vm: &Name, record: &Record) -> Self {
-        let made = record
-            .history
-            .iter()
-            .find(|entry| entry.generation == record.generation);
+        // Not by its generation: a cluster that was restored has raised that since.
+        let moved = |entry: &&HistoryEntry| entry.operation != SETTINGS_ALONE;
+        let made = record.history.iter().rev().find(moved);
         Self {
             vm: vm.clone(),
             incarnation: record.incarnation,
             generation: record.generation,
             state: record.state.clone(),
             settings: record.settings.clone(),
-            since_unix_seconds: made.map_or(0, |entry| entry.at_unix_seconds),
+            since_unix_seconds: made.map(|entry| entry.at_unix_seconds),
         }
     }
 }

@@ -40,7 +40,7 @@ const CRASHES_MAX: u8 = 1;
 
 /// A rule of the protocol that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     None,
     /// A pairing is given up without `cancel_pair`.
     NoCancel,
@@ -89,7 +89,7 @@ fn requests_per_site_max() -> u64 {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// The guest makes an output.
     Output(usize),
     /// Log entries reach the backup.
@@ -176,10 +176,12 @@ impl Protocol {
             Scope::Park if matches!(own.mode, Mode::Primary | Mode::Solo) && may_ask => {
                 steps.push(Step::Park(site));
             }
-            Scope::Force if system.sent[OPERATOR].is_empty() && !own.is_live() => {
-                if peer.mode == Mode::Down || self.flaw == Flaw::ForceBlindly {
-                    steps.push(Step::Force(site));
-                }
+            Scope::Force
+                if system.sent[OPERATOR].is_empty()
+                    && !own.is_live()
+                    && (peer.mode == Mode::Down || self.flaw == Flaw::ForceBlindly) =>
+            {
+                steps.push(Step::Force(site));
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use super::Flaw;
 
 /// What a site does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub(crate) enum Mode {
     Down,
     /// Up, with a disk and no VM.
     Idle,
@@ -41,30 +41,30 @@ pub enum Mode {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Site {
-    pub mode: Mode,
-    pub boot: Boot,
+pub(crate) struct Site {
+    pub(crate) mode: Mode,
+    pub(crate) boot: Boot,
     /// The generation of the record that it acts in.
-    pub generation: Generation,
-    pub pairing: PairingId,
+    pub(crate) generation: Generation,
+    pub(crate) pairing: PairingId,
     /// The pairing that a swap under way would make.
-    pub turned: Option<PairingId>,
+    pub(crate) turned: Option<PairingId>,
     /// The pairing that this site will never act in, by its durable notes.
-    pub renounced: Option<PairingId>,
+    pub(crate) renounced: Option<PairingId>,
     /// The outputs that its guest has passed.
-    pub memory: Vec<u8>,
+    pub(crate) memory: Vec<u8>,
     /// Those whose flush is durable.
-    pub disk: Vec<u8>,
-    pub requests_sent: u64,
+    pub(crate) disk: Vec<u8>,
+    pub(crate) requests_sent: u64,
     /// The answer to the last request, on its way.
-    pub answer: Option<Answer>,
+    pub(crate) answer: Option<Answer>,
     /// Whether its own notes say that it was solo.
-    pub was_solo: bool,
+    pub(crate) was_solo: bool,
 }
 
 /// An operator's override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Forced {
+pub(crate) enum Forced {
     No,
     /// Granted to this site, which has not started. What it lacks is lost by the operator's word.
     Granted(usize),
@@ -73,27 +73,27 @@ pub enum Forced {
 }
 
 /// Whose requests: a site's, or the operator's.
-pub const OPERATOR: usize = 2;
+pub(crate) const OPERATOR: usize = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct System {
-    pub sites: [Site; 2],
-    pub record: Record,
+pub(crate) struct System {
+    pub(crate) sites: [Site; 2],
+    pub(crate) record: Record,
     /// The record before its last change, for a tiebreaker that forgets.
-    pub record_before: Option<Record>,
+    pub(crate) record_before: Option<Record>,
     /// Every request that was ever sent, by sender: any may arrive at any time.
-    pub sent: [Vec<Request>; 3],
+    pub(crate) sent: [Vec<Request>; 3],
     /// The best acknowledgement that was ever sent, with its pairing.
-    pub acknowledged: Option<(PairingId, usize)>,
+    pub(crate) acknowledged: Option<(PairingId, usize)>,
     /// What clients have seen.
-    pub shown: Vec<u8>,
-    pub forced: Forced,
-    pub crashes: u8,
+    pub(crate) shown: Vec<u8>,
+    pub(crate) forced: Forced,
+    pub(crate) crashes: u8,
     /// Whether whoever showed outputs, or went live, held all that was shown before.
-    pub sound: bool,
+    pub(crate) sound: bool,
 }
 
-pub fn name(site: usize) -> Name {
+pub(crate) fn name(site: usize) -> Name {
     ["a", "b"][site].parse().unwrap()
 }
 
@@ -110,7 +110,7 @@ fn without_history(mut record: Record) -> Record {
 
 impl System {
     /// Site a runs the VM alone; in a new record.
-    pub fn solo(flush: Flush) -> Self {
+    pub(crate) fn solo(flush: Flush) -> Self {
         let register = request(0, Generation::NONE, Operation::Register { boot: Boot(1) });
         let mut record = without_history(decide(None, &register, &identity(0)).record.unwrap());
         record.settings.flush = flush;
@@ -146,7 +146,7 @@ impl System {
     }
 
     /// Site a runs the VM with site b as its backup, and both know it.
-    pub fn paired(flush: Flush) -> Self {
+    pub(crate) fn paired(flush: Flush) -> Self {
         let mut system = Self::solo(flush);
         system.pair(0, flush);
         system.arrive(0, 0, Flaw::None);
@@ -165,7 +165,7 @@ impl System {
         self.sent[site].push(request);
     }
 
-    pub fn arrive(&mut self, sender: usize, index: usize, flaw: Flaw) {
+    pub(crate) fn arrive(&mut self, sender: usize, index: usize, flaw: Flaw) {
         let request = &self.sent[sender][index];
         let outcome = decide(Some(self.record.clone()), request, &identity(sender));
         let record = without_history(outcome.record.unwrap());
@@ -209,7 +209,7 @@ impl System {
     }
 
     /// `site` has no VM any more.
-    pub fn give_up(&mut self, site: usize) {
+    pub(crate) fn give_up(&mut self, site: usize) {
         let loser = &mut self.sites[site];
         loser.mode = Mode::Idle;
         loser.memory = loser.disk.clone();
@@ -217,7 +217,7 @@ impl System {
         loser.turned = None;
     }
 
-    pub fn hear(&mut self, site: usize, answer: &Answer) {
+    pub(crate) fn hear(&mut self, site: usize, answer: &Answer) {
         let granted = answer.verdict.is_ok();
         let hearing = &mut self.sites[site];
         hearing.generation = answer.generation;
@@ -253,7 +253,7 @@ impl System {
         }
     }
 
-    pub fn output(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn output(&mut self, site: usize, flaw: Flaw) {
         let live = &mut self.sites[site];
         let token = u8::try_from(live.generation.0 * 2).unwrap() + u8::from(site == 1);
         live.memory.push(token);
@@ -276,7 +276,7 @@ impl System {
         })
     }
 
-    pub fn replicate(&mut self, flush: Flush, flaw: Flaw) -> Option<()> {
+    pub(crate) fn replicate(&mut self, flush: Flush, flaw: Flaw) -> Option<()> {
         let (primary, backup) = self.primary_and_backup()?;
         let memory = self.sites[primary].memory.clone();
         let backup = &mut self.sites[backup];
@@ -288,7 +288,7 @@ impl System {
         Some(())
     }
 
-    pub fn release(&mut self, site: usize) -> Option<()> {
+    pub(crate) fn release(&mut self, site: usize) -> Option<()> {
         let (pairing, length) = self.acknowledged?;
         let primary = &self.sites[site];
         if primary.mode != Mode::Primary || primary.pairing != pairing {
@@ -304,7 +304,7 @@ impl System {
         PairingId(self.sites[site].requests_sent * 2 + site as u64 + 2)
     }
 
-    pub fn pair(&mut self, site: usize, flush: Flush) {
+    pub(crate) fn pair(&mut self, site: usize, flush: Flush) {
         let peer = 1 - site;
         let pairing = self.new_pairing(site);
         self.sites[site].pairing = pairing;
@@ -324,7 +324,7 @@ impl System {
         self.ask(site, Mode::Pairing, operation);
     }
 
-    pub fn give_up_pairing(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn give_up_pairing(&mut self, site: usize, flaw: Flaw) {
         if flaw == Flaw::NoCancel {
             self.sites[site].mode = Mode::Solo;
             return;
@@ -334,7 +334,7 @@ impl System {
     }
 
     /// The new backup promises never to act in the pairing whose `pair` is unanswered.
-    pub fn renounce(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn renounce(&mut self, site: usize, flaw: Flaw) {
         let promising = &mut self.sites[site];
         promising.renounced = Some(promising.pairing);
         if flaw != Flaw::RenounceAndFollow {
@@ -343,7 +343,7 @@ impl System {
     }
 
     /// The promise reaches the site that waits for `pair`.
-    pub fn go_on_without(&mut self, site: usize) -> Option<()> {
+    pub(crate) fn go_on_without(&mut self, site: usize) -> Option<()> {
         let promise = self.sites[1 - site].renounced;
         let waiting = &mut self.sites[site];
         if waiting.mode != Mode::Pairing || promise != Some(waiting.pairing) {
@@ -356,7 +356,7 @@ impl System {
         Some(())
     }
 
-    pub fn suspect(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn suspect(&mut self, site: usize, flaw: Flaw) {
         let suspecting = &mut self.sites[site];
         if flaw != Flaw::ClaimBeforeDurable {
             suspecting.disk = suspecting.memory.clone();
@@ -381,17 +381,17 @@ impl System {
         Some(())
     }
 
-    pub fn swap(&mut self, site: usize, flaw: Flaw) -> Option<()> {
+    pub(crate) fn swap(&mut self, site: usize, flaw: Flaw) -> Option<()> {
         self.stop_both(site, Mode::Turning, flaw)?;
         let turned = self.new_pairing(site);
-        self.sites.each_mut().map(|site| site.turned = Some(turned));
+        self.sites.iter_mut().for_each(|site| site.turned = Some(turned));
         let pairing = self.sites[site].pairing;
         self.ask(site, Mode::Swapping, Operation::Swap { pairing, turned });
         Some(())
     }
 
     /// The new backup tells the new primary that the swap was granted.
-    pub fn turn(&mut self, site: usize) -> Option<()> {
+    pub(crate) fn turn(&mut self, site: usize) -> Option<()> {
         let told = self.sites[1 - site].mode == Mode::Backup
             && Some(self.sites[1 - site].pairing) == self.sites[site].turned;
         let generation = self.sites[1 - site].generation;
@@ -405,7 +405,7 @@ impl System {
         Some(())
     }
 
-    pub fn park(&mut self, site: usize, flaw: Flaw) -> Option<()> {
+    pub(crate) fn park(&mut self, site: usize, flaw: Flaw) -> Option<()> {
         let hold = if self.sites[site].mode == Mode::Solo {
             Hold::Boot(self.sites[site].boot)
         } else {
@@ -418,7 +418,7 @@ impl System {
     }
 
     /// With an unknown outcome both go on as they were: what must not be.
-    pub fn resume(&mut self, site: usize) -> Option<()> {
+    pub(crate) fn resume(&mut self, site: usize) -> Option<()> {
         let frozen = [self.sites[site].mode, self.sites[1 - site].mode];
         if !matches!(
             frozen,
@@ -431,7 +431,7 @@ impl System {
         Some(())
     }
 
-    pub fn crash(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn crash(&mut self, site: usize, flaw: Flaw) {
         self.crashes += 1;
         let down = &mut self.sites[site];
         down.mode = Mode::Down;
@@ -443,7 +443,7 @@ impl System {
         }
     }
 
-    pub fn restart(&mut self, site: usize, flaw: Flaw) {
+    pub(crate) fn restart(&mut self, site: usize, flaw: Flaw) {
         let up = &mut self.sites[site];
         up.boot = Boot(up.boot.0 + 1);
         up.mode = Mode::Idle;
@@ -452,7 +452,7 @@ impl System {
         }
     }
 
-    pub fn cold_start(&mut self, site: usize) -> Option<()> {
+    pub(crate) fn cold_start(&mut self, site: usize) -> Option<()> {
         // It reads the record first; what it read may be old when its request arrives.
         if let State::Paired { pairing, .. } = self.record.state
             && self.sites[site].renounced == Some(pairing)
@@ -466,7 +466,7 @@ impl System {
     }
 
     /// The operator knows that the other site is down, and says that this one may start with what it has.
-    pub fn force(&mut self, site: usize) {
+    pub(crate) fn force(&mut self, site: usize) {
         let operation = Operation::Force {
             site: name(site),
             reason: Reason::new("gone").unwrap(),
@@ -477,7 +477,7 @@ impl System {
 
 impl Site {
     /// Whether its guest runs and is not a copy.
-    pub const fn is_live(&self) -> bool {
+    pub(crate) const fn is_live(&self) -> bool {
         matches!(
             self.mode,
             Mode::Solo | Mode::Settling | Mode::Pairing | Mode::Primary

@@ -30,10 +30,8 @@ pub(super) struct Tally {
     pub(super) unexplained: u64,
     /// How often each fault happened.
     pub(super) faults: BTreeMap<Fault, u64>,
-    /// The longest that a claim waited.
-    pub(super) unavailable_max: Duration,
-    /// The same beyond what the fault of its round lasted, by fault; of a round without one, the whole wait.
-    pub(super) beyond_fault_max: BTreeMap<&'static str, Duration>,
+    /// The longest that a claim waited, by the fault of its round, if it had one.
+    pub(super) longest: BTreeMap<Option<Fault>, Duration>,
     /// How long each claim of a round without a fault took that had no contender before it.
     pub(super) calm: Vec<Duration>,
     /// Wins of each site.
@@ -43,11 +41,8 @@ pub(super) struct Tally {
 impl Tally {
     /// Notes how long the claims of one round took, the longer and the shorter.
     fn note_waits(&mut self, fault: Option<Plan>, longest: Duration, shortest: Duration) {
-        self.unavailable_max = self.unavailable_max.max(longest);
-        let name = fault.map_or("none", |plan| plan.fault.name());
-        let lasted = fault.map_or(Duration::ZERO, Plan::lasts);
-        let beyond = self.beyond_fault_max.entry(name).or_default();
-        *beyond = longest.saturating_sub(lasted).max(*beyond);
+        let seen = self.longest.entry(fault.map(|plan| plan.fault)).or_default();
+        *seen = longest.max(*seen);
         match fault {
             None => self.calm.push(shortest),
             Some(plan) => *self.faults.entry(plan.fault).or_default() += 1,

@@ -48,10 +48,6 @@ impl Plan {
         }
     }
 
-    pub(super) const fn lasts(self) -> Duration {
-        self.lasts
-    }
-
     /// Lets it happen to node `index`, the leader, and end.
     pub(super) fn happen(self, town: &mut Town, index: usize) -> Result<()> {
         thread::sleep(self.begins);

@@ -1,6 +1,7 @@
 //! The command, its answer, and the bounds that it holds the tiebreaker to.
 
 use super::contest::{Contest, Tally};
+use super::fault::Fault;
 use super::town::{Plan, Town};
 use crate::host::antipode_alone;
 use crate::scenario::report::{Form, conclude, seconds, with_run};
@@ -89,18 +90,22 @@ fn told(tally: &Tally, resident: u64, took: Duration) -> Value {
         .iter()
         .map(|(fault, count)| (fault.name().to_owned(), json!(count)))
         .collect();
-    let beyond: serde_json::Map<String, Value> = tally
-        .beyond_fault_max
+    let longest: serde_json::Map<String, Value> = tally
+        .longest
         .iter()
-        .map(|(fault, span)| ((*fault).to_owned(), json!(milliseconds(*span).ceil())))
+        .map(|(fault, span)| {
+            let name = fault.map_or("none", Fault::name);
+            (name.to_owned(), json!(milliseconds(*span).ceil()))
+        })
         .collect();
+    let longest_of_all = tally.longest.values().max().copied().unwrap_or_default();
     json!({
         "ok": true,
         "rounds": tally.rounds,
         "double_wins": tally.double_wins,
         "lost_acked": tally.lost_acked,
-        "unavailable_ms_max": milliseconds(tally.unavailable_max).ceil(),
-        "beyond_fault_ms_max": beyond,
+        "unavailable_ms_max": milliseconds(longest_of_all).ceil(),
+        "unavailable_ms_max_by_fault": longest,
         "faults": faults,
         "wins": { "a": tally.wins[0], "b": tally.wins[1] },
         "claim_ms_p50": at(50),
