@@ -278,13 +278,13 @@ fn a_day_of_claims_leaves_a_short_log() {
     let mut generation = 2;
     for minute in 0..24 * 60 {
         let claim = Operation::Claim {
-            pairing: PairingId(minute + 1),
+            pairing: PairingId(minute + 7),
             boot: Boot(1),
         };
         let again = Operation::Pair {
             boot: Boot(1),
             backup: name("b"),
-            pairing: PairingId(minute + 2),
+            pairing: PairingId(minute + 8),
             flush: Flush::Site,
         };
         for operation in [claim, again] {
