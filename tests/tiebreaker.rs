@@ -120,7 +120,12 @@ impl Town {
     }
 
     fn start(&mut self, node: &'static str) {
-        let mut child = antipode(self.path(), &["run", "--config", &format!("{node}.toml")])
+        let command = antipode(self.path(), &["run", "--config", &format!("{node}.toml")]);
+        self.start_as(node, command);
+    }
+
+    fn start_as(&mut self, node: &'static str, mut command: Command) {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -131,6 +136,11 @@ impl Town {
             .unwrap();
         assert!(line.contains("listens on"), "{line}");
         self.running.push((node, child));
+    }
+
+    fn pid(&self, node: &str) -> u32 {
+        let (_, child) = self.running.iter().find(|(name, _)| *name == node).unwrap();
+        child.id()
     }
 
     fn stop(&mut self, node: &str) {
@@ -327,6 +337,76 @@ fn a_backup_is_restored_on_all_nodes() {
     let status = town.status(0);
     assert_eq!(status["vms"][0]["vm"], "redis-1");
     assert!(status["vms"][0]["generation"].as_u64().unwrap() > 1 << 32);
+}
+
+/// A disk that takes no more is played by a limit on the length of files, which needs no root.
+#[test]
+fn a_node_whose_disk_is_full_stops_voting_says_so_and_loses_nothing() {
+    let mut town = Town::new(4);
+    for node in NODES {
+        town.done(&["init", "--config", &format!("{node}.toml")]);
+    }
+    town.start("north");
+    town.start("west");
+    // A write beyond the limit shall fail, as on a full disk, and not end the process.
+    let mut deaf = Command::new("sh");
+    deaf.args([
+        "-c",
+        "trap '' XFSZ; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_antipode"),
+    ])
+    .args(["tiebreaker", "run", "--config", "east.toml"])
+    .current_dir(town.path());
+    town.start_as("east", deaf);
+    town.status(0);
+    register(&town);
+    let limit = |town: &Town, limit: &str| {
+        let pid = town.pid("east").to_string();
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--fsize={limit}:unlimited")])
+            .status();
+        assert!(set.unwrap().success(), "prlimit, of Debian's util-linux");
+    };
+    let configure = |town: &Town, flush: &str| {
+        let arguments = [
+            "vm",
+            "configure",
+            "redis-1",
+            "--flush",
+            flush,
+            "--generation",
+            "1",
+            "--config",
+            "alice.toml",
+        ];
+        town.run(&arguments).status.code()
+    };
+    limit(&town, "1024");
+    assert_eq!(configure(&town, "both"), Some(0), "two of three go on");
+    let gap = town.status(64);
+    let what = gap["problems"][0]["what"].as_str().unwrap();
+    assert!(what.contains("east") && what.contains("full"), "{gap}");
+
+    town.stop("west");
+    assert_eq!(
+        town.run(&["status", "--config", "alice.toml"]).status.code(),
+        Some(62),
+        "a full disk gives no vote"
+    );
+    limit(&town, "unlimited");
+    town.status(64);
+    assert_eq!(configure(&town, "site"), Some(0));
+    town.start("west");
+    town.status(0);
+    let (_, shown) = town.json(&["vm", "show", "redis-1", "--config", "alice.toml"]);
+    let done: Vec<&Value> = shown["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["operation"])
+        .collect();
+    assert_eq!(done, ["register", "configure", "configure"]);
 }
 
 /// There is no site's daemon yet: its part is played by the client library.

@@ -1,7 +1,7 @@
 //! Structured logs on standard error.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +43,8 @@ pub(super) fn start(filter: EnvFilter) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // A file or a journal is read later, without a terminal's colours.
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
 }
 

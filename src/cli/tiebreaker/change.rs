@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use antipode_certs::{Existing, write_public};
+use antipode_certs::{Existing, Name, write_public};
 use antipode_tiebreaker::service::Backup;
-use antipode_tiebreaker::{Refusal, Request, RequestId};
+use antipode_tiebreaker::{Operation, Refusal, Request, RequestId};
 use serde_json::json;
 
 use super::config::Config;
 use super::request::Change;
-use super::show::state_words;
+use super::show::{flush_words, state_words};
 use super::{PATIENCE, answer, client, runtime};
 use crate::base::clock::wall_clock_unix_micros;
 use crate::cli::exit_code::ExitCode;
@@ -57,7 +57,16 @@ pub(super) fn change(
             .state
             .as_ref()
             .map_or_else(|| "unknown".to_owned(), state_words);
-        writeln!(output, "{} is {now} in generation {}", asked.vm, given.generation)
+        let settings = match &asked.operation {
+            Operation::Configure { preferred, flush } => format!(
+                "\npreferred: {}; from the next pairing on, flushes at {}",
+                preferred.as_ref().map_or("none", Name::as_str),
+                flush_words(*flush)
+            ),
+            _ => String::new(),
+        };
+        let (vm, generation) = (&asked.vm, given.generation);
+        writeln!(output, "{vm} is {now} in generation {generation}{settings}")
     })?;
     Ok(code)
 }

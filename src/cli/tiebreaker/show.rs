@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use antipode_certs::{Name, UnixTime};
+use antipode_tiebreaker::client::ClientError;
 use antipode_tiebreaker::node::{NodeStatus, PeerStatus, Standing, Summary};
 use antipode_tiebreaker::{Flush, Record, State};
 use serde_json::{Value, json};
@@ -34,7 +35,10 @@ pub(super) fn status(config: &Config, json: bool, output: &mut dyn Write) -> Res
             let said = client
                 .status(name, STATUS_PATIENCE)
                 .await
-                .map_err(|error| error.to_string());
+                .map_err(|error| match error {
+                    ClientError::Unreachable { mut tried, .. } => tried.remove(name).unwrap_or_default(),
+                    other => other.to_string(),
+                });
             nodes.push((name.clone(), said));
         }
         let vms = client
@@ -82,9 +86,13 @@ fn problems(found: &Found) -> Vec<Problem> {
             Ok(_) => {}
         }
     }
-    for peer in leader(found).iter().flat_map(|leader| &leader.peers) {
-        problems.extend(problem_of(peer));
-    }
+    // Of a node that we do not reach, that the leader does not reach it either is no news.
+    let reached = |peer: &&PeerStatus| {
+        let said = found.nodes.iter().find(|(name, _)| *name == peer.name);
+        said.is_none_or(|(_, said)| said.is_ok())
+    };
+    let peers = leader(found).into_iter().flat_map(|leader| &leader.peers);
+    problems.extend(peers.filter(reached).filter_map(problem_of));
     if let Err(error) = &found.vms {
         problems.push(Problem::new(
             format!("nobody leads: {error}"),
@@ -165,6 +173,7 @@ fn write_status(
                 let NodeStatus {
                     id, role, applied, ..
                 } = status;
+                let (name, id) = (name.as_str(), id.0);
                 write!(
                     output,
                     "  {name:<16} id {id:<4} {role:<10} applied {applied:<8} behind {lag}"
@@ -176,7 +185,8 @@ fn write_status(
             }
             Err(_) => writeln!(
                 output,
-                "  {name:<16} not reached at {}",
+                "  {:<16} not reached at {}",
+                name.as_str(),
                 config.seats[name].address
             )?,
         }
@@ -217,13 +227,16 @@ fn write_vms(vms: &[Summary], output: &mut dyn Write) -> io::Result<()> {
     }
     let width = vms.iter().map(|vm| vm.vm.as_str().len()).max().unwrap_or(0);
     for vm in vms {
-        let (name, since) = (vm.vm.as_str(), UnixTime::from_seconds(vm.since_unix_seconds));
-        let now = state_words(&vm.state);
-        writeln!(
+        let (name, now) = (vm.vm.as_str(), state_words(&vm.state));
+        write!(
             output,
-            "  {name:<width$}  generation {:<6} {now}, since {since}",
-            vm.generation
+            "  {name:<width$}  generation {:<6} {now}",
+            vm.generation.0
         )?;
+        match vm.since_unix_seconds {
+            Some(since) => writeln!(output, ", since {}", UnixTime::from_seconds(since))?,
+            None => writeln!(output)?,
+        }
     }
     Ok(())
 }
@@ -252,7 +265,7 @@ pub(super) fn state_words(state: &State) -> String {
     }
 }
 
-const fn flush_words(flush: Flush) -> &'static str {
+pub(super) const fn flush_words(flush: Flush) -> &'static str {
     match flush {
         Flush::Site => "the live site",
         Flush::Both => "both sites",

@@ -3,7 +3,7 @@
 //! ```text
 //!   ask ──▶ the node that led last, else the next one
 //!             ├─ a reply ─────────────────────────────────▶ done
-//!             ├─ not the leader, that one is ─────────────▶ ask that one
+//!             ├─ not the leader, that one is ─────────────▶ ask that one, unless it was the last to be silent
 //!             ├─ busy, no leader yet ─── a moment later ──▶ ask the next one
 //!             └─ silence, no connection, unknown ─────────▶ ask the next one, the same again
 //!           the deadline ─▶ Unreachable: was any try sent that may yet be granted?
@@ -213,6 +213,7 @@ impl Client {
         let (mut tried, mut maybe_done) = (BTreeMap::new(), false);
         let mut next = self.favourite.clone();
         let mut hops = 0;
+        let mut silent = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(name) = next.take().or_else(|| self.after(self.favourite.as_ref())) else {
@@ -229,10 +230,16 @@ impl Client {
                 Try::Done(reply) => return Ok(reply),
                 Try::Elsewhere(leader, what) => {
                     tried.insert(name.clone(), what);
-                    next = leader.filter(|leader| *leader != name && self.cluster.nodes.contains_key(leader));
+                    // Not to one that has just been silent: who names it has not noticed yet. Its turn comes.
+                    next = leader.filter(|leader| {
+                        *leader != name
+                            && silent.as_ref() != Some(leader)
+                            && self.cluster.nodes.contains_key(leader)
+                    });
                     hops += 1;
                 }
                 Try::Silence(what) => {
+                    silent = Some(name.clone());
                     tried.insert(name, what);
                     maybe_done = true;
                 }

@@ -48,6 +48,8 @@ pub struct Node {
     pub(super) ticks: u64,
     /// When each site was last heard from.
     pub(super) heard: BTreeMap<Name, u64>,
+    /// When each node of a seat was last heard from.
+    pub(super) spoke: BTreeMap<NodeId, u64>,
     /// Since when this node leads.
     pub(super) leading_since: Option<u64>,
     halted: Option<&'static str>,
@@ -103,6 +105,7 @@ impl Node {
             reads: Reads::default(),
             ticks: 0,
             heard: BTreeMap::new(),
+            spoke: BTreeMap::new(),
             leading_since: None,
             halted: None,
         }
@@ -206,6 +209,12 @@ impl Node {
             && decode_snapshot(message.get_snapshot()).is_none();
         if unreadable {
             return;
+        }
+        let from = NodeId(message.from);
+        if self.seats().name_of(from).is_some() {
+            self.spoke.insert(from, self.ticks);
+            let seats = &self.raw.store().machine.seats;
+            self.spoke.retain(|id, _| seats.name_of(*id).is_some());
         }
         // Errors are of messages that are late or from nobody: both are as if lost.
         let _ = self.raw.step(message);

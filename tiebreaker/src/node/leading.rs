@@ -18,7 +18,9 @@ impl Node {
             (Operation::Register { .. }, None) if records.len() >= RECORDS_MAX => {
                 Some(Reply::Forbidden(format!("there are {RECORDS_MAX} VMs already")))
             }
-            (Operation::Force { site, .. }, Some(record)) => {
+            // An old generation is refused anyway, and the record says why. Not so one that seems too new: this leader
+            // may not have applied yet what makes it the present one.
+            (Operation::Force { site, .. }, Some(record)) if request.expected >= record.generation => {
                 let in_touch = |other: &&Name| {
                     let since = self.heard.get(*other).copied().max(self.leading_since);
                     since.is_none_or(|since| self.ticks - since < SITE_SILENT_TICKS)
@@ -44,14 +46,12 @@ impl Node {
                 names.join(", ")
             )));
         };
-        let answers = |id: NodeId| {
-            let progress = self.raw.raft.prs().get(id.0);
-            progress.is_some_and(|progress| progress.recent_active)
-        };
-        let early = self
-            .leading_since
-            .is_none_or(|since| self.ticks - since < 2 * ELECTION_TICKS as u64);
-        if id.0 == self.raw.raft.id || answers(id) {
+        // Not what raft-rs knows: it forgets who is active from time to time, and whoever asks again and again finds that
+        // moment.
+        let long_ago = |tick: u64| self.ticks - tick >= 2 * ELECTION_TICKS as u64;
+        let answers = self.spoke.get(&id).is_some_and(|tick| !long_ago(*tick));
+        let early = self.leading_since.is_none_or(|since| !long_ago(since));
+        if id.0 == self.raw.raft.id || answers {
             Some(Reply::SeatTaken)
         } else if early {
             Some(Reply::Busy)

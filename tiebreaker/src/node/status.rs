@@ -8,12 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::log::Log;
 use super::seats::NodeId;
 use crate::limits::FRAME_BYTES_MAX;
-use crate::{Generation, Incarnation, Record, Settings, State};
+use crate::{Generation, HistoryEntry, Incarnation, Record, Settings, State};
 
-/// VMs on one page of summaries, the longest of which has three names and some numbers.
-const SUMMARIES_PER_PAGE: usize = 400;
-const SUMMARY_BYTES_MAX: usize = 1024;
-const _: () = assert!(SUMMARIES_PER_PAGE * SUMMARY_BYTES_MAX < FRAME_BYTES_MAX);
+/// The one operation that moves nobody.
+const SETTINGS_ALONE: &str = "configure";
 
 /// What a node has to say in an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,49 +80,48 @@ pub struct Summary {
     pub state: State,
     /// What an operator has set.
     pub settings: Settings,
-    /// When it came to this, in seconds since 1970 on some node's clock.
-    pub since_unix_seconds: i64,
+    /// When it came to this, in seconds since 1970 on some node's clock; none if the history does not go back so far.
+    pub since_unix_seconds: Option<i64>,
 }
 
 impl Summary {
     pub(super) fn of(vm: &Name, record: &Record) -> Self {
-        let made = record
-            .history
-            .iter()
-            .find(|entry| entry.generation == record.generation);
+        // Not by its generation: a cluster that was restored has raised that since.
+        let moved = |entry: &&HistoryEntry| entry.operation != SETTINGS_ALONE;
+        let made = record.history.iter().rev().find(moved);
         Self {
             vm: vm.clone(),
             incarnation: record.incarnation,
             generation: record.generation,
             state: record.state.clone(),
             settings: record.settings.clone(),
-            since_unix_seconds: made.map_or(0, |entry| entry.at_unix_seconds),
+            since_unix_seconds: made.map(|entry| entry.at_unix_seconds),
         }
     }
 }
 
 /// The page of summaries behind `after`, and whether there are more.
 pub(super) fn summaries(log: &Log, after: Option<&Name>) -> (Vec<Summary>, bool) {
-    let mut behind = log.machine.records.range(behind(after));
-    let page: Vec<Summary> = (&mut behind)
-        .take(SUMMARIES_PER_PAGE)
-        .map(|(vm, record)| Summary::of(vm, record))
-        .collect();
-    (page, behind.next().is_some())
+    let behind = log.machine.records.range(behind(after));
+    page(behind.map(|(vm, record)| Summary::of(vm, record)))
 }
 
-/// The page of records behind `after`, as many as fit into half a frame, and whether there are more.
+/// The page of records behind `after`, and whether there are more.
 pub(super) fn records(log: &Log, after: Option<&Name>) -> (Vec<(Name, Record)>, bool) {
+    let behind = log.machine.records.range(behind(after));
+    page(behind.map(|(vm, record)| (vm.clone(), record.clone())))
+}
+
+/// The first of `items`, until they fill half a frame; the other half has room for the one that is too many.
+fn page<T: Serialize>(mut items: impl Iterator<Item = T>) -> (Vec<T>, bool) {
     let (mut page, mut bytes) = (Vec::new(), 0);
-    let mut behind = log.machine.records.range(behind(after));
-    for (vm, record) in &mut behind {
-        page.push((vm.clone(), record.clone()));
-        bytes += serde_json::to_vec(record).map_or(0, |text| text.len());
-        if bytes >= FRAME_BYTES_MAX / 2 {
-            break;
-        }
+    while bytes < FRAME_BYTES_MAX / 2
+        && let Some(item) = items.next()
+    {
+        bytes += serde_json::to_vec(&item).map_or(0, |text| text.len());
+        page.push(item);
     }
-    (page, behind.next().is_some())
+    (page, items.next().is_some())
 }
 
 fn behind(after: Option<&Name>) -> (std::ops::Bound<&Name>, std::ops::Bound<&Name>) {

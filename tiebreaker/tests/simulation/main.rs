@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::{Flaw, Seen, World};
 
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 1000;
 
 fn number(variable: &str) -> Option<u64> {
     Some(std::env::var(variable).ok()?.parse().unwrap())

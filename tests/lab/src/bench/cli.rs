@@ -3,7 +3,7 @@
 use super::contestant::{self, Contestant};
 use super::summary::{self, Bound, Figure};
 use super::trial::{self, Trial};
-use super::{disk, emulator, guest, replay};
+use super::{disk, emulator, guest, replay, tiebreaker};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -29,6 +29,8 @@ enum What {
     Disk(disk::DiskArgs),
     /// What recording costs a guest, and replaying a host
     Replay(replay::ReplayArgs),
+    /// The tiebreaker against `etcd`, natively, and what it promises
+    Tiebreaker(tiebreaker::TiebreakerArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +55,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         What::Boot(args) => boot(args),
         What::Disk(args) => disk::run(args),
         What::Replay(args) => replay::run(args),
+        What::Tiebreaker(args) => tiebreaker::run(args),
     }
 }
 

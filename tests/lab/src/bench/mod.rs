@@ -23,7 +23,7 @@
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
 //! - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
-//! - `disk`, `replay`: other benches, of replicas, and of recording and replaying.
+//! - `disk`, `replay`, `tiebreaker`: other benches.
 
 pub mod cli;
 mod contestant;
@@ -33,4 +33,5 @@ mod guest;
 mod probe;
 mod replay;
 mod summary;
+mod tiebreaker;
 mod trial;

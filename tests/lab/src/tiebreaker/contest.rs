@@ -1,7 +1,7 @@
 //! The rounds, and the judgement of each.
 
 use super::fault::{Fault, Plan};
-use super::town::{NODES, Town};
+use super::town::{self, Town};
 use crate::switch::random::Random;
 use antipode_certs::Name;
 use antipode_tiebreaker::client::Client;
@@ -16,6 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 /// A claim that is not answered in this time has found no tiebreaker.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Microseconds after a round's beginning within which each site claims.
+const CLAIM_AFTER_US_MAX: u64 = 4_000;
+
 /// What the rounds have shown.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -25,9 +28,10 @@ pub(super) struct Tally {
     pub(super) lost_acked: u64,
     /// Rounds with no winner, or a loser that was not told by whom.
     pub(super) unexplained: u64,
+    /// How often each fault happened.
     pub(super) faults: BTreeMap<Fault, u64>,
-    /// The longest that a claim waited.
-    pub(super) unavailable_max: Duration,
+    /// The longest that a claim waited, by the fault of its round, if it had one.
+    pub(super) longest: BTreeMap<Option<Fault>, Duration>,
     /// How long each claim of a round without a fault took that had no contender before it.
     pub(super) calm: Vec<Duration>,
     /// Wins of each site.
@@ -35,6 +39,16 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Notes how long the claims of one round took, the longer and the shorter.
+    fn note_waits(&mut self, fault: Option<Plan>, longest: Duration, shortest: Duration) {
+        let seen = self.longest.entry(fault.map(|plan| plan.fault)).or_default();
+        *seen = longest.max(*seen);
+        match fault {
+            None => self.calm.push(shortest),
+            Some(plan) => *self.faults.entry(plan.fault).or_default() += 1,
+        }
+    }
+
     /// Judges one round: what both were told, and what a read shows then.
     fn judge(&mut self, answers: [&Answer; 2], seen: (Generation, &State)) {
         self.rounds += 1;
@@ -141,11 +155,8 @@ impl<'t> Contest<'t> {
             let seen = self.read()?;
             self.tally.judge([&claims[0].0, &claims[1].0], (seen.0, &seen.1));
             let longest = claims[0].1.max(claims[1].1);
-            self.tally.unavailable_max = self.tally.unavailable_max.max(longest);
-            match fault {
-                None => self.tally.calm.push(claims[0].1.min(claims[1].1)),
-                Some(plan) => *self.tally.faults.entry(plan.fault).or_default() += 1,
-            }
+            self.tally
+                .note_waits(fault, longest, claims[0].1.min(claims[1].1));
             generation = seen.0;
             let State::Solo { site, .. } = seen.1 else {
                 anyhow::bail!("round {round}: nobody is alone: {seen:?}")
@@ -169,7 +180,15 @@ impl<'t> Contest<'t> {
         boot: u64,
         fault: Option<Plan>,
     ) -> Result<[(Answer, Duration); 2]> {
-        let leader = fault.map(|_| self.leader()).transpose()?;
+        let leader = match fault {
+            None => None,
+            Some(_) => {
+                let asking = town::leader(&mut self.contenders[1].client, PATIENCE);
+                Some(self.runtime.block_on(asking)?)
+            }
+        };
+        // Either may be first, and a fault hits the claims at any moment of theirs.
+        let waits = [(); 2].map(|()| self.random.up_to(CLAIM_AFTER_US_MAX));
         let Self {
             town,
             runtime,
@@ -180,19 +199,24 @@ impl<'t> Contest<'t> {
         std::thread::scope(|scope| {
             let happening = fault
                 .zip(leader)
-                .map(|(plan, leader)| scope.spawn(move || plan.happen(town, &leader)));
+                .map(|(plan, leader)| scope.spawn(move || plan.happen(town, leader)));
             let claim = || Operation::Claim {
                 pairing,
                 boot: Boot(boot),
             };
             let requests = (a.request(expected, claim()), b.request(expected, claim()));
+            let after = |wait| tokio::time::sleep(Duration::from_micros(wait));
             let (of_a, of_b) = runtime.block_on(async {
-                let late = async {
-                    // So that a fault hits the claims at any moment of theirs.
-                    tokio::time::sleep(Duration::from_millis(if fault.is_some() { 2 } else { 0 })).await;
-                };
-                late.await;
-                tokio::join!(a.ask(vm, &requests.0), b.ask(vm, &requests.1))
+                tokio::join!(
+                    async {
+                        after(waits[0]).await;
+                        a.ask(vm, &requests.0).await
+                    },
+                    async {
+                        after(waits[1]).await;
+                        b.ask(vm, &requests.1).await
+                    }
+                )
             });
             if let Some(happening) = happening {
                 happening
@@ -209,23 +233,6 @@ impl<'t> Contest<'t> {
         record
             .map(|record| (record.generation, record.state))
             .context("the VM's record is gone")
-    }
-
-    /// Who leads, by its own word.
-    fn leader(&mut self) -> Result<String> {
-        let client = &mut self.contenders[1].client;
-        self.runtime.block_on(async {
-            let end = Instant::now() + PATIENCE;
-            while Instant::now() < end {
-                for node in NODES {
-                    let status = client.status(&node.parse()?, Duration::from_millis(500)).await;
-                    if status.is_ok_and(|status| status.role == "leader") {
-                        return Ok(node.to_owned());
-                    }
-                }
-            }
-            anyhow::bail!("nobody has led for {PATIENCE:?}")
-        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What goes wrong with the leader, when, and for how long.
 
-use super::town::{NODES, Town};
+use super::town::Town;
 use crate::switch::random::Random;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::thread;
 use std::time::Duration;
 
@@ -33,27 +33,23 @@ impl Fault {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) fault: Fault,
-    /// From the round's claims.
+    /// From the round's beginning.
     begins: Duration,
     lasts: Duration,
 }
 
 impl Plan {
     pub(super) fn draw(random: &mut Random) -> Self {
-        let mut below = |end: u64| random.next_u64() % end;
+        let last = Fault::ALL.len() as u64 - 1;
         Self {
-            fault: Fault::ALL[usize::try_from(below(3)).unwrap_or(0)],
-            begins: Duration::from_micros(below(4_000)),
-            lasts: Duration::from_millis(200 + below(600)),
+            fault: Fault::ALL[usize::try_from(random.up_to(last)).unwrap_or(0)],
+            begins: Duration::from_micros(random.up_to(4_000)),
+            lasts: Duration::from_millis(200 + random.up_to(600)),
         }
     }
 
-    /// Lets it happen to node `leader`, and end.
-    pub(super) fn happen(self, town: &mut Town, leader: &str) -> Result<()> {
-        let index = NODES
-            .iter()
-            .position(|name| *name == leader)
-            .context("a leader that is no node")?;
+    /// Lets it happen to node `index`, the leader, and end.
+    pub(super) fn happen(self, town: &mut Town, index: usize) -> Result<()> {
         thread::sleep(self.begins);
         match self.fault {
             Fault::Kill => town.kill(index)?,

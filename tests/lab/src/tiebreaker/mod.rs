@@ -14,8 +14,8 @@
 
 mod contest;
 mod fault;
-mod proxy;
+pub(crate) mod proxy;
 mod scenario;
-mod town;
+pub(crate) mod town;
 
 pub use scenario::{Args, run};

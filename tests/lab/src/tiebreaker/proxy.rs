@@ -1,4 +1,5 @@
-//! One way of one link: a TCP proxy that can hold everything back, as a network does that has lost the way.
+//! A link: a TCP proxy that takes its time, as distance does, and can hold everything back, as a network does that has
+//! lost the way.
 //!
 //! What is held back arrives late rather than never, since TCP would send it again.
 
@@ -6,18 +7,22 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks at whether a cut link is whole again.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Pieces that are under way at a time; whoever sends more waits.
+const PIECES_MAX: usize = 1024;
+
 /// Whether a link is cut.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cut(Arc<AtomicBool>);
+pub(crate) struct Cut(Arc<AtomicBool>);
 
 impl Cut {
-    pub(super) fn set(&self, cut: bool) {
+    pub(crate) fn set(&self, cut: bool) {
         self.0.store(cut, Ordering::SeqCst);
     }
 
@@ -28,8 +33,8 @@ impl Cut {
     }
 }
 
-/// Forwards what comes to `from` to `to` until the process ends.
-pub(super) fn start(from: SocketAddr, to: SocketAddr) -> io::Result<Cut> {
+/// Forwards what comes to `from` to `to`, and what comes back, each `one_way` later, until the process ends.
+pub(crate) fn start(from: SocketAddr, to: SocketAddr, one_way: Duration) -> io::Result<Cut> {
     let listener = TcpListener::bind(from)?;
     let cut = Cut::default();
     let of_link = cut.clone();
@@ -40,7 +45,7 @@ pub(super) fn start(from: SocketAddr, to: SocketAddr) -> io::Result<Cut> {
                 cut.wait();
                 // A node that is down takes no connection: its peer is told by the end of this one.
                 if let Ok(outgoing) = TcpStream::connect(to) {
-                    join(&incoming, &outgoing, &cut);
+                    join(&incoming, &outgoing, &cut, one_way);
                 }
             });
         }
@@ -48,28 +53,42 @@ pub(super) fn start(from: SocketAddr, to: SocketAddr) -> io::Result<Cut> {
     Ok(cut)
 }
 
-fn join(one: &TcpStream, other: &TcpStream, cut: &Cut) {
+fn join(one: &TcpStream, other: &TcpStream, cut: &Cut, one_way: Duration) {
     thread::scope(|scope| {
-        scope.spawn(|| forward(one, other, cut));
-        forward(other, one, cut);
+        scope.spawn(|| forward(one, other, cut, one_way));
+        forward(other, one, cut, one_way);
     });
 }
 
 /// Ends both ways when one has ended.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: &Cut) {
-    let mut buffer = vec![0; 64 * 1024];
+fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: &Cut, one_way: Duration) {
     // Nagle's delay would be the proxy's, not the network's.
     let _ = to.set_nodelay(true);
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        cut.wait();
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
+    thread::scope(|scope| {
+        let (pieces, under_way) = mpsc::sync_channel::<(Instant, Vec<u8>)>(PIECES_MAX);
+        scope.spawn(move || {
+            for (due, piece) in under_way {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                cut.wait();
+                if to.write_all(&piece).is_err() {
+                    break;
+                }
+            }
+            for end in [from, to] {
+                // It may be closed already.
+                let _ = end.shutdown(Shutdown::Both);
+            }
+        });
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if pieces
+                .send((Instant::now() + one_way, buffer[..length].to_vec()))
+                .is_err()
+            {
+                break;
+            }
         }
-    }
-    for end in [from, to] {
-        // It may be closed already.
-        let _ = end.shutdown(Shutdown::Both);
-    }
+    });
 }
 
 #[cfg(test)]
@@ -80,7 +99,7 @@ mod tests {
     fn a_cut_link_holds_back_and_then_delivers() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let cut = start(free, server.local_addr().unwrap()).unwrap();
+        let cut = start(free, server.local_addr().unwrap(), Duration::ZERO).unwrap();
         let mut client = TcpStream::connect(free).unwrap();
         let (mut inside, _) = server.accept().unwrap();
         client.write_all(b"one").unwrap();
@@ -103,5 +122,23 @@ mod tests {
             0,
             "the end of one side is the end of the other"
         );
+    }
+
+    #[test]
+    fn a_link_takes_its_time_each_way() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let one_way = Duration::from_millis(20);
+        start(free, server.local_addr().unwrap(), one_way).unwrap();
+        let mut client = TcpStream::connect(free).unwrap();
+        let (mut inside, _) = server.accept().unwrap();
+        let begun = Instant::now();
+        client.write_all(b"ping").unwrap();
+        let mut word = [0; 4];
+        inside.read_exact(&mut word).unwrap();
+        assert!(begun.elapsed() >= one_way);
+        inside.write_all(&word).unwrap();
+        client.read_exact(&mut word).unwrap();
+        assert!(begun.elapsed() >= 2 * one_way);
     }
 }

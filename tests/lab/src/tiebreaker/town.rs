@@ -19,11 +19,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-pub(super) const NODES: [&str; 3] = ["east", "north", "west"];
-/// Milliseconds between heartbeats: a fifth of what is usual, so that a thousand rounds are soon over.
-pub(super) const HEARTBEAT_MS: u64 = 20;
+pub(crate) const NODES: [&str; 3] = ["east", "north", "west"];
+/// The configuration of [`Town::operator`].
+pub(crate) const OPERATOR_CONFIG: &str = "operator.toml";
 /// How long a client waits for one node before it asks the next.
 const REPLY_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -37,9 +37,23 @@ impl WallClock for HostTime {
     }
 }
 
+/// What kind of cluster to make.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Tells the clusters of one process apart: each has addresses of its own. Below 6.
+    pub(crate) number: u8,
+    /// Milliseconds between heartbeats.
+    pub(crate) heartbeat_ms: u64,
+    /// How long a link takes, each way.
+    pub(crate) one_way: Duration,
+    /// A backup to begin from; else the cluster is new.
+    pub(crate) backup: Option<PathBuf>,
+}
+
 /// A cluster of three processes.
 #[derive(Debug)]
-pub(super) struct Town {
+pub(crate) struct Town {
+    plan: Plan,
     folder: PathBuf,
     antipode: PathBuf,
     authority: Authority,
@@ -48,23 +62,25 @@ pub(super) struct Town {
     links: BTreeMap<(usize, usize), Cut>,
 }
 
-/// Where node `index` listens, or with `from` the proxy on the way from that node to it. No other process of this machine
-/// has these addresses.
-fn address(index: usize, from: Option<usize>) -> Result<SocketAddr> {
+/// Where node `index` of cluster `number` listens, or with `from` the proxy on the way from that node to it. No other
+/// process of this machine has these addresses.
+pub(crate) fn address(number: u8, index: usize, from: Option<usize>, port: u16) -> Result<SocketAddr> {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let last = index + from.map_or(1, |from| 10 + 10 * from);
-    format!("127.{}.{low}.{last}:7600", high | 0xc0)
+    let last = usize::from(number) * 40 + index + from.map_or(1, |from| 10 + 10 * from);
+    format!("127.{}.{low}.{last}:{port}", high | 0xc0)
         .parse()
         .context("an address")
 }
 
 impl Town {
-    /// Makes a cluster in the directory of `run` and starts it.
-    pub(super) fn build(run: &RunDirectory, antipode: &Path) -> Result<Self> {
-        let folder = run.path().to_owned();
+    /// Makes a cluster in a directory of its own inside that of `run`, and starts it.
+    pub(crate) fn build(run: &RunDirectory, antipode: &Path, plan: Plan) -> Result<Self> {
+        let folder = run.path().join(format!("cluster-{}", plan.number));
+        std::fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let authority = Authority::create(AuthorityDays::default(), HostTime.now())?;
         authority.save(&folder)?;
         let mut town = Self {
+            plan,
             folder,
             antipode: antipode.to_owned(),
             authority,
@@ -74,24 +90,28 @@ impl Town {
         for (index, name) in NODES.into_iter().enumerate() {
             town.issue(&format!("antipode://tiebreaker/{name}"))?;
             for from in (0..NODES.len()).filter(|from| *from != index) {
-                let cut =
-                    proxy::start(address(index, Some(from))?, address(index, None)?).context("a proxy")?;
+                let way = (town.address(index, Some(from))?, town.address(index, None)?);
+                let cut = proxy::start(way.0, way.1, town.plan.one_way).context("a proxy")?;
                 town.links.insert((from, index), cut);
             }
         }
         for (index, name) in NODES.into_iter().enumerate() {
-            std::fs::write(town.folder.join(format!("{name}.toml")), config(index)?)?;
-            let made = town
-                .command("init", name)?
-                .status()
-                .context("antipode tiebreaker init")?;
-            ensure!(
-                made.success(),
-                "antipode tiebreaker init of {name} ended with {made}"
-            );
+            std::fs::write(town.folder.join(format!("{name}.toml")), town.config(index)?)?;
+            let mut command = match &town.plan.backup {
+                None => town.command("init", name)?,
+                Some(_) => town.command("restore", name)?,
+            };
+            if let Some(backup) = &town.plan.backup {
+                command.arg(backup).arg("--every-site-is-stopped");
+            }
+            run_to_end(command)?;
         }
         (0..NODES.len()).try_for_each(|index| town.start(index))?;
         Ok(town)
+    }
+
+    fn address(&self, index: usize, from: Option<usize>) -> Result<SocketAddr> {
+        address(self.plan.number, index, from, 7600)
     }
 
     fn command(&self, verb: &str, node: &str) -> Result<Command> {
@@ -117,7 +137,7 @@ impl Town {
     }
 
     /// Starts node `index`, and waits until it listens.
-    pub(super) fn start(&mut self, index: usize) -> Result<()> {
+    pub(crate) fn start(&mut self, index: usize) -> Result<()> {
         let mut command = self.command("run", NODES[index])?;
         let mut child = command
             .stdout(Stdio::piped())
@@ -139,7 +159,7 @@ impl Town {
     }
 
     /// Ends node `index` as a power cut would.
-    pub(super) fn kill(&mut self, index: usize) -> Result<()> {
+    pub(crate) fn kill(&mut self, index: usize) -> Result<()> {
         if let Some(mut child) = self.children[index].take() {
             child.kill()?;
             child.wait()?;
@@ -148,7 +168,7 @@ impl Town {
     }
 
     /// Freezes or thaws node `index`.
-    pub(super) fn freeze(&self, index: usize, frozen: bool) -> Result<()> {
+    pub(crate) fn freeze(&self, index: usize, frozen: bool) -> Result<()> {
         let child = self.children[index]
             .as_ref()
             .context("a node that is down cannot be frozen")?;
@@ -157,7 +177,7 @@ impl Town {
     }
 
     /// Cuts or mends every link between node `index` and the others; clients still reach it.
-    pub(super) fn cut_off(&self, index: usize, cut: bool) {
+    pub(crate) fn cut_off(&self, index: usize, cut: bool) {
         for ((from, to), link) in &self.links {
             if *from == index || *to == index {
                 link.set(cut);
@@ -165,8 +185,26 @@ impl Town {
         }
     }
 
+    /// Takes the disk of node `index`, which is down, and gives it a new seat.
+    pub(crate) fn lose_disk(&self, index: usize) -> Result<()> {
+        std::fs::remove_dir_all(self.folder.join(format!("data-{}", NODES[index])))?;
+        run_to_end(self.command("rejoin", NODES[index])?)
+    }
+
+    /// The folder of everything, where [`Town::operator`] works.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes an operator's certificate and configuration, [`OPERATOR_CONFIG`].
+    pub(crate) fn operator(&self) -> Result<()> {
+        let paths = self.issue("antipode://operator/lab")?;
+        let text = self.shared_config(&paths.credentials.display().to_string(), None)?;
+        Ok(std::fs::write(self.folder.join(OPERATOR_CONFIG), text)?)
+    }
+
     /// Resident memory of each node, in bytes.
-    pub(super) fn resident_bytes(&self) -> Result<Vec<u64>> {
+    pub(crate) fn resident_bytes(&self) -> Result<Vec<u64>> {
         let of = |child: &Child| {
             let text = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
             let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -177,19 +215,46 @@ impl Town {
     }
 
     /// A client with a certificate of its own.
-    pub(super) fn client(&self, path: &str) -> Result<Client> {
+    pub(crate) fn client(&self, path: &str) -> Result<Client> {
         let paths = self.issue(&format!("antipode://{path}"))?;
         let rule = PeerRule::AnyOf(vec![Role::Site, Role::Operator]);
         let credentials = LiveCredentials::open(paths, &rule, Arc::new(HostTime))?;
         let nodes = NODES
             .into_iter()
             .enumerate()
-            .map(|(index, name)| Ok((name.parse()?, address(index, None)?.to_string())));
+            .map(|(index, name)| Ok((name.parse()?, self.address(index, None)?.to_string())));
         let cluster = Cluster {
             name: "lab".parse()?,
             nodes: nodes.collect::<Result<BTreeMap<Name, String>>>()?,
         };
         Ok(Client::new(cluster, credentials).patient_for(REPLY_PATIENCE))
+    }
+
+    /// The configuration of node `index`: it reaches the others through proxies.
+    fn config(&self, index: usize) -> Result<String> {
+        let own = NODES[index];
+        let shared = self.shared_config(&format!("tiebreaker-{own}.pem"), Some(index))?;
+        let listen = self.address(index, None)?;
+        Ok(format!(
+            "{shared}[here]\nname = \"{own}\"\nlisten = \"{listen}\"\ndata = \"data-{own}\"\n"
+        ))
+    }
+
+    /// The nodes as `own` reaches them, or as whoever is none.
+    fn shared_config(&self, credentials: &str, own: Option<usize>) -> Result<String> {
+        let heartbeat_ms = self.plan.heartbeat_ms;
+        let mut text = format!(
+            "cluster = \"lab\"\n[certificates]\ncredentials = \"{credentials}\"\n[timing]\nheartbeat_ms = {heartbeat_ms}\n"
+        );
+        for (index, name) in NODES.into_iter().enumerate() {
+            let at = self.address(index, own.filter(|own| *own != index))?;
+            let priority = u8::from(name == "north");
+            writeln!(
+                text,
+                "[[node]]\nname = \"{name}\"\naddress = \"{at}\"\npriority = {priority}"
+            )?;
+        }
+        Ok(text)
     }
 
     fn issue(&self, uri: &str) -> Result<Paths> {
@@ -215,24 +280,23 @@ impl Drop for Town {
     }
 }
 
-/// The configuration of node `index`: it reaches the others through proxies.
-fn config(index: usize) -> Result<String> {
-    let own = NODES[index];
-    let mut text = format!(
-        "cluster = \"lab\"\n[certificates]\ncredentials = \"tiebreaker-{own}.pem\"\n[timing]\nheartbeat_ms = {HEARTBEAT_MS}\n"
-    );
-    for (other, name) in NODES.into_iter().enumerate() {
-        let at = address(other, (other != index).then_some(index))?;
-        let priority = u8::from(name == "north");
-        writeln!(
-            text,
-            "[[node]]\nname = \"{name}\"\naddress = \"{at}\"\npriority = {priority}"
-        )?;
+fn run_to_end(mut command: Command) -> Result<()> {
+    let status = command.status().context("antipode tiebreaker")?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+/// Who leads, by its own word.
+pub(crate) async fn leader(client: &mut Client, within: Duration) -> Result<usize> {
+    let end = Instant::now() + within;
+    while Instant::now() < end {
+        for (index, node) in NODES.into_iter().enumerate() {
+            let status = client.status(&node.parse()?, Duration::from_millis(500)).await;
+            if status.is_ok_and(|status| status.role == "leader") {
+                return Ok(index);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let listen = address(index, None)?;
-    writeln!(
-        text,
-        "[here]\nname = \"{own}\"\nlisten = \"{listen}\"\ndata = \"data-{own}\""
-    )?;
-    Ok(text)
+    anyhow::bail!("nobody has led for {within:?}")
 }

@@ -1,0 +1,200 @@
+//! From samples to figures and bounds. Pure.
+
+use super::super::summary::Bound;
+use super::HEARTBEAT_MS;
+use super::records::Figures;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Heartbeats after which the most eager node stands for election.
+const ELECTION_HEARTBEATS: u64 = 10;
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    pub(super) claims: Vec<Duration>,
+    pub(super) transactions: Vec<Duration>,
+    pub(super) syncs: Vec<Duration>,
+    pub(super) round_trips: Vec<Duration>,
+    pub(super) claims_per_s: Vec<f64>,
+    pub(super) transactions_per_s: Vec<f64>,
+    pub(super) leader_losses: Vec<Duration>,
+    pub(super) records: Figures,
+}
+
+/// A figure's name, its value, and what it must be, if anything.
+#[derive(Debug, Clone, PartialEq)]
+struct Figure {
+    name: &'static str,
+    value: f64,
+    bound: Option<Bound>,
+}
+
+/// What the samples say.
+#[derive(Debug)]
+pub(super) struct Report(Vec<Figure>);
+
+impl Report {
+    pub(super) fn of(samples: &Samples) -> Self {
+        let at = |samples: &[Duration], part| milliseconds(percentile(samples, part));
+        let (sync, round_trip) = (at(&samples.syncs, 50), at(&samples.round_trips, 50));
+        let needed = round_trip + 2.0 * sync;
+        let claim = [50, 99].map(|part| at(&samples.claims, part));
+        let transaction = [50, 99].map(|part| at(&samples.transactions, part));
+        let rates = [&samples.claims_per_s, &samples.transactions_per_s].map(|rates| median(rates));
+        let losses = samples.leader_losses.iter().max().copied().unwrap_or_default();
+        let election = ELECTION_HEARTBEATS * HEARTBEAT_MS;
+        #[expect(clippy::cast_precision_loss, reason = "of numbers far below 2^53")]
+        let (resident, election) = (samples.records.resident_bytes as f64, election as f64);
+        let records = &samples.records;
+        let free = |name, value| Figure {
+            name,
+            value,
+            bound: None,
+        };
+        let bounded = |name, value, most| Figure {
+            name,
+            value,
+            bound: Some(Bound::AtMost(most)),
+        };
+        Self(vec![
+            free("round_trip_ms", round_trip),
+            free("sync_ms", sync),
+            free("raft_needs_ms", needed),
+            free("claim_ms_p50", claim[0]),
+            free("claim_ms_p99", claim[1]),
+            bounded("claim_vs_needs", claim[0] / needed, 1.2),
+            free("etcd_ms_p50", transaction[0]),
+            free("etcd_ms_p99", transaction[1]),
+            free("latency_vs_etcd_p50", claim[0] / transaction[0]),
+            free("latency_vs_etcd_p99", claim[1] / transaction[1]),
+            free("changes_per_s", rates[0]),
+            free("etcd_per_s", rates[1]),
+            free("throughput_vs_etcd", rates[0] / rates[1]),
+            bounded("leader_loss_ms_max", milliseconds(losses), 2.0 * election),
+            free("records", f64::from(records.count)),
+            bounded("status_ms", milliseconds(records.status), 200.0),
+            bounded("snapshot_ms", milliseconds(records.snapshot), 1000.0),
+            bounded("start_ms", milliseconds(records.start), 2000.0),
+            bounded("resident_mib", resident / f64::from(1 << 20), 100.0),
+        ])
+    }
+
+    /// Those out of their bounds. What could not be computed is.
+    pub(super) fn broken(&self) -> Vec<&'static str> {
+        let kept = |figure: &Figure| match figure.bound {
+            None => true,
+            Some(Bound::AtMost(most)) => figure.value <= most,
+            Some(Bound::AtLeast(least)) => figure.value >= least,
+        };
+        self.0
+            .iter()
+            .filter(|figure| !kept(figure))
+            .map(|figure| figure.name)
+            .collect()
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let mut line = Map::new();
+        let broken = self.broken();
+        line.insert("ok".to_owned(), json!(broken.is_empty()));
+        line.insert("out_of_bounds".to_owned(), json!(broken));
+        for figure in &self.0 {
+            let rounded = (figure.value * 1000.0).round() / 1000.0;
+            line.insert(figure.name.to_owned(), json!(rounded));
+        }
+        Value::Object(line)
+    }
+
+    pub(super) fn show(&self) {
+        let broken = self.broken();
+        for figure in &self.0 {
+            let verdict = if broken.contains(&figure.name) {
+                "BROKEN"
+            } else {
+                "kept"
+            };
+            let bound = match figure.bound {
+                None => String::new(),
+                Some(Bound::AtMost(most)) => format!("  at most {most}: {verdict}"),
+                Some(Bound::AtLeast(least)) => format!("  at least {least}: {verdict}"),
+            };
+            println!("{:<24}{:>12.3}{bound}", figure.name, figure.value);
+        }
+    }
+}
+
+fn milliseconds(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
+}
+
+/// The sample that so many of a hundred are below; zero of none.
+fn percentile(samples: &[Duration], part: usize) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort();
+    sorted.get(sorted.len() * part / 100).copied().unwrap_or_default()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Samples {
+        let ms = Duration::from_millis;
+        Samples {
+            claims: vec![ms(4), ms(3), ms(9)],
+            transactions: vec![ms(2)],
+            syncs: vec![ms(1)],
+            round_trips: vec![ms(2)],
+            claims_per_s: vec![300.0, 100.0, 200.0],
+            transactions_per_s: vec![400.0],
+            leader_losses: vec![ms(1100), ms(1300)],
+            records: Figures {
+                count: 10,
+                start: ms(20),
+                status: ms(199),
+                snapshot: ms(300),
+                resident_bytes: 50 << 20,
+            },
+        }
+    }
+
+    #[test]
+    fn figures_are_ours_against_theirs_and_against_what_raft_needs() {
+        let report = Report::of(&samples());
+        assert_eq!(report.broken(), Vec::<&str>::new());
+        let line = report.to_json();
+        let expected = [
+            ("raft_needs_ms", 4.0),
+            ("claim_vs_needs", 1.0),
+            ("latency_vs_etcd_p50", 2.0),
+            ("latency_vs_etcd_p99", 4.5),
+            ("throughput_vs_etcd", 0.5),
+            ("leader_loss_ms_max", 1300.0),
+            ("resident_mib", 50.0),
+        ];
+        for (name, value) in expected {
+            assert_eq!(line[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_bound_is_told_when_it_is_broken() {
+        let mut slow = samples();
+        slow.claims = vec![Duration::from_millis(5)];
+        slow.leader_losses.push(Duration::from_millis(2001));
+        slow.records.resident_bytes = 101 << 20;
+        let broken = ["claim_vs_needs", "leader_loss_ms_max", "resident_mib"];
+        assert_eq!(Report::of(&slow).broken(), broken);
+        assert!(
+            !Report::of(&Samples::default()).broken().is_empty(),
+            "nothing measured is no pass"
+        );
+    }
+}
