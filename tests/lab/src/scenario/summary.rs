@@ -68,9 +68,18 @@ impl RunSummary {
     /// The guest may have left the cursor within a line.
     #[must_use]
     pub fn find(output: &str) -> Option<Self> {
-        let line = output.trim_end().lines().last()?;
-        line.match_indices('{')
-            .find_map(|(start, _)| serde_json::from_str(&line[start..]).ok())
+        Self::split(output).map(|(_, summary)| summary)
+    }
+
+    /// The guest's console without it, and it.
+    pub fn split(output: &str) -> Option<(&str, Self)> {
+        let output = output.trim_end();
+        let line_start = output.rfind('\n').map_or(0, |end| end + 1);
+        let starts = output[line_start..].match_indices('{');
+        starts.map(|(start, _)| line_start + start).find_map(|start| {
+            let summary = serde_json::from_str(&output[start..]).ok()?;
+            Some((&output[..start], summary))
+        })
     }
 }
 
@@ -85,6 +94,10 @@ mod tests {
         for console in ["", "boot\r\n", "a { b }\r\n", "no newline {"] {
             let summary = RunSummary::find(&format!("{console}{LINE}\n")).unwrap();
             assert_eq!((summary.exits_total, summary.exits["hlt"]), (7, 7));
+            assert_eq!(
+                RunSummary::split(&format!("{console}{LINE}\n")).unwrap().0,
+                console
+            );
         }
         assert_eq!(RunSummary::find("boot\r\n{\"ok\":true}\n"), None);
         assert_eq!(RunSummary::find(""), None);

@@ -45,8 +45,7 @@ impl Sameness {
 
 /// Everything on standard output but antipode's own last line.
 fn console_of(end: &VmEnd) -> &str {
-    let text = end.console.trim_end();
-    text.rfind("{\"").map_or(text, |start| &text[..start])
+    RunSummary::split(&end.console).map_or(&end.console, |(console, _)| console)
 }
 
 /// Whether the first `memory_bytes` of both files are the same, and whether the rest is.
