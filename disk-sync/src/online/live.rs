@@ -260,7 +260,9 @@ mod tests {
                     taken += 1;
                     for (half, chunk) in (leaf * 2..).zip(bytes.chunks(LEAF / 2)) {
                         // The last write up to the position that went to this half.
-                        let last = (0..6).map(|back| position.0.saturating_sub(back)).find(|at| at % 6 == half);
+                        let last = (0..6)
+                            .map(|back| position.0.saturating_sub(back))
+                            .find(|at| at % 6 == half);
                         let expected = last.unwrap_or(0).to_le_bytes().repeat(LEAF / 16);
                         assert!(chunk == expected, "leaf {leaf} at {position:?}");
                     }
