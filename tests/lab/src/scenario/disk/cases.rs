@@ -1,10 +1,11 @@
 //! What is played, in this order: each case begins with what the one before has left.
 
 use super::ends::{Ends, SOURCE, Started, TARGET, exit_code};
+use crate::agent::message::ExitStatus;
 use crate::debian::run_tool;
 use crate::mirror::primary::Outcome;
 use crate::scenario::report::seconds;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Moments, after a sync begins, at which one of its ends is killed.
 const KILLED_AFTER_MS: [u64; 4] = [150, 700, 1500, 2500];
+
+/// An end hears of the other one's death from its host's kernel; a busy machine may take this.
+const LEARNT_WITHIN: Duration = Duration::from_secs(20);
 
 /// A sync over this line begins to write within a second or two; a busy machine may take this.
 const SYNCING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -233,20 +237,34 @@ fn killed(ends: &mut Ends<'_>, tally: &mut Tally) -> Result<()> {
         much(ends, seed)?;
         let old = fs::read(ends.disk(TARGET, "vdb")?)?;
         for after in KILLED_AFTER_MS {
+            let before = fs::read(ends.disk(TARGET, "vdb")?)?;
             let (source, target) = ends.start_sync()?;
             thread::sleep(Duration::from_millis(after));
-            let (victim, other) = if kills_target {
+            let (victim, mut other) = if kills_target {
                 (target, source)
             } else {
                 (source, target)
             };
             victim.kill()?;
-            let (code, said) = other.end()?;
-            // It may have ended well a moment before.
-            ensure!(
-                code == 0 || code == exit_code("sync-interrupted")?,
-                "{code}: {said}"
-            );
+            match other.end_within(LEARNT_WITHIN)? {
+                // It may have ended well a moment before.
+                Some(ExitStatus::Code(code)) => {
+                    ensure!(
+                        code == 0 || code == exit_code("sync-interrupted")?,
+                        "the other end: {code}"
+                    );
+                }
+                Some(ExitStatus::Signal(signal)) => bail!("the other end was killed by signal {signal}"),
+                None => {
+                    // The source was killed before it had connected: the target waits for one.
+                    other.kill()?;
+                    let now = fs::read(ends.disk(TARGET, "vdb")?)?;
+                    ensure!(
+                        !kills_target && now == before,
+                        "an end did not learn that the other one died"
+                    );
+                }
+            }
             interrupted(ends, &old, tally)?;
         }
         finished(ends, ends.start_sync()?, tally)?;

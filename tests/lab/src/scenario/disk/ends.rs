@@ -95,6 +95,18 @@ impl Started {
         Ok(())
     }
 
+    /// Waits for its end, but no longer than `most`; answers with its exit code, if it has ended.
+    pub(super) fn end_within(&mut self, most: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + most;
+        loop {
+            match self.channel.next_before(deadline)? {
+                Some(Event::Exit(status)) => return Ok(Some(status)),
+                Some(Event::Data(..)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
     /// Waits for its end; answers with its exit code and its last line.
     pub(super) fn end(mut self) -> Result<(i32, Value)> {
         let output = self.channel.collect()?;
