@@ -349,13 +349,42 @@ fn what_would_do_harm_is_refused_and_changes_nothing() {
     refused(&["disk", "sync", "a.img", "b.img"], 53, "damaged");
 }
 
+/// Nobody's number. Root may write to anything: as root the command is run as this user.
+const NOBODY: u32 = 65_534;
+
 #[test]
 fn a_target_that_may_not_be_written_is_refused() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::process::CommandExt;
     let folder = pair(20);
     let here = folder.path();
     fs::set_permissions(here.join("b.img"), Permissions::from_mode(0o400)).unwrap();
-    // Root may write to anything: then there is nothing to refuse.
-    let may_write = OpenOptions::new().write(true).open(here.join("b.img")).is_ok();
-    let (code, said) = run(here, &["disk", "sync", "a.img", "b.img"]);
-    assert_eq!(code, if may_write { 0 } else { 13 }, "{said}");
+    let program = here.join("antipode");
+    fs::copy(env!("CARGO_BIN_EXE_antipode"), &program).unwrap();
+    let mut sync = Command::new(program);
+    sync.args(["disk", "sync", "a.img", "b.img", "--json"])
+        .current_dir(here);
+    if fs::metadata(here).unwrap().uid() == 0 {
+        for entry in fs::read_dir(here).unwrap() {
+            chown(entry.unwrap().path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        chown(here, Some(NOBODY), Some(NOBODY)).unwrap();
+        sync.uid(NOBODY).gid(NOBODY);
+    }
+    let output = sync.output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &said["exit_code"]),
+        (Some(13), &13.into()),
+        "{said}"
+    );
+    let error = &said["errors"][0];
+    assert!(
+        error["what"]
+            .as_str()
+            .unwrap()
+            .contains("b.img: cannot be opened"),
+        "{said}"
+    );
+    assert_eq!(done(here, &["disk", "info", "b.img"])["state"], "stale");
 }

@@ -7,14 +7,21 @@
 //!
 //! A write is noted when it has ended, not when it begins. Whoever takes the notes ([`Live::take_written`]) and then
 //! reads a leaf either sees a write whole, or finds it in the notes that are taken next.
+//!
+//! Writes are numbered as they begin: the number is the [`Position`] at which the write lies in the guest's log. Two
+//! sites that execute one log number its writes alike. A leaf is read together with a position
+//! ([`Live::snapshot`]) if no write to it was under way meanwhile: then it holds every write up to there, and none after.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::Image;
 use crate::leaf_set::LeafSet;
 use crate::replica::{Admission, GenerationId, Replica, ReplicaError, Store};
-use crate::units::on_disk;
+use crate::units::{Run, in_memory, on_disk};
+
+use super::{Position, Unit};
 
 /// A guest's write or flush that failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +38,43 @@ pub enum LiveError {
 #[derive(Debug)]
 pub struct Live<I, S> {
     image: I,
-    replica: Mutex<Replica<S>>,
-    written: Mutex<LeafSet>,
+    state: Mutex<State<S>>,
+}
+
+/// What changes with each write, under one lock that is never held while the image is read or written.
+#[derive(Debug)]
+struct State<S> {
+    replica: Replica<S>,
+    written: LeafSet,
+    /// Of the last write that has begun.
+    last: Position,
+    /// Leaves that are being written to, and by how many writes.
+    under_way: BTreeMap<u64, u32>,
+    /// Leaves that are being read for a snapshot, and whether a write to them has begun since.
+    reading: BTreeMap<u64, bool>,
+}
+
+impl<S: Store> State<S> {
+    fn begin(&mut self, leaves: &Run) -> Position {
+        self.last = Position(self.last.0 + 1);
+        for leaf in leaves.indices() {
+            *self.under_way.entry(leaf).or_insert(0) += 1;
+            if let Some(disturbed) = self.reading.get_mut(&leaf) {
+                *disturbed = true;
+            }
+        }
+        self.last
+    }
+
+    fn end(&mut self, leaves: &Run) {
+        for leaf in leaves.indices() {
+            match self.under_way.get_mut(&leaf) {
+                Some(writes) if *writes > 1 => *writes -= 1,
+                _ => drop(self.under_way.remove(&leaf)),
+            }
+        }
+        self.written.insert(leaves);
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -40,11 +82,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<I: Image, S: Store> Live<I, S> {
-    /// Takes a replica and its image into service.
-    pub fn new(image: I, replica: Replica<S>) -> Self {
+    /// Takes a replica and its image into service, at the position of the last write that it holds.
+    pub fn new(image: I, replica: Replica<S>, position: Position) -> Self {
+        let state = State {
+            replica,
+            written: LeafSet::none(image.length()),
+            last: position,
+            under_way: BTreeMap::new(),
+            reading: BTreeMap::new(),
+        };
         Self {
-            written: Mutex::new(LeafSet::none(image.length())),
-            replica: Mutex::new(replica),
+            state: Mutex::new(state),
             image,
         }
     }
@@ -54,23 +102,59 @@ impl<I: Image, S: Store> Live<I, S> {
         &self.image
     }
 
-    /// Writes `bytes` from `offset` on.
+    /// Where the last write lies that has begun.
+    pub fn position(&self) -> Position {
+        locked(&self.state).last
+    }
+
+    /// Writes `bytes` from `offset` on, and answers where in the log that is. Writes that overlap must not be under way
+    /// at once (R4): nobody could say in which order they were done.
     ///
     /// # Errors
     /// [`LiveError`]. What of an image's write that failed is there, nobody knows; it counts as written.
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), LiveError> {
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<Position, LiveError> {
         let range = offset..offset.saturating_add(on_disk(bytes.len()));
-        loop {
-            let admission = locked(&self.replica).begin_write(&range)?;
-            match admission {
-                Admission::Begun => break,
-                Admission::NeedsFlush => self.flush()?,
+        let leaves = self.image.length().leaves_touched(&range);
+        let position = loop {
+            let mut state = locked(&self.state);
+            match state.replica.begin_write(&range)? {
+                Admission::Begun => break state.begin(&leaves),
+                Admission::NeedsFlush => {
+                    drop(state);
+                    self.flush()?;
+                }
             }
-        }
+        };
         let outcome = self.image.write_at(offset, bytes);
-        locked(&self.written).insert(&self.image.length().leaves_touched(&range));
-        locked(&self.replica).end_write(&range);
-        Ok(outcome?)
+        let mut state = locked(&self.state);
+        state.end(&leaves);
+        state.replica.end_write(&range);
+        drop(state);
+        outcome?;
+        Ok(position)
+    }
+
+    /// Reads a leaf as it is at a position: it holds every write up to there, and none after. None if the guest is
+    /// writing to it: ask again later, other leaves first.
+    ///
+    /// # Errors
+    /// The image's.
+    pub fn snapshot(&self, unit: Unit) -> io::Result<Option<(Position, Vec<u8>)>> {
+        let leaf = unit.0;
+        let range = self.image.length().bytes_of(&Run::new(leaf, 1));
+        {
+            let mut state = locked(&self.state);
+            if state.under_way.contains_key(&leaf) || state.reading.contains_key(&leaf) {
+                return Ok(None);
+            }
+            state.reading.insert(leaf, false);
+        }
+        let mut bytes = vec![0; in_memory(range.end - range.start)];
+        let read = self.image.read_at(range.start, &mut bytes);
+        let mut state = locked(&self.state);
+        let disturbed = state.reading.remove(&leaf).unwrap_or(true);
+        read?;
+        Ok((!disturbed).then_some((state.last, bytes)))
     }
 
     /// Makes durable what was written.
@@ -78,29 +162,27 @@ impl<I: Image, S: Store> Live<I, S> {
     /// # Errors
     /// [`LiveError`].
     pub fn flush(&self) -> Result<(), LiveError> {
-        let ticket = locked(&self.replica).begin_flush();
+        let ticket = locked(&self.state).replica.begin_flush();
         self.image.flush()?;
-        locked(&self.replica).end_flush(ticket);
+        locked(&self.state).replica.end_flush(ticket);
         Ok(())
     }
 
     /// The other replica is lost: as [`Replica::lose_peer`].
     pub fn lose_peer(&self, next: GenerationId) {
-        locked(&self.replica).lose_peer(next);
+        locked(&self.state).replica.lose_peer(next);
     }
 
     /// What was written since this was last asked.
     pub fn take_written(&self) -> LeafSet {
         let nothing = LeafSet::none(self.image.length());
-        std::mem::replace(&mut *locked(&self.written), nothing)
+        std::mem::replace(&mut locked(&self.state).written, nothing)
     }
 
     /// Ends the service; the replica is to be closed.
     pub fn into_parts(self) -> (I, Replica<S>) {
-        (
-            self.image,
-            self.replica.into_inner().unwrap_or_else(PoisonError::into_inner),
-        )
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (self.image, state.replica)
     }
 }
 
@@ -119,7 +201,7 @@ mod tests {
     fn live() -> Live<MemoryImage, crate::replica::sim_store::SimStore> {
         let site = Site::new(1, vec![0; LEAF * 64], Some(1));
         let replica = site.open();
-        Live::new(site.image, replica)
+        Live::new(site.image, replica, Position(0))
     }
 
     #[test]
@@ -152,6 +234,43 @@ mod tests {
         pass(&live.take_written());
         assert!(live.image().bytes() == copy.bytes());
         assert!(live.take_written().is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_holds_every_write_up_to_its_position_and_none_after() {
+        // Each write fills a leaf's half with its own position, so that what a snapshot holds can be told.
+        let live = live();
+        let is_over = AtomicBool::new(false);
+        let taken = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for at in 1..=20_000_u64 {
+                    let half = LEAF / 2;
+                    let offset = at % 6 * on_disk(half);
+                    let bytes = at.to_le_bytes().repeat(half / 8);
+                    assert_eq!(live.write(offset, &bytes).unwrap(), Position(at));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            let mut taken = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for leaf in 0..3 {
+                    let Some((position, bytes)) = live.snapshot(Unit(leaf)).unwrap() else {
+                        continue;
+                    };
+                    taken += 1;
+                    for (half, chunk) in (leaf * 2..).zip(bytes.chunks(LEAF / 2)) {
+                        // The last write up to the position that went to this half.
+                        let last = (0..6)
+                            .map(|back| position.0.saturating_sub(back))
+                            .find(|at| at % 6 == half);
+                        let expected = last.unwrap_or(0).to_le_bytes().repeat(LEAF / 16);
+                        assert!(chunk == expected, "leaf {leaf} at {position:?}");
+                    }
+                }
+            }
+            taken
+        });
+        assert!(taken > 100, "{taken} snapshots were hardly a race");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::session::tests::{Site, content};
@@ -214,7 +215,7 @@ fn images_of_two_lengths_and_unrelated_ones_are_refused_untouched() {
     }
 }
 
-/// A line that dies after so many bytes were sent by the source.
+/// A line between two ends that dies after so many bytes were sent by the first of them.
 fn cut_after(bytes: u64) -> (Link, Link) {
     let (here, relay_in) = UnixStream::pair().unwrap();
     let (relay_out, there) = UnixStream::pair().unwrap();
@@ -238,26 +239,104 @@ fn cut_after(bytes: u64) -> (Link, Link) {
 fn a_line_that_dies_at_any_byte_ends_both_ends_and_the_next_session_goes_on() {
     let source = Site::new(1, content(30, |_| 1), Some(1));
     let total = 30 * LEAF_BYTES;
-    // Around every frame at the beginning, then in strides.
-    for bytes in (0..200).step_by(20).chain((200..total).step_by(200_000)) {
+    // Around every frame at the beginning, then in strides; all of what a target says is short.
+    let of_source = (0..200).step_by(20).chain((200..total).step_by(200_000));
+    let of_target = (0..1500).step_by(50);
+    let cuts = of_source
+        .map(|bytes| (true, bytes))
+        .chain(of_target.map(|bytes| (false, bytes)));
+    for (source_is_first, bytes) in cuts {
         let target = Site::new(2, content(30, |leaf| leaf as u64 % 2), None);
-        let (here, there) = cut_after(bytes);
+        let (first, second) = cut_after(bytes);
+        let (here, there) = if source_is_first {
+            (first, second)
+        } else {
+            (second, first)
+        };
         let (ours, theirs) = both(
             (&source.image, &mut source.open(), here),
             (&target.image, &mut target.open(), there),
             &options(),
         );
         let broken = |outcome: &Outcome| matches!(outcome, Err(RunError::Link(_)));
-        assert!(
-            theirs.is_ok() || broken(&theirs),
-            "after {bytes} bytes: {theirs:?}"
-        );
-        assert!(ours.is_ok() || broken(&ours), "after {bytes} bytes: {ours:?}");
+        let place = format!("after {bytes} bytes, of the source: {source_is_first}");
+        assert!(theirs.is_ok() || broken(&theirs), "{place}: {theirs:?}");
+        assert!(ours.is_ok() || broken(&ours), "{place}: {ours:?}");
         let (again, _) = sync(&source, &target, &options());
         assert!(
             again.is_ok() && source.image.bytes() == target.image.bytes(),
-            "after {bytes} bytes"
+            "{place}"
         );
+    }
+}
+
+/// Every update of the target's metadata fails in turn, for good: the session ends, and what was written down is enough
+/// to go on.
+#[test]
+fn metadata_that_cannot_be_written_ends_the_session_wherever_that_happens() {
+    let source = Site::new(1, content(30, |_| 1), Some(1));
+    let mut failures = 0;
+    for allowed in 4.. {
+        let mut target = Site::new(2, content(30, |leaf| leaf as u64 % 2), None);
+        let old = target.image.bytes();
+        target.store.left = Some(Arc::new(Mutex::new(allowed)));
+        let (ours, theirs) = sync(&source, &target, &options());
+        if theirs.is_ok() {
+            break;
+        }
+        failures += 1;
+        let error = theirs.unwrap_err();
+        assert!(matches!(error, RunError::Replica(_)), "after {allowed}: {error}");
+        assert!(was_told(&ours.unwrap_err()), "after {allowed}");
+        target.store.left = None;
+        target.image.power_cut();
+        let state = target.open().state();
+        assert!(
+            matches!(state, State::Syncing(_))
+                || target.image.bytes() == old
+                || target.image.bytes() == source.image.bytes(),
+            "after {allowed}: {state:?}"
+        );
+        let (again, _) = sync(&source, &target, &options());
+        assert!(
+            again.is_ok() && source.image.bytes() == target.image.bytes(),
+            "after {allowed}"
+        );
+    }
+    assert!(failures >= 6, "{failures} places are fewer than a sync has");
+}
+
+/// The disk gets full at every write in turn, and a leaf of either end cannot be read, each in turn.
+#[test]
+fn a_disk_that_fails_anywhere_ends_the_session_and_the_next_goes_on() {
+    for left in (0..50).step_by(16) {
+        let full = Faults {
+            writes_left: Some(left),
+            ..Faults::default()
+        };
+        let (_, theirs, state) = fails(Faults::default(), full);
+        assert!(
+            matches!(theirs, RunError::Image { what: "written", .. }),
+            "{left}: {theirs}"
+        );
+        assert!(matches!(state, State::Syncing(_)), "{left}: {state:?}");
+    }
+    for leaf in (0..100).step_by(33) {
+        let unreadable = || Faults {
+            unreadable: BTreeSet::from([leaf]),
+            ..Faults::default()
+        };
+        for (at_source, (ours, theirs, state)) in [
+            (true, fails(unreadable(), Faults::default())),
+            (false, fails(Faults::default(), unreadable())),
+        ] {
+            let (own, told) = if at_source { (ours, theirs) } else { (theirs, ours) };
+            assert!(
+                matches!(own, RunError::Hash(_)) && was_told(&told),
+                "{leaf}: {own}, {told}"
+            );
+            assert!(!matches!(state, State::Clean), "{leaf}: {state:?}");
+        }
     }
 }
 

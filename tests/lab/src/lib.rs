@@ -3,7 +3,7 @@
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
 //! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there) and
-//! `bench` (Antipode against QEMU, by the work of [`load`]). [`tiebreaker`] needs processes of this machine alone.
+//! `bench` (Antipode against QEMU, by the work of [`load`]). [`mirror`]: disks under a writer that never stops. [`tiebreaker`] needs processes of this machine alone.
 
 pub mod agent;
 pub mod archive;
@@ -12,6 +12,7 @@ pub mod debian;
 pub mod host;
 pub mod image;
 pub mod load;
+pub mod mirror;
 pub mod playground;
 pub mod scenario;
 pub mod switch;

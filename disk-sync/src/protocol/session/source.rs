@@ -121,8 +121,9 @@ impl Source {
                 }
             }
             (Phase::Comparing(_), Frame::Leaves { region, values }) => {
-                let expected = self.opening.length.leaves_of(region).count;
-                if !self.asked.remove(&region) || values.len() != in_memory(expected) {
+                let was_asked = self.asked.remove(&region);
+                // Only a region that was asked about is known to be one of the image.
+                if !was_asked || values.len() != in_memory(self.opening.length.leaves_of(region).count) {
                     return Err(SessionError::Breach("leaves that nobody asked for"));
                 }
                 self.differs(region, values, effects);

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::image::Image;
 use crate::image::memory::MemoryImage;
+use crate::protocol::frame::tests::frames;
 use crate::replica::sim_store::SimStore;
 use crate::replica::{Creation, GenerationId, Replica, ReplicaId, State};
 use crate::tree::{Threads, Wanted, hash_region, hash_regions};
@@ -31,6 +34,8 @@ pub(crate) fn content(leaves: usize, kind: impl Fn(usize) -> u64) -> Vec<u8> {
 pub(crate) struct Site {
     pub(crate) image: MemoryImage,
     pub(crate) store: SimStore,
+    /// Leaves after which the target makes durable what it has.
+    checkpoint_leaves: u64,
 }
 
 impl Site {
@@ -46,6 +51,7 @@ impl Site {
         Self {
             image,
             store: SimStore::of(creation.encode()),
+            checkpoint_leaves: 64,
         }
     }
 
@@ -61,7 +67,7 @@ impl Site {
             marks: replica.dirty().clone(),
             consent: Consent::default(),
             dry_run,
-            checkpoint_bytes: 64 * LEAF_BYTES,
+            checkpoint_bytes: self.checkpoint_leaves * LEAF_BYTES,
         }
     }
 
@@ -162,7 +168,11 @@ impl<'a> End<'a> {
                     matches!(self.replica.state(), State::Syncing(_)),
                     "a write while it says it is usable"
                 );
-                image.write_at(leaves.first * LEAF_BYTES, &bytes).unwrap();
+                // The engine ends a session in which it is anything else.
+                let range = image.length().bytes_of(&leaves);
+                if range.end - range.start == bytes.len() as u64 {
+                    image.write_at(range.start, &bytes).unwrap();
+                }
             }
             Effect::Clear(leaves) => {
                 assert!(
@@ -185,8 +195,23 @@ impl<'a> End<'a> {
     }
 }
 
-/// Runs a session until it has ended or `most` effects were carried out. The ends take turns, an event each.
+/// Which of the ends, source and target, dies where a session is cut off. The other one closes in good order.
+type Dies = [bool; 2];
+
 fn session(source: &Site, target: &Site, dry_run: bool, most: usize) -> Trace {
+    session_between(source, target, dry_run, most, [true; 2], &mut |frame| frame)
+}
+
+/// Runs a session until it has ended or `most` effects were carried out. The ends take turns, an event each. What is
+/// said passes through `line`.
+fn session_between(
+    source: &Site,
+    target: &Site,
+    dry_run: bool,
+    most: usize,
+    dies: Dies,
+    line: &mut dyn FnMut(Frame) -> Frame,
+) -> Trace {
     let mut ends = [
         End::new(Role::Source, source, dry_run),
         End::new(Role::Target, target, dry_run),
@@ -210,6 +235,11 @@ fn session(source: &Site, target: &Site, dry_run: bool, most: usize) -> Trace {
         };
         for effect in effects {
             if run.effects == most {
+                for (end, dies) in ends.into_iter().zip(dies) {
+                    if !dies {
+                        end.replica.close(None).unwrap();
+                    }
+                }
                 return run;
             }
             run.effects += 1;
@@ -219,7 +249,7 @@ fn session(source: &Site, target: &Site, dry_run: bool, most: usize) -> Trace {
                     run.leaves_transferred += leaves.count;
                 }
                 // What is said is heard only if it can be read.
-                let heard = Frame::decode(&frame.encode()).unwrap();
+                let heard = line(Frame::decode(&frame.encode()).unwrap());
                 ends[1 - turn].inbox.push_back(Event::Peer(heard));
             }
         }
@@ -324,17 +354,21 @@ fn a_dry_run_changes_nothing_and_says_what_would_be() {
     assert_eq!(run.leaves_transferred, 0);
 }
 
-/// Both ends die after `most` effects; what the target is then, and what it takes to go on.
-fn cut_and_resume(make: &dyn Fn() -> (Site, Site), most: usize, choice: usize) -> Option<u64> {
+/// One end dies after `most` effects, or both; what the target is then, and what it takes to go on.
+fn cut_and_resume(make: &dyn Fn() -> (Site, Site), most: usize, choice: usize, dies: Dies) -> Option<u64> {
     let (mut source, mut target) = make();
     let old = target.image.bytes();
-    let run = session(&source, &target, false, most);
+    let run = session_between(&source, &target, false, most, dies, &mut |frame| frame);
     if run.finishes.is_some() {
         return None;
     }
     assert_eq!(run.error, None);
-    target.power_cut(choice);
-    source.power_cut(choice / 7);
+    if dies[1] {
+        target.power_cut(choice);
+    }
+    if dies[0] {
+        source.power_cut(choice / 7);
+    }
     let state = target.open().state();
     let content = target.image.bytes();
     match state {
@@ -357,22 +391,73 @@ fn cut_and_resume(make: &dyn Fn() -> (Site, Site), most: usize, choice: usize) -
     Some(again.leaves_transferred)
 }
 
+/// Of what a cut may leave of the metadata, how many are tried at each place: more for a campaign.
+fn choices() -> usize {
+    let wanted = std::env::var("ANTIPODE_CUT_CHOICES").ok();
+    wanted.map_or(1, |wanted| wanted.parse().expect("a number of choices"))
+}
+
 #[test]
 fn a_session_cut_off_after_any_effect_goes_on_and_ends_well() {
     let full: &dyn Fn() -> (Site, Site) = &|| {
-        let source = Site::new(1, content(40, |leaf| u64::from(leaf % 3 > 0)), Some(1));
+        let mut source = Site::new(1, content(20, |leaf| u64::from(leaf % 3 > 0)), Some(1));
+        source.checkpoint_leaves = 2;
         (
             source,
-            Site::new(2, content(40, |leaf| if leaf % 5 == 0 { 9 } else { 1 }), None),
+            Site::new(2, content(20, |leaf| if leaf % 5 == 0 { 9 } else { 1 }), None),
         )
     };
-    let partial: &dyn Fn() -> (Site, Site) = &|| diverged(36, &[(3, 7), (20, 8), (21, 0), (22, 3), (35, 9)]);
+    let partial: &dyn Fn() -> (Site, Site) = &|| {
+        let (mut source, target) = diverged(20, &[(3, 7), (16, 8), (17, 0), (18, 3), (19, 9)]);
+        source.checkpoint_leaves = 2;
+        (source, target)
+    };
     for make in [full, partial] {
-        let mut cuts = 0;
-        while cut_and_resume(make, cuts, cuts * 31).is_some() {
-            cuts += 1;
+        let (source, target) = make();
+        let whole = session(&source, &target, false, ALL);
+        assert!(
+            whole.frames.contains_key("Settled"),
+            "the journal is not cut anywhere"
+        );
+        for dies in [[true, true], [true, false], [false, true]] {
+            for cut in 0..whole.effects {
+                for choice in 0..choices() {
+                    let resumed = cut_and_resume(make, cut, cut * 31 + choice * 17, dies);
+                    assert!(
+                        resumed.is_some(),
+                        "a session of {} effects ends at {cut}",
+                        whole.effects
+                    );
+                }
+            }
         }
-        assert!(cuts > 20, "{cuts}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// A peer may say anything at any moment: the session ends by a typed error or goes on, a target is written to
+    /// only while it says `syncing`, and afterwards an honest peer makes it equal.
+    #[test]
+    fn one_frame_of_a_peer_is_anything(at in 0_usize..60, strange in frames(), makes_partial in any::<bool>()) {
+        let (source, target) = if makes_partial {
+            diverged(36, &[(3, 7), (20, 8), (21, 0), (22, 3), (35, 9)])
+        } else {
+            let source = Site::new(1, content(40, |leaf| u64::from(leaf % 3 > 0)), Some(1));
+            (source, Site::new(2, content(40, |leaf| u64::from(leaf % 5 > 0)), None))
+        };
+        let mut said = 0;
+        let trace = session_between(&source, &target, false, ALL, [true; 2], &mut |frame| {
+            said += 1;
+            if said == at + 1 { strange.clone() } else { frame }
+        });
+        prop_assert!(trace.error.is_some() || trace.finishes.is_some() || trace.effects > 0);
+        let state = target.open().state();
+        if matches!(state, State::Syncing(_) | State::Stale) {
+            let again = session(&source, &target, false, ALL);
+            prop_assert!(again.finishes.is_some(), "{:?}", again.error);
+            prop_assert!(is_equal(&source, &target));
+        }
     }
 }
 
