@@ -130,14 +130,18 @@ impl Link {
         socket.set_read_timeout(None)?;
         let peer = peer_identity(&connection).map_err(LinkError::Nameless)?;
         connection.set_buffer_limit(None);
+        // The peer may have sent its first frames with the end of its handshake; no later record would tell of them.
+        let mut decrypted = Vec::new();
+        let peer_has_closed = take_decrypted(&mut connection, &mut decrypted)?;
         let closer = socket.try_clone()?;
         let shared = Arc::new(Mutex::new(connection));
         Ok(Self {
             reader: Box::new(TlsReader {
                 connection: Arc::clone(&shared),
                 socket: socket.try_clone()?,
-                decrypted: Vec::new(),
+                decrypted,
                 taken: 0,
+                peer_has_closed,
             }),
             writer: Box::new(TlsWriter {
                 connection: shared,
@@ -189,11 +193,24 @@ struct TlsReader {
     socket: TcpStream,
     decrypted: Vec<u8>,
     taken: usize,
+    peer_has_closed: bool,
+}
+
+/// Moves what the connection's records carry to the end of `decrypted`. Answers whether the peer has said that nothing
+/// more comes.
+fn take_decrypted(connection: &mut Connection, decrypted: &mut Vec<u8>) -> io::Result<bool> {
+    let state = connection
+        .process_new_packets()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let begun = decrypted.len();
+    decrypted.resize(begun + state.plaintext_bytes_to_read(), 0);
+    connection.reader().read_exact(&mut decrypted[begun..])?;
+    Ok(state.peer_has_closed())
 }
 
 impl TlsReader {
-    /// Waits for records and takes out what they carry. Answers whether the peer goes on.
-    fn fill(&mut self) -> io::Result<bool> {
+    /// Waits for records and takes out what they carry.
+    fn fill(&mut self) -> io::Result<()> {
         let mut records = [0; SOCKET_READ_BYTES];
         let count = self.socket.read(&mut records)?;
         if count == 0 {
@@ -203,28 +220,21 @@ impl TlsReader {
         let mut connection = locked(&self.connection);
         self.decrypted.clear();
         self.taken = 0;
-        while !rest.is_empty() {
+        while !rest.is_empty() && !self.peer_has_closed {
             connection.read_tls(&mut rest)?;
-            let state = connection
-                .process_new_packets()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let begun = self.decrypted.len();
-            self.decrypted.resize(begun + state.plaintext_bytes_to_read(), 0);
-            connection.reader().read_exact(&mut self.decrypted[begun..])?;
-            if state.peer_has_closed() {
-                return Ok(false);
-            }
+            self.peer_has_closed = take_decrypted(&mut connection, &mut self.decrypted)?;
         }
-        Ok(true)
+        Ok(())
     }
 }
 
 impl Read for TlsReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.taken == self.decrypted.len() {
-            if !self.fill()? && self.decrypted.is_empty() {
+            if self.peer_has_closed {
                 return Ok(0);
             }
+            self.fill()?;
         }
         let count = buffer.len().min(self.decrypted.len() - self.taken);
         buffer[..count].copy_from_slice(&self.decrypted[self.taken..self.taken + count]);
@@ -272,5 +282,93 @@ impl Outgoing for TlsWriter {
             Ok(())
         })?;
         self.socket.shutdown(Shutdown::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    use antipode_certs::{
+        Authority, AuthorityDays, Existing, LeafDays, Paths, Role, TRUST_FILE, UnixTime, WallClock,
+    };
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct SomeDay;
+
+    impl WallClock for SomeDay {
+        fn now(&self) -> UnixTime {
+            UnixTime::from_seconds(1_800_000_000)
+        }
+    }
+
+    fn sites() -> PeerRule {
+        PeerRule::AnyOf(vec![Role::Site])
+    }
+
+    fn credentials(folder: &Path) -> Arc<LiveCredentials> {
+        let authority = Authority::create(AuthorityDays::default(), SomeDay.now()).unwrap();
+        authority.save(folder).unwrap();
+        let identity = Identity::from_uri("antipode://site/a").unwrap();
+        let issued = authority
+            .issue(&identity, LeafDays::default(), SomeDay.now())
+            .unwrap();
+        let paths = Paths {
+            credentials: folder.join(issued.file_name()),
+            trust: folder.join(TRUST_FILE),
+        };
+        issued.save(&paths.credentials, Existing::Replace).unwrap();
+        LiveCredentials::open(paths, &sites(), Arc::new(SomeDay)).unwrap()
+    }
+
+    /// A client whose first words, and its goodbye if `says_goodbye`, leave with the last flight of its handshake.
+    fn hasty_client(mut socket: TcpStream, live: &Arc<LiveCredentials>, says_goodbye: bool) -> TcpStream {
+        let config = Arc::new(live.client_config(sites()).unwrap());
+        let mut connection = ClientConnection::new(config, server_name()).unwrap();
+        while connection.is_handshaking() {
+            while connection.wants_write() {
+                connection.write_tls(&mut socket).unwrap();
+            }
+            connection.read_tls(&mut socket).unwrap();
+            connection.process_new_packets().unwrap();
+        }
+        connection.writer().write_all(b"first words").unwrap();
+        if says_goodbye {
+            connection.send_close_notify();
+        }
+        let mut flight = Vec::new();
+        while connection.wants_write() {
+            connection.write_tls(&mut flight).unwrap();
+        }
+        socket.write_all(&flight).unwrap();
+        socket
+    }
+
+    #[test]
+    fn what_comes_with_the_end_of_the_handshake_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = credentials(folder.path());
+        for says_goodbye in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            std::thread::scope(|scope| {
+                let client = scope.spawn(|| hasty_client(client, &live, says_goodbye));
+                let mut link = Link::accept(server, &live, sites()).unwrap();
+                let mut words = [0; 11];
+                link.reader.read_exact(&mut words).unwrap();
+                assert_eq!(&words, b"first words");
+                drop(client.join().unwrap());
+                let after = link.reader.read(&mut words);
+                if says_goodbye {
+                    assert_eq!(after.unwrap(), 0);
+                } else {
+                    assert!(after.is_err(), "an end without a goodbye is a cut");
+                }
+            });
+        }
     }
 }
