@@ -468,7 +468,7 @@ impl Channel {
     /// Waits for the end and returns all that came.
     ///
     /// # Errors
-    /// As [`Channel::next`], and [`Error::Unending`] if it takes longer than [`COMMAND_TIMEOUT`].
+    /// As [`Channel::next`], and [`Error::Unending`] if it takes longer than 15 minutes.
     pub fn collect(&mut self) -> Result<Output, Error> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let deadline = Instant::now() + COMMAND_TIMEOUT;
