@@ -1,7 +1,7 @@
 //! `antipode-lab bench`: of `boot`, alternating rounds of both machines, and what came of them.
 
 use super::contestant::{self, Contestant};
-use super::summary::{self, Bound, Figure};
+use super::summary::{self, Figure};
 use super::trial::{self, Trial};
 use super::{disk, emulator, guest, replay, tiebreaker};
 use crate::debian::{Cache, KernelFlavour, requirements};
@@ -103,11 +103,7 @@ fn boot(args: &BootArgs) -> Result<ExitCode> {
     } else {
         show(&figures, &bounded);
     }
-    Ok(if broken.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(summary::exit_code(&broken))
 }
 
 fn show(figures: &BTreeMap<&'static str, Figure>, bounded: &BTreeMap<&'static str, f64>) {
@@ -119,10 +115,6 @@ fn show(figures: &BTreeMap<&'static str, Figure>, bounded: &BTreeMap<&'static st
     let broken = summary::out_of_bounds(bounded);
     for (name, bound) in summary::BOUNDS {
         let verdict = if broken.contains(name) { "BROKEN" } else { "kept" };
-        let bound = match bound {
-            Bound::AtMost(most) => format!("at most {most}"),
-            Bound::AtLeast(least) => format!("at least {least}"),
-        };
         println!(
             "{name:<26}{:>12.2}  {bound}: {verdict}",
             bounded.get(name).copied().unwrap_or(f64::NAN)

@@ -14,11 +14,11 @@
 //!
 //! Ratios are of medians within one run.
 
-use super::summary::{Bound, Spread};
+use super::summary::{self, Bound, Spread};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::boot::{END_TIMEOUT, READY_TIMEOUT};
-use crate::scenario::report::with_run;
+use crate::scenario::report::{rounded, with_run};
 use crate::scenario::stage::GUEST_ADDRESS;
 use crate::scenario::{Connection, RunSummary, Setup, Stage, StageSpec, Task, VmSettings, talk};
 use anyhow::{Context, Result, ensure};
@@ -126,11 +126,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
         eprintln!("lab: round {round} of {}", args.rounds);
     }
     let figures = figures(&trials);
-    let broken: Vec<&str> = BOUNDS
-        .iter()
-        .filter(|(name, bound)| !figures.get(name).is_some_and(|value| bound.holds(*value)))
-        .map(|(name, _)| *name)
-        .collect();
+    let broken = summary::broken(BOUNDS, &figures);
     if args.json {
         let mut line = json!({
             "ok": broken.is_empty(),
@@ -140,7 +136,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
             "trials": trials,
         });
         for (name, value) in &figures {
-            line[*name] = json!((value * 1000.0).round() / 1000.0);
+            line[*name] = json!(rounded(*value));
         }
         println!("{line}");
     } else {
@@ -148,11 +144,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
             println!("{name:<24}{value:>10.3}");
         }
     }
-    Ok(if broken.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(summary::exit_code(&broken))
 }
 
 /// A guest in `mode`; a recorded one is replayed too.

@@ -2,8 +2,11 @@
 
 use super::contestant::Contestant;
 use super::trial::Trial;
+use crate::scenario::report::rounded;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::process::ExitCode;
 
 /// Median, least and greatest of a figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -44,12 +47,30 @@ pub(super) enum Bound {
 }
 
 impl Bound {
-    /// Whether `value` is on its good side.
+    /// Whether `value` is on its good side. What could not be computed is not.
     pub(super) fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
-            Self::AtLeast(least) => value >= least,
+            Self::AtLeast(least) => value >= least && value.is_finite(),
         }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(formatter, "at most {most}"),
+            Self::AtLeast(least) => write!(formatter, "at least {least}"),
+        }
+    }
+}
+
+/// How a bench ends whose figures `broken` are out of their bounds.
+pub(super) fn exit_code(broken: &[&str]) -> ExitCode {
+    if broken.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -118,23 +139,23 @@ pub(super) fn bounded(figures: &BTreeMap<&'static str, Figure>) -> BTreeMap<&'st
         ("ratio_net_rx", ratio(&["net_rx"])),
     ];
     all.into_iter()
-        .map(|(name, value)| (name, round(value)))
+        .map(|(name, value)| (name, rounded(value)))
         .collect()
 }
 
 /// The names of what is out of bounds.
 pub(super) fn out_of_bounds(bounded: &BTreeMap<&'static str, f64>) -> Vec<&'static str> {
-    let is_kept = |name: &str, bound: &Bound| match (bounded.get(name), bound) {
-        (Some(value), Bound::AtMost(most)) => value <= most,
-        (Some(value), Bound::AtLeast(least)) => value >= least && value.is_finite(),
-        (None, _) => false,
-    };
-    let broken = BOUNDS.iter().filter(|(name, bound)| !is_kept(name, bound));
-    broken.map(|(name, _)| *name).collect()
+    broken(BOUNDS, bounded)
 }
 
-fn round(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
+/// Those of `bounds` that `figures` do not keep, or do not have.
+pub(super) fn broken(
+    bounds: &[(&'static str, Bound)],
+    figures: &BTreeMap<&'static str, f64>,
+) -> Vec<&'static str> {
+    let is_kept = |name: &str, bound: &Bound| figures.get(name).is_some_and(|value| bound.holds(*value));
+    let broken = bounds.iter().filter(|(name, bound)| !is_kept(name, bound));
+    broken.map(|(name, _)| *name).collect()
 }
 
 #[cfg(test)]

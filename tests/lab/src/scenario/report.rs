@@ -30,9 +30,21 @@ pub(crate) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value
     ExitCode::SUCCESS
 }
 
-/// Seconds with three decimals: what is below is noise.
+/// Three decimals: what is below is noise.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// Seconds with three decimals.
 pub(crate) fn seconds(span: std::time::Duration) -> f64 {
-    (span.as_secs_f64() * 1000.0).round() / 1000.0
+    rounded(span.as_secs_f64())
+}
+
+/// The upper one of the two in the middle, if there are two; of nothing, no number.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Plays `scenario` with a directory of its own for logs and disks. A failure says where they are kept.

@@ -15,9 +15,10 @@
 mod hook;
 mod line;
 
-use super::summary::Bound;
-use crate::debian::{Cache, requirements};
-use crate::host::{Materials, RunDirectory};
+use super::summary::{self, Bound};
+use crate::debian::requirements;
+use crate::host::{RunDirectory, antipode_alone};
+use crate::scenario::report::{median, rounded};
 use crate::switch::random::Random;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -67,11 +68,8 @@ pub(super) struct DiskArgs {
 /// Carries the command out. The exit code is 1 if a bound is broken.
 pub(super) fn run(args: &DiskArgs) -> Result<ExitCode> {
     requirements::ensure()?;
-    let antipode = match &args.antipode {
-        Some(path) => path.clone(),
-        None => Materials::prepare()?.antipode.context("no antipode was built")?,
-    };
-    let run = RunDirectory::create(Cache::of_workspace()?.root(), "bench-disk")?;
+    let (lab_directory, antipode) = antipode_alone(args.antipode.as_deref())?;
+    let run = RunDirectory::create(&lab_directory, "bench-disk")?;
     let bench = Bench {
         antipode,
         folder: run.path().to_owned(),
@@ -104,7 +102,7 @@ pub(super) fn run(args: &DiskArgs) -> Result<ExitCode> {
         let mut line = json!({ "ok": broken.is_empty(), "out_of_bounds": broken, "rounds": args.rounds, "seconds": medians, "all": times,
             "line": { "mib": args.line_mib, "seconds": crossing.took, "hashing_seconds": crossing.hashing } });
         for (name, ratio, _) in &ratios {
-            line[*name] = json!((ratio * 1000.0).round() / 1000.0);
+            line[*name] = json!(rounded(*ratio));
         }
         println!("{line}");
     } else {
@@ -115,17 +113,7 @@ pub(super) fn run(args: &DiskArgs) -> Result<ExitCode> {
             println!("{name:<24}{ratio:>10.2}  {bound:?}");
         }
     }
-    Ok(if broken.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    Ok(summary::exit_code(&broken))
 }
 
 /// What is bounded: name, value, bound.

@@ -26,6 +26,7 @@ mod probe;
 mod records;
 mod report;
 
+use super::summary;
 use crate::debian::Cache;
 use crate::host::antipode_alone;
 use crate::scenario::report::with_run;
@@ -107,9 +108,5 @@ pub(super) fn run(args: &TiebreakerArgs) -> Result<ExitCode> {
     } else {
         report.show();
     }
-    Ok(if report.broken().is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(summary::exit_code(&report.broken()))
 }

@@ -3,6 +3,7 @@
 use super::super::summary::Bound;
 use super::HEARTBEAT_MS;
 use super::records::Figures;
+use crate::scenario::report::{median, rounded};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -82,11 +83,7 @@ impl Report {
 
     /// Those out of their bounds. What could not be computed is.
     pub(super) fn broken(&self) -> Vec<&'static str> {
-        let kept = |figure: &Figure| match figure.bound {
-            None => true,
-            Some(Bound::AtMost(most)) => figure.value <= most,
-            Some(Bound::AtLeast(least)) => figure.value >= least,
-        };
+        let kept = |figure: &Figure| figure.bound.is_none_or(|bound| bound.holds(figure.value));
         self.0
             .iter()
             .filter(|figure| !kept(figure))
@@ -100,8 +97,7 @@ impl Report {
         line.insert("ok".to_owned(), json!(broken.is_empty()));
         line.insert("out_of_bounds".to_owned(), json!(broken));
         for figure in &self.0 {
-            let rounded = (figure.value * 1000.0).round() / 1000.0;
-            line.insert(figure.name.to_owned(), json!(rounded));
+            line.insert(figure.name.to_owned(), json!(rounded(figure.value)));
         }
         Value::Object(line)
     }
@@ -114,11 +110,9 @@ impl Report {
             } else {
                 "kept"
             };
-            let bound = match figure.bound {
-                None => String::new(),
-                Some(Bound::AtMost(most)) => format!("  at most {most}: {verdict}"),
-                Some(Bound::AtLeast(least)) => format!("  at least {least}: {verdict}"),
-            };
+            let bound = figure
+                .bound
+                .map_or_else(String::new, |bound| format!("  {bound}: {verdict}"));
             println!("{:<24}{:>12.3}{bound}", figure.name, figure.value);
         }
     }
@@ -133,12 +127,6 @@ fn percentile(samples: &[Duration], part: usize) -> Duration {
     let mut sorted = samples.to_vec();
     sorted.sort();
     sorted.get(sorted.len() * part / 100).copied().unwrap_or_default()
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

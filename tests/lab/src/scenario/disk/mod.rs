@@ -16,7 +16,7 @@ mod cases;
 mod ends;
 mod native;
 
-use super::report::{Form, conclude, seconds, with_run};
+use super::report::{Form, conclude, rounded, seconds, with_run};
 use crate::debian::requirements;
 use crate::host::Materials;
 use anyhow::{Context, Result};
@@ -69,8 +69,4 @@ fn play() -> Result<Value> {
             "took_s": seconds(started.elapsed()),
         }))
     })
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }

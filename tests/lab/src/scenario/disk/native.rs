@@ -1,5 +1,6 @@
 //! How fast an image is digested, against `b3sum` on this machine: within one run, cached, one after the other.
 
+use super::super::report::median;
 use crate::debian::run_tool;
 use crate::switch::random::Random;
 use anyhow::Result;
@@ -38,16 +39,11 @@ pub(super) fn rate_vs_b3sum(antipode: &Path, folder: &Path) -> Result<f64> {
         of_ours.push(ours()?);
     }
     std::fs::remove_file(&path)?;
-    Ok(median(of_theirs) / median(of_ours))
+    Ok(median(&of_theirs) / median(&of_ours))
 }
 
 fn timed(command: &mut Command, package: &str) -> Result<f64> {
     let begun = Instant::now();
     run_tool(command, package)?;
     Ok(begun.elapsed().as_secs_f64())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -10,7 +10,7 @@ mod compare;
 mod work;
 
 use super::boot::{END_TIMEOUT, READY_TIMEOUT};
-use super::report::{Form, conclude, seconds, with_run};
+use super::report::{Form, conclude, rounded, seconds, with_run};
 use super::{Error, RunSummary, Setup, Stage, StageSpec, Task, VmEnd, VmSettings, store};
 use crate::debian::KernelFlavour;
 use crate::host::{Disk, DiskMode, RunDirectory};
@@ -202,7 +202,7 @@ fn swapped_in_pages(stage: &Stage) -> Result<u64> {
 }
 
 fn sum(comparisons: &[Comparison], of: impl Fn(&Comparison) -> f64) -> f64 {
-    (comparisons.iter().map(of).sum::<f64>() * 1000.0).round() / 1000.0
+    rounded(comparisons.iter().map(of).sum())
 }
 
 /// The largest of what `of` says of the runs that were left alone for a while.
