@@ -8,3 +8,4 @@ pub mod cli;
 pub mod devices;
 pub mod machine;
 pub mod replay;
+pub mod site;

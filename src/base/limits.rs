@@ -68,6 +68,9 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Bytes of log that wait for a backup; beyond it the primary waits.
+pub const LOG_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Bytes of one part of a saved machine: its disk's waiting writes are the longest.
 pub const STATE_PART_BYTES_MAX: usize = 2 * DISK_BYTES_IN_FLIGHT_MAX;
 

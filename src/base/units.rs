@@ -103,6 +103,36 @@ impl fmt::Display for ExitOrdinal {
     }
 }
 
+/// Number of a frame of the log in one pairing, counted from 1; 0 is the pairing before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct LogSeq(u64);
+
+impl LogSeq {
+    /// The `number`-th frame; the first is 1.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The one after this.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LogSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {}", self.0)
+    }
+}
+
 /// Bytes in one mebibyte.
 pub const MEBIBYTE: u64 = 1 << 20;
 

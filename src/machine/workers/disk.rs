@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{Event, Inbox};
@@ -133,13 +133,30 @@ impl DiskFile {
 #[derive(Debug, Default)]
 struct Queue {
     requests: VecDeque<DiskRequest>,
+    /// Requests that a thread has taken and not ended.
+    under_way: usize,
     closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// A request waits, or no more will come.
+    work: Condvar,
+    /// The last request under way has ended.
+    idle: Condvar,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The threads that carry out disk requests.
 #[derive(Debug)]
 pub struct DiskWorkers {
-    queue: Arc<(Mutex<Queue>, Condvar)>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -149,28 +166,39 @@ impl DiskWorkers {
     /// # Errors
     /// When the host refuses a thread.
     pub fn start(disk: DiskFile, inbox: &Inbox) -> std::io::Result<Self> {
-        let queue = Arc::<(Mutex<Queue>, Condvar)>::default();
+        let shared = Arc::<Shared>::default();
         let disk = Arc::new(disk);
         let read_buffers = BufferPool::default();
         let threads = (0..DISK_WORKER_THREADS)
             .map(|index| {
-                let (queue, disk, inbox) = (Arc::clone(&queue), Arc::clone(&disk), inbox.clone());
+                let (shared, disk, inbox) = (Arc::clone(&shared), Arc::clone(&disk), inbox.clone());
                 let buffers = read_buffers.clone();
                 std::thread::Builder::new()
                     .name(format!("disk-{index}"))
-                    .spawn(move || serve(&queue, &disk, &buffers, &inbox))
+                    .spawn(move || serve(&shared, &disk, &buffers, &inbox))
             })
             .collect::<std::io::Result<_>>()?;
-        Ok(Self { queue, threads })
+        Ok(Self { shared, threads })
+    }
+
+    /// Waits until all requests handed in are done, and what they came to is in the inbox.
+    pub fn drain(&self) {
+        let mut queue = self.shared.queue();
+        while !queue.requests.is_empty() || queue.under_way > 0 {
+            queue = self
+                .shared
+                .idle
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Hands requests to the workers.
     pub fn submit(&self, requests: impl IntoIterator<Item = DiskRequest>) {
-        let (lock, wakeup) = &*self.queue;
-        let mut queue = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.shared.queue();
         for request in requests {
             queue.requests.push_back(request);
-            wakeup.notify_one();
+            self.shared.work.notify_one();
         }
     }
 }
@@ -178,8 +206,8 @@ impl DiskWorkers {
 impl Drop for DiskWorkers {
     /// Waits until every request handed in is done: a VM that ended leaves no write behind.
     fn drop(&mut self) {
-        self.queue.0.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.queue.1.notify_all();
+        self.shared.queue().closed = true;
+        self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a disk worker died");
@@ -188,17 +216,18 @@ impl Drop for DiskWorkers {
     }
 }
 
-fn serve((lock, wakeup): &(Mutex<Queue>, Condvar), disk: &DiskFile, buffers: &BufferPool, inbox: &Inbox) {
+fn serve(shared: &Shared, disk: &DiskFile, buffers: &BufferPool, inbox: &Inbox) {
     loop {
-        let mut queue = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = shared.queue();
         let request = loop {
             if let Some(request) = queue.requests.pop_front() {
+                queue.under_way += 1;
                 break request;
             }
             if queue.closed {
                 return;
             }
-            queue = wakeup.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         };
         drop(queue);
         let outcome = disk.perform(request.operation, buffers);
@@ -207,6 +236,11 @@ fn serve((lock, wakeup): &(Mutex<Queue>, Condvar), disk: &DiskFile, buffers: &Bu
             outcome,
         };
         inbox.post([Event::Device(Input::Disk(completion))]);
+        let mut queue = shared.queue();
+        queue.under_way -= 1;
+        if queue.requests.is_empty() && queue.under_way == 0 {
+            shared.idle.notify_all();
+        }
     }
 }
 

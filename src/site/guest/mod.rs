@@ -1,0 +1,8 @@
+//! A VM process: one copy of one VM.
+
+mod log_ends;
+mod orders;
+mod vcpu;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! One site: the processes that hold its VMs.
+
+pub mod guest;
