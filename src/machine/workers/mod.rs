@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use console::{Console, TerminalGuard};
 pub use credits::Credits;
-pub use disk::{DiskError, DiskFile, DiskWorkers};
+pub use disk::{Disk, DiskError, DiskFile, DiskWorkers};
 pub use entropy::HostEntropy;
 pub use network::Network;
 pub use tap::{Tap, TapError};
