@@ -40,6 +40,7 @@ pub fn digest(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Digest, DigestError> {
     let image = FileImage::open(&paths.image, Access::Read)?;
+    image.expect_sequential_reads();
     let length = image.length();
     // An image without metadata that can be read is no replica; a digest wants nothing of it but its bytes.
     let key = || {

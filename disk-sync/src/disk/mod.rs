@@ -292,6 +292,7 @@ impl Disk {
             let metadata = Metadata::Used(Box::new(used.replica), used.recovery);
             (used.image, metadata, used.claim)
         };
+        image.expect_sequential_reads();
         Ok(Self {
             paths,
             image,

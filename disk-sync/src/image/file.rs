@@ -103,14 +103,17 @@ impl FileImage {
             path: path.to_owned(),
             source,
         })?;
-        // Read-ahead helps, nothing depends on it.
-        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         Ok(Self {
             file,
             length,
             is_file: kind.is_file(),
             noted: None,
         })
+    }
+
+    /// It will be read from its beginning to its end: the host reads further ahead. Nothing depends on it.
+    pub fn expect_sequential_reads(&self) {
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
     }
 
     /// What changes when the file is written to, or replaced: inode, length and time of change. None of a block

@@ -153,6 +153,7 @@ pub(super) fn digest(
 
 fn tree_of(path: &Path, json: bool) -> Result<Tree, Failure> {
     let image = FileImage::open(path, Access::Read)?;
+    image.expect_sequential_reads();
     let bar = Bar::new("hashing", image.length().bytes(), json);
     let tree = Tree::build(&image, Threads::all(), Wanted::Content, &|bytes| {
         bar.advance(bytes)
