@@ -201,7 +201,10 @@ impl PreparedVm {
         let cmdline = CommandLine::build(&config.kernel.cmdline)?;
         boot::check_room(&kernel, &initrd, &cmdline, config.memory_bytes)?;
         let disk = match &config.disk {
-            Some(disk) => Some((DiskFile::open(&disk.path, disk.read_only)?, disk.read_only)),
+            Some(disk) => {
+                let opened = DiskFile::open(&disk.path, disk.metadata.as_deref(), disk.read_only)?;
+                Some((opened, disk.read_only))
+            }
             None => None,
         };
         let tap = match (&config.network, connection) {

@@ -110,7 +110,10 @@ impl StartedVm {
             }
             ConsoleMode::OutputOnly | ConsoleMode::Off => None,
         };
-        let start_disk = |disk| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
+        let start_disk = |disk: DiskFile| {
+            let disk = disk.into_service()?;
+            host("starting the disk's workers", DiskWorkers::start(disk, &inbox))
+        };
         let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
         let outside = Outside {
             keeper: None,

@@ -38,6 +38,10 @@ pub(in crate::cli) enum DiskCommand {
         /// The content root alone: holes and zeros take no time then.
         #[arg(long)]
         content: bool,
+        /// The replica's metadata, if it is one and that is not beside the image: what it was digested to before and did
+        /// not change is not read again.
+        #[arg(long, value_name = "FILE")]
+        metadata: Option<PathBuf>,
     },
     /// Compare any two files or block devices of this host, and show where they differ.
     Diff {

@@ -25,7 +25,7 @@ pub(in crate::cli) enum Request {
     },
     Info(Paths),
     Digest {
-        image: PathBuf,
+        paths: Paths,
         content_only: bool,
     },
     Diff(PathBuf, PathBuf),
@@ -89,8 +89,12 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             is_empty: empty,
         },
         DiskCommand::Info { image, metadata } => Request::Info(Paths::new(image, metadata)),
-        DiskCommand::Digest { image, content } => Request::Digest {
+        DiskCommand::Digest {
             image,
+            content,
+            metadata,
+        } => Request::Digest {
+            paths: Paths::new(image, metadata),
             content_only: content,
         },
         DiskCommand::Diff { one, other } => Request::Diff(one, other),

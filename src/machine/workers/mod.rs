@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use console::{Console, Shower, TerminalGuard};
 pub use credits::Credits;
-pub use disk::{DiskError, DiskFile, DiskWorkers};
+pub use disk::{Disk, DiskError, DiskFile, DiskWorkers};
 pub use entropy::HostEntropy;
 pub use network::{Network, Transmitter};
 pub use tap::{Tap, TapError};
