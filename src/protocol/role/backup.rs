@@ -264,3 +264,10 @@ impl Role {
         self.emit(told);
     }
 }
+
+#[cfg(test)]
+impl Role {
+    pub(super) const fn backup_replay(&self) -> ReplayId {
+        self.backup.replay
+    }
+}
