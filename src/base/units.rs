@@ -103,18 +103,18 @@ impl fmt::Display for ExitOrdinal {
     }
 }
 
-/// Number of a frame of the log in one pairing, counted from 1; 0 is the pairing before it.
+/// The number of a log frame (one batch) in its pairing (P2). What one site acknowledges and the other waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct LogSeq(u64);
 
 impl LogSeq {
-    /// The `number`-th frame; the first is 1.
+    /// The `number`-th frame; the first is 1, and 0 is the pairing before it.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The one after this.
+    /// The number after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -129,7 +129,7 @@ impl LogSeq {
 
 impl fmt::Display for LogSeq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "frame {}", self.0)
+        write!(f, "log {}", self.0)
     }
 }
 
