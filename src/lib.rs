@@ -1,9 +1,10 @@
 //! Antipode keeps one virtual machine alive across two datacenters.
 //!
 //! Modules build on each other in one direction, from the ground up: `base` → `devices` → `machine` → `replay` →
-//! `protocol` → `cli` (`docs/architecture.md`; `tests/tidy.rs` enforces it).
+//! `channel`, `transfer` → `protocol` → `site` → `cli` (`docs/architecture.md`; `tests/tidy.rs` enforces it).
 
 pub mod base;
+pub mod channel;
 pub mod cli;
 pub mod devices;
 pub mod machine;

@@ -105,9 +105,12 @@ impl fmt::Display for ExitOrdinal {
 
 /// The number of a log frame (one batch) in its pairing (P2). What one site acknowledges and the other waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct LogSeq(u64);
+pub struct LogSeq(pub u64);
 
 impl LogSeq {
+    /// Before the first frame.
+    pub const NONE: Self = Self(0);
+
     /// The `number`-th frame; the first is 1, and 0 is the pairing before it.
     #[must_use]
     pub const fn new(number: u64) -> Self {

@@ -74,13 +74,11 @@ mod tests;
 use std::time::Duration;
 
 use antipode_certs::Name;
-use antipode_tiebreaker::{
-    Answer, Boot, Flush, Generation, Operation, PairingId, Record, RequestId, State,
-};
+use antipode_tiebreaker::{Answer, Boot, Flush, Generation, Operation, PairingId, Record, RequestId, State};
 
 pub use cause::{Cause, Leaving, Refused};
 pub use effect::{Ask, Effect, Notes};
-pub use event::{Acknowledged, Command, Event, Gauges, Progress, ReadId, Replica, ReplayId, Word};
+pub use event::{Acknowledged, Command, Event, Gauges, Progress, ReadId, ReplayId, Replica, Word};
 pub use phase::{Phase, PhaseName, Side};
 
 use super::detector::Detector;
@@ -339,7 +337,11 @@ impl Role {
     }
 
     fn enter(&mut self, phase: Phase, cause: Option<Cause>) {
-        assert!(!self.phase.is_terminal(), "{:?} is left for {phase:?}", self.phase);
+        assert!(
+            !self.phase.is_terminal(),
+            "{:?} is left for {phase:?}",
+            self.phase
+        );
         self.phase = phase;
         self.cause = cause;
         self.since = self.now;

@@ -339,7 +339,9 @@ fn an_unanswered_request_is_sent_again_with_its_number_and_nothing_is_guessed() 
     story.done.clear();
     for _ in 0..3 {
         story.pass_hearing(Duration::from_millis(200));
-        story.done.push(Effect::AskTiebreaker(story.role.asked.as_ref().unwrap().ask.clone()));
+        story.done.push(Effect::AskTiebreaker(
+            story.role.asked.as_ref().unwrap().ask.clone(),
+        ));
         story.no_answer();
     }
     let names = story.effects();
@@ -466,10 +468,7 @@ fn a_primary_that_is_heard_again_goes_on() {
 
 #[test]
 fn a_candidate_claims_only_what_was_confirmed() {
-    for (paired, phase) in [
-        (true, Phase::Claiming(Side::Backup)),
-        (false, Phase::Stale),
-    ] {
+    for (paired, phase) in [(true, Phase::Claiming(Side::Backup)), (false, Phase::Stale)] {
         let mut story = Story::candidate(paired);
         story.pass(Duration::from_millis(400));
         story.replayed(1, true);
@@ -504,7 +503,10 @@ fn a_copy_that_differs_or_cannot_be_written_never_claims() {
 fn a_primary_claims_when_its_backup_leaves_and_opens_when_it_is_granted() {
     let mut story = Story::primary();
     let why = Leaving::Diverged;
-    story.tell(Event::PeerSaid(Word::Left { pairing: PAIRING, why }));
+    story.tell(Event::PeerSaid(Word::Left {
+        pairing: PAIRING,
+        why,
+    }));
     assert_eq!(story.effects(), ["CloseChannel", "Persist", "ask 3 claim"]);
     story.acked(9);
     let ask = story.role.asked.as_ref().unwrap().ask.clone();
@@ -675,10 +677,7 @@ fn ending_protection_keeps_outputs_flowing_until_it_is_granted() {
     deaf.tell(Event::Command(Command::Unprotect));
     let read = deaf.role.reads;
     deaf.tell(Event::RecordRead { read, record: None });
-    assert_eq!(
-        deaf.done.last(),
-        Some(&Effect::Refuse(Refused::TiebreakerSilent))
-    );
+    assert_eq!(deaf.done.last(), Some(&Effect::Refuse(Refused::TiebreakerSilent)));
     assert_eq!(deaf.role.phase(), Phase::Primary);
 }
 
@@ -777,7 +776,11 @@ fn only_a_standing_pairing_is_green() {
 #[test]
 fn a_command_that_does_not_fit_is_refused() {
     let cases = [
-        (Story::primary(), Command::Protect { pairing: PAIRING }, Refused::State),
+        (
+            Story::primary(),
+            Command::Protect { pairing: PAIRING },
+            Refused::State,
+        ),
         (Story::pairing(), Command::Stop, Refused::Busy),
         (Story::backup(), Command::Unprotect, Refused::State),
         (Story::backup(), Command::Stop, Refused::State),
