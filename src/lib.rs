@@ -11,3 +11,4 @@ pub mod machine;
 pub mod protocol;
 pub mod replay;
 pub mod site;
+pub mod transfer;

@@ -68,6 +68,9 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Bytes of a bulk frame's head: an offer with its texts is the longest.
+pub const TRANSFER_HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of one part of a saved machine: its disk's waiting writes are the longest.
 pub const STATE_PART_BYTES_MAX: usize = 2 * DISK_BYTES_IN_FLIGHT_MAX;
 
@@ -104,6 +107,12 @@ pub const CHANNEL_FRAME_BYTES_MAX: usize = LOG_FRAME_BYTES_MAX + 64;
 /// Bytes of log that the backup may be behind before the primary waits (P3): the lag target at a full gigabit per second,
 /// and what is under way at 80 ms, several times over.
 pub const LOG_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of what one role says to the other at once.
+pub const CHANNEL_WORD_BYTES_MAX: usize = 4096;
+
+/// Words that wait to be written.
+pub const CHANNEL_WORDS_WAITING_MAX: usize = 16;
 
 /// What a log frame counts for beside its bytes, so that tiny ones do not add up unseen.
 pub const LOG_FRAME_OVERHEAD_BYTES: usize = 128;

@@ -10,6 +10,7 @@
 //!   Ack    received (8), replayed (8), durable (8)                       the backup
 //!   Ping   stamp (8)                                                     both
 //!   Pong   the stamp of the Ping that it answers                         both
+//!   Word   what one role says to the other, opaque here                    both
 //!   Bye    reason (1)                                                    both, last
 //! ```
 //!
@@ -26,7 +27,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::hello::{HELLO_BYTES_MAX, Hello, HelloError, Refusal};
 use super::session::{LogSeq, Tag};
-use crate::base::limits::{CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, LOG_FRAME_BYTES_MAX};
+use crate::base::limits::{
+    CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, CHANNEL_WORD_BYTES_MAX, LOG_FRAME_BYTES_MAX,
+};
 use crate::base::units::ExitOrdinal;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -140,6 +143,8 @@ pub enum Message {
     Ping(u64),
     /// Answers a Ping.
     Pong(u64),
+    /// What one role says to the other.
+    Word(Vec<u8>),
     /// Nothing more will come, and why.
     Bye(ByeReason),
 }
@@ -150,6 +155,7 @@ const KIND_ACK: u8 = 3;
 const KIND_PING: u8 = 4;
 const KIND_PONG: u8 = 5;
 const KIND_BYE: u8 = 6;
+const KIND_WORD: u8 = 7;
 
 impl Message {
     const fn kind(&self) -> u8 {
@@ -159,6 +165,7 @@ impl Message {
             Self::Ack(_) => KIND_ACK,
             Self::Ping(_) => KIND_PING,
             Self::Pong(_) => KIND_PONG,
+            Self::Word(_) => KIND_WORD,
             Self::Bye(_) => KIND_BYE,
         }
     }
@@ -172,6 +179,7 @@ impl Message {
             Self::Ack(_) => "Ack",
             Self::Ping(_) => "Ping",
             Self::Pong(_) => "Pong",
+            Self::Word(_) => "Word",
             Self::Bye(_) => "Bye",
         }
     }
@@ -240,6 +248,7 @@ impl Frame {
                 bytes.extend_from_slice(body.as_bytes());
             }
             Message::Ping(stamp) | Message::Pong(stamp) => bytes.extend_from_slice(&stamp.to_le_bytes()),
+            Message::Word(word) => bytes.extend_from_slice(word),
             Message::Bye(reason) => bytes.push(reason.code()),
         }
         let length = bytes.len() - at - HEAD_BYTES;
@@ -261,6 +270,7 @@ fn lengths(kind: u8) -> Option<std::ops::RangeInclusive<usize>> {
         KIND_LOG => Some(size_of::<LogHead>() + 1..=size_of::<LogHead>() + LOG_FRAME_BYTES_MAX),
         KIND_ACK => Some(exactly(size_of::<AckBody>())),
         KIND_PING | KIND_PONG => Some(exactly(8)),
+        KIND_WORD => Some(1..=CHANNEL_WORD_BYTES_MAX),
         KIND_BYE => Some(exactly(1)),
         _ => None,
     }
@@ -311,6 +321,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, FrameError> {
         }
         KIND_PING => Ok(Message::Ping(stamp()?)),
         KIND_PONG => Ok(Message::Pong(stamp()?)),
+        KIND_WORD => Ok(Message::Word(body.to_vec())),
         KIND_BYE => {
             let reason = body.first().and_then(|code| ByeReason::parse(*code));
             Ok(Message::Bye(

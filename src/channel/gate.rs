@@ -38,7 +38,7 @@ impl Gate {
             }
             (Message::Log(_), Side::Primary)
             | (Message::Ack(_), Side::Backup)
-            | (Message::Ping(_) | Message::Pong(_) | Message::Bye(_), _) => true,
+            | (Message::Ping(_) | Message::Pong(_) | Message::Word(_) | Message::Bye(_), _) => true,
         };
         if may_say {
             Ok(Some(frame.message))

@@ -3,6 +3,7 @@
 //! ```text
 //!   Ack, Ping, Pong   one of each: a newer one stands for those that wait, and goes before log frames
 //!   Log               in order; there is never more than the sender's backlog, which shares the bytes
+//!   Word              in order, after the log frames before it; the latest few
 //!   Bye               one, last: what is put after it is dropped
 //! ```
 
@@ -10,7 +11,7 @@ use std::collections::VecDeque;
 
 use super::frame::{Ack, ByeReason, Frame, LogFrame, Message};
 use super::session::Tag;
-use crate::base::limits::CHANNEL_WRITE_BYTES;
+use crate::base::limits::{CHANNEL_WORDS_WAITING_MAX, CHANNEL_WRITE_BYTES};
 
 /// Messages on their way to the line.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Outbox {
     ping: Option<u64>,
     pong: Option<u64>,
     log: VecDeque<LogFrame>,
+    words: VecDeque<Vec<u8>>,
     bye: Option<ByeReason>,
     is_closed: bool,
 }
@@ -34,6 +36,7 @@ impl Outbox {
             ping: None,
             pong: None,
             log: VecDeque::new(),
+            words: VecDeque::new(),
             bye: None,
             is_closed: false,
         }
@@ -52,6 +55,13 @@ impl Outbox {
             Message::Ping(stamp) => self.ping = Some(stamp),
             Message::Pong(stamp) => self.pong = Some(stamp),
             Message::Log(frame) => self.log.push_back(frame),
+            Message::Word(word) => {
+                if self.words.len() == CHANNEL_WORDS_WAITING_MAX {
+                    // Words may be lost with a connection anyway; the role says again what matters.
+                    self.words.pop_front();
+                }
+                self.words.push_back(word);
+            }
             Message::Bye(reason) => {
                 self.bye = Some(reason);
                 self.is_closed = true;
@@ -66,6 +76,7 @@ impl Outbox {
             .or_else(|| self.ping.take().map(Message::Ping))
             .or_else(|| self.pong.take().map(Message::Pong))
             .or_else(|| self.log.pop_front().map(Message::Log))
+            .or_else(|| self.words.pop_front().map(Message::Word))
             .or_else(|| self.bye.take().map(Message::Bye))
     }
 
@@ -76,6 +87,7 @@ impl Outbox {
             && self.ping.is_none()
             && self.pong.is_none()
             && self.log.is_empty()
+            && self.words.is_empty()
             && self.bye.is_none()
     }
 

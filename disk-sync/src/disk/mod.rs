@@ -6,6 +6,7 @@
 mod digest;
 mod kept_tree;
 mod service;
+mod sync_target;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use crate::units::{ImageLength, Run};
 
 pub use digest::{Digest, DigestError, digest};
 pub use service::{LiveDisk, Standby, open_to_read};
+pub use sync_target::SyncTarget;
 
 use kept_tree::{Claim, Key};
 

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::{FileImage, Image};
 use crate::leaf_set::LeafSet;
-use crate::replica::{Admission, GenerationId, Replica, ReplicaError, ReplicaId, Store};
+use crate::replica::{Admission, GenerationId, Lineage, Replica, ReplicaError, ReplicaId, Store};
 use crate::units::{Run, in_memory, on_disk};
 
 use super::{Position, Unit};
@@ -180,6 +180,29 @@ impl<I: Image, S: Store> Live<I, S> {
         if !state.replica.is_alone() {
             state.replica.lose_peer(next);
         }
+    }
+
+    /// The other replica has become equal to this one, durably, and nothing has been written since: as
+    /// [`Replica::peer_is_equal`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn peer_is_equal(&self) -> Result<(), LiveError> {
+        let nothing = LeafSet::none(self.image.length());
+        Ok(locked(&self.state).replica.peer_is_equal(&nothing)?)
+    }
+
+    /// Where its content comes from.
+    pub fn lineage(&self) -> Option<Lineage> {
+        locked(&self.state).replica.lineage().cloned()
+    }
+
+    /// It lacks writes from now on: as [`Replica::mark_stale`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn mark_stale(&self) -> Result<(), LiveError> {
+        Ok(locked(&self.state).replica.mark_stale()?)
     }
 
     /// What was written since this was last asked.

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::disk::{self, LiveDisk, Paths, Standby};
 use antipode_disk_sync::image::{Access, FileImage, Image, OpenError};
-use antipode_disk_sync::online::{LiveError, Position};
-use antipode_disk_sync::replica::GenerationId;
+use antipode_disk_sync::online::{Live, LiveError, Position};
+use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
+use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
 use crate::base::buffer_pool::BufferPool;
 use crate::base::entropy::EntropySource;
@@ -112,7 +114,7 @@ impl DiskFile {
     /// [`DiskError`]; the image was not modified.
     pub fn into_service(self) -> Result<Disk, DiskError> {
         let standby = match self.medium {
-            Checked::Plain(image) => return Ok(Disk(Medium::Plain(image))),
+            Checked::Plain(image) => return Ok(Medium::Plain(image).into()),
             Checked::Replica(standby) => standby,
         };
         let mut name = [0; 16];
@@ -130,13 +132,25 @@ impl DiskFile {
             );
         }
         disk.live().lose_peer(GenerationId(name));
-        Ok(Disk(Medium::Replica(Box::new(disk))))
+        Ok(Medium::Replica(Box::new(disk)).into())
     }
 }
 
 /// A disk in service.
 #[derive(Debug)]
-pub struct Disk(Medium);
+pub struct Disk {
+    medium: Medium,
+    limit: WriteLimit,
+}
+
+impl From<Medium> for Disk {
+    fn from(medium: Medium) -> Self {
+        Self {
+            medium,
+            limit: WriteLimit::default(),
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Medium {
@@ -168,15 +182,92 @@ impl Medium {
 }
 
 impl Disk {
+    /// Its image, for reading.
+    #[must_use]
+    pub fn image(&self) -> &FileImage {
+        self.medium.image()
+    }
+
+    /// What was written since this was last asked; none of a disk that is no replica.
+    #[must_use]
+    pub fn take_written(&self) -> Option<LeafSet> {
+        self.live().map(Live::take_written)
+    }
+
+    /// Where a replica's content comes from.
+    #[must_use]
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.live().and_then(Live::lineage)
+    }
+
+    /// The replica's own name.
+    #[must_use]
+    pub fn replica_id(&self) -> Option<[u8; 16]> {
+        self.live().map(|live| live.replica_id().0)
+    }
+
+    /// The other site's replica is equal to this one, and follows it from here on.
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn peer_is_equal(&self) -> Result<(), LiveError> {
+        self.live().map_or(Ok(()), Live::peer_is_equal)
+    }
+
+    /// No other replica follows this one from here on.
+    ///
+    /// # Errors
+    /// When the host has no random bytes to name its new content by.
+    pub fn lose_peer(&self) -> std::io::Result<()> {
+        let Some(live) = self.live() else { return Ok(()) };
+        let mut name = [0; 16];
+        HostEntropy::open()?.fill(&mut name)?;
+        live.lose_peer(GenerationId(name));
+        Ok(())
+    }
+
+    /// This replica lacks writes from now on.
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn mark_stale(&self) -> Result<(), LiveError> {
+        self.live().map_or(Ok(()), Live::mark_stale)
+    }
+
+    /// From now on the guest writes at most so many bytes in a second; none lets it go.
+    pub fn limit_writes(&self, bytes_per_second: Option<u64>) {
+        self.limit.set(bytes_per_second);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), LiveError> {
+        self.limit.wait(data.len());
+        self.medium.write(offset, data)
+    }
+
+    /// Makes durable what was written.
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn flush(&self) -> Result<(), LiveError> {
+        self.medium.flush()
+    }
+
+    fn live(&self) -> Option<&Live<FileImage, FileStore>> {
+        match &self.medium {
+            Medium::Plain(_) => None,
+            Medium::Replica(disk) => Some(disk.live()),
+        }
+    }
+
     fn perform(&self, operation: DiskOperation, buffers: &BufferPool) -> DiskOutcome {
         let result = match operation {
             DiskOperation::Read { offset, byte_count } => {
                 let mut data = buffers.take(byte_count);
-                let read = self.0.image().read_at(offset, &mut data);
+                let read = self.medium.image().read_at(offset, &mut data);
                 read.map(|()| DiskOutcome::Read(data)).map_err(LiveError::from)
             }
-            DiskOperation::Write { offset, data } => self.0.write(offset, &data).map(|()| DiskOutcome::Done),
-            DiskOperation::Flush => self.0.flush().map(|()| DiskOutcome::Done),
+            DiskOperation::Write { offset, data } => self.write(offset, &data).map(|()| DiskOutcome::Done),
+            DiskOperation::Flush => self.medium.flush().map(|()| DiskOutcome::Done),
         };
         result.unwrap_or_else(|error| {
             tracing::error!(%error, "disk request failed; the guest sees an I/O error");
@@ -187,7 +278,7 @@ impl Disk {
     /// Ends its use in good order. A replica that is only dropped is found in use by whoever opens it next, and what was
     /// being written to counts as unsure: as after a crash.
     fn close(self) {
-        if let Medium::Replica(disk) = self.0
+        if let Medium::Replica(disk) = self.medium
             && let Err(error) = disk.close()
         {
             tracing::error!(%error, "the disk's replica was not closed; the next sync compares more than it had to");

@@ -18,6 +18,7 @@ mod entropy;
 mod network;
 mod stop;
 mod tap;
+mod write_limit;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -5,10 +5,10 @@ use std::sync::mpsc::Sender;
 
 use super::log_ends::{Feeder, Room};
 use super::vcpu::Handle;
-use crate::base::parts::Parts;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::started::Exits;
-use crate::machine::{CopiedPage, HeldOutput, Outcome, RamSums};
+use crate::machine::{HeldOutput, Outcome};
+use crate::transfer::{Copied, StunnedMachine};
 
 /// Something to be done at the next position, while the VM is held there.
 #[derive(Debug)]
@@ -41,30 +41,6 @@ pub(crate) enum Order {
     },
     /// Run on, alone, and log nothing.
     GoAlone,
-}
-
-/// Pages, and how many are still to be copied.
-#[derive(Debug)]
-pub(crate) struct Copied {
-    /// Those that were asked for.
-    pub(crate) pages: Vec<CopiedPage>,
-    /// How many more are known of.
-    pub(crate) left: usize,
-}
-
-/// Everything that a machine is besides RAM and disk, and digests of it.
-#[derive(Debug)]
-pub(crate) struct StunnedMachine {
-    /// Pages that were not copied before.
-    pub(crate) pages: Vec<CopiedPage>,
-    /// All else.
-    pub(crate) parts: Parts,
-    /// The last counted exit.
-    pub(crate) position: ExitOrdinal,
-    /// Of all RAM.
-    pub(crate) ram: RamSums,
-    /// Of all registers.
-    pub(crate) vcpu: [u8; 32],
 }
 
 /// What the vCPU's thread tells the driver.

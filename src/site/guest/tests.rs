@@ -11,8 +11,8 @@ use iced_x86::code_asm::{CodeAssembler, al, ax, dx, eax, ptr, rax, rbx, rcx};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::log_ends::{Feeder, Room};
-use super::orders::{Copied, Ending, FromVcpu, Order};
-use super::vcpu::{Arriving, Handle, Ways, boot, receive};
+use super::orders::{Ending, FromVcpu, Order};
+use super::vcpu::{Handle, Ways, boot, receive};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::GUEST_RAM_BYTES_MIN;
 use crate::base::units::{ExitOrdinal, LogSeq};
@@ -21,6 +21,7 @@ use crate::machine::launch::{Beginning, StartedVm};
 use crate::machine::probe::{DATA, tiny_program};
 use crate::machine::{HeldOutput, Outcome};
 use crate::replay::Deframer;
+use crate::transfer::{Arriving, Copied};
 
 const ANCHOR: &[u8] = b"a pairing";
 

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::log_ends::{Incoming, Outgoing, ToDriver};
-use super::orders::{Copied, Ending, FromVcpu, Order, StunnedMachine};
+use super::orders::{Ending, FromVcpu, Order};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
@@ -29,6 +29,7 @@ use crate::machine::{
     CopiedPage, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError, all_pages,
 };
 use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
+use crate::transfer::{Arriving, Copied, StunnedMachine};
 
 /// The way to a VM that runs on its thread.
 #[derive(Debug, Clone)]
@@ -55,15 +56,6 @@ impl Handle {
         self.inbox
             .post([Event::Device(crate::devices::Input::PowerButton)]);
     }
-}
-
-/// A machine that arrives from another site, piece by piece.
-#[derive(Debug)]
-pub(crate) enum Arriving {
-    /// Pages of its RAM.
-    Pages(Vec<CopiedPage>),
-    /// The last pages, and all else.
-    Machine(Box<StunnedMachine>),
 }
 
 /// What the thread needs besides its VM.
