@@ -124,7 +124,7 @@ impl<T> OutputRule<T> {
 
     /// The next output that may leave now, and how long it was held.
     pub fn take(&mut self, now: Moment) -> Option<(T, Duration)> {
-        if now.saturating_since(self.acted_at) > self.lease || !self.permits(self.waiting.front()?.written) {
+        if !self.leaves_at(now) || !self.permits(self.waiting.front()?.written) {
             return None;
         }
         let Waiting {
@@ -141,6 +141,12 @@ impl<T> OutputRule<T> {
             Gate::Held(None) | Gate::Discarded => panic!("an output would leave through {:?}", self.gate),
         }
         Some((output, now.saturating_since(since)))
+    }
+
+    /// Whether the role has acted lately enough for anything to leave at `now`.
+    #[must_use]
+    pub fn leaves_at(&self, now: Moment) -> bool {
+        now.saturating_since(self.acted_at) <= self.lease
     }
 
     fn permits(&self, written: LogSeq) -> bool {
