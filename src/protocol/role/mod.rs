@@ -345,6 +345,11 @@ impl Role {
         self.since = self.now;
         self.suspected_at = None;
         self.pleaded_at = None;
+        if phase.is_terminal() {
+            self.asked = None;
+            self.reading = None;
+            self.doubt = None;
+        }
         self.emit(Effect::Report);
     }
 
@@ -509,9 +514,6 @@ impl Role {
         self.close_channel();
         self.emit(Effect::DestroyVm);
         self.emit(Effect::MarkStale);
-        self.asked = None;
-        self.reading = None;
-        self.doubt = None;
         self.enter(Phase::Stale, Some(cause));
     }
 

@@ -223,6 +223,9 @@ impl World {
     }
 
     pub(super) fn durable(&mut self, site: usize, length: usize) {
+        if self.process(site).memory.len() < length {
+            return; // The VM was removed meanwhile.
+        }
         if self.flaw != Flaw::NotDurable {
             self.write_disk(site, length);
         }

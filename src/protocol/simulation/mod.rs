@@ -113,6 +113,6 @@ fn a_replay_that_leaves_something_out_is_caught() {
 }
 
 #[test]
-fn numbers_that_are_used_again_are_caught() {
-    is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected]);
+fn notes_that_a_crash_takes_are_caught() {
+    is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected, Harm::OpenUnwon]);
 }

@@ -72,7 +72,7 @@ pub(super) enum Happening {
     Operator,
     Fault,
     Restart,
-    CutEnds(usize),
+    CutEnds,
 }
 
 /// One host: what survives a crash, and its VM process.
@@ -224,7 +224,7 @@ impl World {
             Happening::Operator => self.operate(),
             Happening::Fault => self.fault(),
             Happening::Restart => self.hosts.iter_mut().for_each(|host| host.up = true),
-            Happening::CutEnds(_) => {
+            Happening::CutEnds => {
                 if self.reported_down && !self.is_cut(0) && !self.is_cut(1) {
                     self.reported_down = false;
                     self.tell_both(&Event::ChannelResumed);
@@ -354,7 +354,7 @@ impl World {
     }
 
     pub(super) fn note(&mut self, line: String) {
-        if self.story.len() == 200 {
+        if self.story.len() == 3000 {
             self.story.pop_front();
         }
         self.story.push_back(line);
@@ -400,7 +400,7 @@ impl World {
             self.cut_until = [0; 4];
             self.hosts.iter_mut().for_each(|host| host.frozen_until = 0);
             self.after(0, Happening::Restart);
-            return self.after(0, Happening::CutEnds(0));
+            return self.after(0, Happening::CutEnds);
         }
         let next = self.random.between(50, 1_500).min(FAULTS_END - self.now);
         self.after(next, Happening::Fault);
@@ -414,11 +414,11 @@ impl World {
                 let span = self.random.between(50, 8_000);
                 self.hosts[site].frozen_until = self.now + span;
             }
-            4 | 5 => self.cut(&[0, 1], site),
-            6 => self.cut(&[site], site),
-            7 | 8 => self.cut(&[2 + site], site),
-            9 => self.cut(&[2, 3], site),
-            10 => self.cut(&[0, 1, 2, 3], site),
+            4 | 5 => self.cut(&[0, 1]),
+            6 => self.cut(&[site]),
+            7 | 8 => self.cut(&[2 + site]),
+            9 => self.cut(&[2, 3]),
+            10 => self.cut(&[0, 1, 2, 3]),
             _ => {
                 let failure = [Event::ReplayDiverged, Event::ReplicaFailed, Event::VmFailed]
                     [usize::try_from(self.random.between(0, 3)).unwrap()]
@@ -431,7 +431,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, ways: &[usize], site: usize) {
+    fn cut(&mut self, ways: &[usize]) {
         let span = self.random.between(30, 4_000);
         for &way in ways {
             self.cut_until[way] = self.cut_until[way].max(self.now + span);
@@ -440,7 +440,7 @@ impl World {
             self.reported_down = true;
             self.tell_both(&Event::ChannelLost);
         }
-        self.after(span + 1, Happening::CutEnds(site));
+        self.after(span + 1, Happening::CutEnds);
     }
 
     /// Power off: what is in memory is gone.
