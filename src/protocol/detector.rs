@@ -266,10 +266,7 @@ mod tests {
         let mut detector = detector();
         assert_eq!(detector.of_primary(at(1149)), Level::Fine);
         assert_eq!(detector.of_primary(at(1150)), Level::Uneasy);
-        assert_eq!(
-            detector.of_primary(at(1300)),
-            Level::Suspect(Suspicion::Silence)
-        );
+        assert_eq!(detector.of_primary(at(1300)), Level::Suspect(Suspicion::Silence));
         detector.channel_heard(at(1300));
         assert_eq!(detector.of_primary(at(1300)), Level::Fine);
         detector.heartbeat(at(1500), &heartbeat(1));
@@ -281,7 +278,13 @@ mod tests {
         let waits = |detector: &mut Detector| detector.waits(at(5000), ExitOrdinal::new(0), Some(at(4400)));
         let deaf = |detector: &mut Detector| {
             let deaf_for = Duration::from_millis(300);
-            detector.heartbeat(at(5000), &Heard { deaf_for, ..Heard::default() });
+            detector.heartbeat(
+                at(5000),
+                &Heard {
+                    deaf_for,
+                    ..Heard::default()
+                },
+            );
         };
         let down = |detector: &mut Detector| {
             detector.channel(at(4400), false);

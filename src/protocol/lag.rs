@@ -195,7 +195,10 @@ mod tests {
         meter.replayed(ExitOrdinal::new(count / 2));
         let lag = meter.lag(at(count));
         let exact = Duration::from_millis(count / 2);
-        assert!(lag.time >= exact && lag.time < exact + Duration::from_millis(32), "{lag:?}");
+        assert!(
+            lag.time >= exact && lag.time < exact + Duration::from_millis(32),
+            "{lag:?}"
+        );
     }
 
     #[test]
@@ -205,7 +208,11 @@ mod tests {
         assert_eq!(control.step(at(200), late), Some(CpuShare(75)));
         assert_eq!(control.step(at(300), late), None, "one step at a time");
         assert_eq!(control.step(at(400), late), Some(CpuShare(57)));
-        assert_eq!(control.step(at(600), Duration::from_millis(70)), None, "neither late nor early");
+        assert_eq!(
+            control.step(at(600), Duration::from_millis(70)),
+            None,
+            "neither late nor early"
+        );
         let steps: Vec<u8> = (4..9)
             .filter_map(|step| control.step(at(step * 200), Duration::ZERO))
             .map(CpuShare::percent)

@@ -81,7 +81,10 @@ impl<T> OutputRule<T> {
 
     /// All may leave.
     pub fn open(&mut self) {
-        assert!(self.gate != Gate::Discarded, "what has lost never shows anything again");
+        assert!(
+            self.gate != Gate::Discarded,
+            "what has lost never shows anything again"
+        );
         self.gate = Gate::Open;
     }
 
@@ -94,7 +97,10 @@ impl<T> OutputRule<T> {
     /// What was written in log frames up to `through` may leave.
     pub fn release_through(&mut self, through: LogSeq) {
         let Gate::Held(before) = self.gate else {
-            panic!("outputs are released one by one only while they are held, not {:?}", self.gate);
+            panic!(
+                "outputs are released one by one only while they are held, not {:?}",
+                self.gate
+            );
         };
         self.gate = Gate::Held(before.max(Some(through)));
     }
@@ -206,7 +212,11 @@ mod tests {
         rule.release_through(LogSeq::new(2));
         assert_eq!(leaving(&mut rule, at(5)), [1, 1, 2]);
         rule.release_through(LogSeq::new(1));
-        assert_eq!(leaving(&mut rule, at(5)), [0_u64; 0], "an older word takes nothing back and gives nothing");
+        assert_eq!(
+            leaving(&mut rule, at(5)),
+            [0_u64; 0],
+            "an older word takes nothing back and gives nothing"
+        );
         assert_eq!(rule.waits_since(), Some(at(3)));
         rule.open();
         assert_eq!(rule.take(at(10)), Some((3, Duration::from_millis(7))));

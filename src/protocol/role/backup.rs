@@ -120,7 +120,9 @@ impl Role {
             Phase::Closing if self.backup.durable_at == Some(position) => self.ready_to_claim(),
             // The rest is on its way; the next tick asks again.
             Phase::Halting if self.backup.stops_at.is_some_and(|stop| position < stop) => {}
-            Phase::Closing | Phase::Halting | Phase::Suspecting(Side::Backup) => self.emit(Effect::MakeDurable),
+            Phase::Closing | Phase::Halting | Phase::Suspecting(Side::Backup) => {
+                self.emit(Effect::MakeDurable)
+            }
             _ => {}
         }
     }
@@ -219,7 +221,9 @@ impl Role {
     /// This copy can follow no more, and must never be started from: durably, before anybody is told (R4).
     pub(super) fn leave_backup(&mut self, why: Leaving) {
         let may_leave = self.phase == Phase::Joining
-            || (self.phase.follows() && self.phase != Phase::Claiming(Side::Backup) && self.stopped_at.is_none());
+            || (self.phase.follows()
+                && self.phase != Phase::Claiming(Side::Backup)
+                && self.stopped_at.is_none());
         if !may_leave {
             return;
         }

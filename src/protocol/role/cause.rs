@@ -63,7 +63,9 @@ pub enum Cause {
     #[error("the tiebreaker does not answer; outputs are held until it does")]
     TiebreakerSilent,
     /// This host did not run for a while.
-    #[error("this host stood still for a while; outputs are held until the tiebreaker confirms that this site is live")]
+    #[error(
+        "this host stood still for a while; outputs are held until the tiebreaker confirms that this site is live"
+    )]
     Awoken,
     /// The replica cannot be started from.
     #[error("this site's replica is not whole")]

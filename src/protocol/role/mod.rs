@@ -41,6 +41,11 @@
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
 //! role that it has renounced; suspicion comes from the detector and nothing else.
 //!
+//! Whoever drives a role owes it this: effects are done in their order before the next event comes; a tick at the
+//! latest after each heartbeat interval; each request and each reading ends in an event, be it without an answer;
+//! heartbeats go out while the channel of the pairing is open and no longer; after the effects the output rule is told
+//! that the role has acted, with [`Role::gap_max`] as its lease.
+//!
 //! What each rule prevents:
 //!
 //! - *The notes are durable before a request leaves.* Else a process that starts again would use its number for another.
@@ -51,7 +56,7 @@
 //!   acknowledges what it will not have.
 //! - *Nothing goes live but by a grant.* Else two sites run.
 //! - *A site that stood still holds its outputs until the record, or a fresh acknowledgement, shows that it is still
-//!   the one.* Else it goes on where another has taken over ([`wake`]).
+//!   the one.* Else it goes on where another has taken over.
 //! - *Who loses, gives up or renounces marks its replica stale durably before it says so.* Else it would start later
 //!   from a disk that lacks what clients were told.
 
@@ -74,13 +79,11 @@ mod tests;
 use std::time::Duration;
 
 use antipode_certs::Name;
-use antipode_tiebreaker::{
-    Answer, Boot, Flush, Generation, Operation, PairingId, Record, RequestId, State,
-};
+use antipode_tiebreaker::{Answer, Boot, Flush, Generation, Operation, PairingId, Record, RequestId, State};
 
 pub use cause::{Cause, Leaving, Refused};
 pub use effect::{Ask, Effect, Notes};
-pub use event::{Acknowledged, Command, Event, Gauges, Progress, ReadId, Replica, ReplayId, Word};
+pub use event::{Acknowledged, Command, Event, Gauges, Progress, ReadId, ReplayId, Replica, Word};
 pub use phase::{Phase, PhaseName, Side};
 
 use super::detector::Detector;
@@ -339,7 +342,11 @@ impl Role {
     }
 
     fn enter(&mut self, phase: Phase, cause: Option<Cause>) {
-        assert!(!self.phase.is_terminal(), "{:?} is left for {phase:?}", self.phase);
+        assert!(
+            !self.phase.is_terminal(),
+            "{:?} is left for {phase:?}",
+            self.phase
+        );
         self.phase = phase;
         self.cause = cause;
         self.since = self.now;

@@ -41,7 +41,8 @@ impl Role {
         if self.now.saturating_since(asked_at) > RECORD_FRESH {
             return self.read_later(Purpose::Stun);
         }
-        let Some(record) = record.filter(|record| self.standing(Some(&record.state)) == Standing::Alone) else {
+        let Some(record) = record.filter(|record| self.standing(Some(&record.state)) == Standing::Alone)
+        else {
             self.emit(Effect::AbortTransfer);
             return self.lose(Cause::Lost);
         };

@@ -133,7 +133,10 @@ impl Phase {
 /// A state's name in status and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the words that an operator reads; `Phase` says what each is")]
+#[expect(
+    missing_docs,
+    reason = "the words that an operator reads; `Phase` says what each is"
+)]
 pub enum PhaseName {
     Idle,
     Starting,

@@ -3,7 +3,9 @@
 
 use antipode_tiebreaker::Record;
 
-use super::{Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word};
+use super::{
+    Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word,
+};
 use crate::protocol::detector::Level;
 
 impl Role {

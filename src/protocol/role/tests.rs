@@ -339,7 +339,9 @@ fn an_unanswered_request_is_sent_again_with_its_number_and_nothing_is_guessed() 
     story.done.clear();
     for _ in 0..3 {
         story.pass_hearing(Duration::from_millis(200));
-        story.done.push(Effect::AskTiebreaker(story.role.asked.as_ref().unwrap().ask.clone()));
+        story.done.push(Effect::AskTiebreaker(
+            story.role.asked.as_ref().unwrap().ask.clone(),
+        ));
         story.no_answer();
     }
     let names = story.effects();
@@ -466,10 +468,7 @@ fn a_primary_that_is_heard_again_goes_on() {
 
 #[test]
 fn a_candidate_claims_only_what_was_confirmed() {
-    for (paired, phase) in [
-        (true, Phase::Claiming(Side::Backup)),
-        (false, Phase::Stale),
-    ] {
+    for (paired, phase) in [(true, Phase::Claiming(Side::Backup)), (false, Phase::Stale)] {
         let mut story = Story::candidate(paired);
         story.pass(Duration::from_millis(400));
         story.replayed(1, true);
@@ -504,7 +503,10 @@ fn a_copy_that_differs_or_cannot_be_written_never_claims() {
 fn a_primary_claims_when_its_backup_leaves_and_opens_when_it_is_granted() {
     let mut story = Story::primary();
     let why = Leaving::Diverged;
-    story.tell(Event::PeerSaid(Word::Left { pairing: PAIRING, why }));
+    story.tell(Event::PeerSaid(Word::Left {
+        pairing: PAIRING,
+        why,
+    }));
     assert_eq!(story.effects(), ["CloseChannel", "Persist", "ask 3 claim"]);
     story.acked(9);
     let ask = story.role.asked.as_ref().unwrap().ask.clone();
@@ -675,10 +677,7 @@ fn ending_protection_keeps_outputs_flowing_until_it_is_granted() {
     deaf.tell(Event::Command(Command::Unprotect));
     let read = deaf.role.reads;
     deaf.tell(Event::RecordRead { read, record: None });
-    assert_eq!(
-        deaf.done.last(),
-        Some(&Effect::Refuse(Refused::TiebreakerSilent))
-    );
+    assert_eq!(deaf.done.last(), Some(&Effect::Refuse(Refused::TiebreakerSilent)));
     assert_eq!(deaf.role.phase(), Phase::Primary);
 }
 
@@ -777,7 +776,11 @@ fn only_a_standing_pairing_is_green() {
 #[test]
 fn a_command_that_does_not_fit_is_refused() {
     let cases = [
-        (Story::primary(), Command::Protect { pairing: PAIRING }, Refused::State),
+        (
+            Story::primary(),
+            Command::Protect { pairing: PAIRING },
+            Refused::State,
+        ),
         (Story::pairing(), Command::Stop, Refused::Busy),
         (Story::backup(), Command::Unprotect, Refused::State),
         (Story::backup(), Command::Stop, Refused::State),
@@ -788,4 +791,57 @@ fn a_command_that_does_not_fit_is_refused() {
         story.tell(Event::Command(command));
         assert_eq!(story.done, [Effect::Refuse(refused)]);
     }
+}
+
+#[test]
+fn with_neither_peer_nor_tiebreaker_nothing_leaves_and_the_question_stays() {
+    for mut story in [Story::primary(), Story::backup()] {
+        story.acked(3);
+        story.pass(Duration::from_millis(500));
+        if story.role.phase() == Phase::Closing {
+            story.replayed(1, true);
+            story.durable(1);
+        }
+        let first = story.asked();
+        story.done.clear();
+        for _ in 0..50 {
+            story.tell(Event::Answered {
+                id: first.id,
+                answer: None,
+            });
+            story.pass(Duration::from_millis(200));
+        }
+        assert_eq!(story.role.view().role, PhaseName::Frozen);
+        assert!(story.done.len() >= 49, "it is asked again");
+        let again = Effect::AskTiebreaker(first);
+        assert!(
+            story.done.iter().all(|effect| *effect == again),
+            "{:?}",
+            story.done
+        );
+    }
+}
+
+#[test]
+fn the_preferred_site_claims_first() {
+    let mut waits = Vec::new();
+    for primary_preferred in [true, false] {
+        let mut story = Story::candidate(true);
+        let generation = story.record.as_ref().unwrap().generation;
+        story.tell(Event::PeerSaid(Word::Confirmed {
+            pairing: PAIRING,
+            generation,
+            sender_preferred: primary_preferred,
+        }));
+        let lost_at = story.now;
+        while story.role.phase() != Phase::Closing {
+            story.pass(Duration::from_millis(1));
+        }
+        waits.push(story.now.saturating_since(lost_at));
+    }
+    let [after_primary, first] = waits[..] else {
+        unreachable!()
+    };
+    assert!(first < Duration::from_millis(305), "{first:?}");
+    assert_eq!(after_primary - first, Duration::from_millis(50));
 }

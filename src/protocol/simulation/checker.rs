@@ -1,12 +1,14 @@
 //! What must hold at every moment.
 
+use std::collections::BTreeSet;
+
 use antipode_tiebreaker::{Boot, PairingId, Record, State};
 
 use super::world::site_name;
 use crate::protocol::role::Replica;
 
 /// A rule of T3 that was broken, or the end that was not reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Harm {
     /// Outputs of two sites are open at once.
     TwoOpen,
@@ -25,17 +27,21 @@ pub(super) enum Harm {
 /// A guest's outputs so far. Each entry stands for itself and all before it.
 pub(super) type History = Vec<u64>;
 
-/// Judges what happens; keeps the first harm.
+/// Judges what happens.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
     /// What clients have seen.
     shown: History,
+    /// The first harm.
     pub(super) harm: Option<Harm>,
+    /// All kinds of it.
+    pub(super) found: BTreeSet<Harm>,
 }
 
 impl Checker {
     pub(super) fn blame(&mut self, harm: Harm) {
         self.harm.get_or_insert(harm);
+        self.found.insert(harm);
     }
 
     /// A site starts to run the guest with this history.
@@ -65,6 +71,9 @@ impl Checker {
         let won = match record.map(|record| &record.state) {
             Some(State::Solo { site, boot: held }) => *site == own && *held == Some(boot),
             Some(State::Paired { primary, pairing, .. }) => *primary == own && renounced == Some(*pairing),
+            // Its own park is granted and it does not know yet: what the stopped guest had still to say may leave,
+            // since nobody else has a place in that record.
+            Some(State::Parked { primary, backup, .. }) => *primary == own && backup.is_none(),
             _ => false,
         };
         if !won {

@@ -13,7 +13,7 @@ use crate::protocol::lag::Lag;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 use crate::protocol::output_rule::{Gate, OutputRule};
 use crate::protocol::role::{
-    Ask, Cause, Command, Effect, Event, Gauges, Phase, Replica, ReplayId, Role, Settings, Side,
+    Ask, Cause, Command, Effect, Event, Gauges, Phase, ReplayId, Replica, Role, Settings, Side,
 };
 
 #[derive(Debug)]
@@ -192,7 +192,9 @@ impl World {
         }
         let process = self.process(site);
         let last = process.memory.last().copied().unwrap_or(0);
-        let output = last.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ (process.boot.0 << 20) ^ now.as_nanos();
+        let output = last.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+            ^ (process.boot.0 << 20)
+            ^ now.as_nanos();
         process.memory.push(output);
         let written = if process.lockstep {
             process.logged += 1;

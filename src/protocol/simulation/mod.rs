@@ -41,6 +41,8 @@ enum Flaw {
     ReplayNotToEnd,
     /// A crash makes a site forget its notes.
     ForgetNotes,
+    /// Every replica is said to be whole.
+    TrustReplica,
 }
 
 fn run(seed: u64, flaw: Flaw) -> Outcome {
@@ -63,7 +65,15 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         seen.extend(first.seen);
     }
     let wanted = [
-        "protected", "went live", "lost", "cancelled", "renounced", "cold start", "parked", "left", "awoke",
+        "protected",
+        "went live",
+        "lost",
+        "cancelled",
+        "renounced",
+        "cold start",
+        "parked",
+        "left",
+        "awoke",
         "unprotected",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
@@ -80,7 +90,12 @@ fn is_caught(flaw: Flaw, kinds: &[Harm]) {
     assert!(kinds.contains(&harm), "{flaw:?}: {harm:?} at seed {seed}");
 }
 
-const SPLIT: [Harm; 4] = [Harm::TwoOpen, Harm::OpenUnwon, Harm::OutputLost, Harm::TwoHistories];
+const SPLIT: [Harm; 4] = [
+    Harm::TwoOpen,
+    Harm::OpenUnwon,
+    Harm::OutputLost,
+    Harm::TwoHistories,
+];
 
 #[test]
 fn outputs_before_the_pairing_is_confirmed_are_caught() {
@@ -115,4 +130,36 @@ fn a_replay_that_leaves_something_out_is_caught() {
 #[test]
 fn notes_that_a_crash_takes_are_caught() {
     is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected, Harm::OpenUnwon]);
+}
+
+#[test]
+fn a_start_from_a_replica_that_is_not_whole_is_caught() {
+    is_caught(Flaw::TrustReplica, &[Harm::LiveFromStale, Harm::OutputLost]);
+}
+
+#[test]
+fn each_checker_finds_something() {
+    let flaws = [
+        Flaw::OutputBeforePair,
+        Flaw::NoCancel,
+        Flaw::LiveBeforeClaim,
+        Flaw::GuessUnknown,
+        Flaw::NotDurable,
+        Flaw::ForgetNotes,
+        Flaw::TrustReplica,
+    ];
+    let mut found = BTreeSet::new();
+    for flaw in flaws {
+        found.extend((0..400).flat_map(|seed| run(seed, flaw).found));
+    }
+    let all = [
+        Harm::TwoOpen,
+        Harm::OpenUnwon,
+        Harm::OutputLost,
+        Harm::TwoHistories,
+        Harm::LiveFromStale,
+        Harm::NeverProtected,
+    ];
+    let silent: Vec<&Harm> = all.iter().filter(|harm| !found.contains(harm)).collect();
+    assert!(silent.is_empty(), "never found: {silent:?}");
 }

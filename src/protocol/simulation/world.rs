@@ -17,6 +17,8 @@ use crate::protocol::role::{Acknowledged, Ask, Command, Event, Notes, Phase, Rea
 
 const FAULTS_END: u64 = 15_000;
 const PATIENCE: u64 = 60_000;
+/// How long a story goes on after the first harm, to see what else it does.
+const AFTERMATH: u64 = 1_000;
 /// How long the client of the tiebreaker waits before it says that the outcome is unknown.
 const ANSWER_TIMEOUT: u64 = 250;
 
@@ -50,11 +52,17 @@ pub(super) fn site_name(site: usize) -> Name {
 /// What goes over the ordered connection between two processes.
 #[derive(Debug)]
 pub(super) enum Message {
-    Log { seq: u64, output: u64 },
+    Log {
+        seq: u64,
+        output: u64,
+    },
     Ack(Acknowledged),
     Word(Word),
     /// The whole machine, at the stun.
-    Machine { history: History, disk: History },
+    Machine {
+        history: History,
+        disk: History,
+    },
     /// The machine stands at the other side.
     Ready,
 }
@@ -91,6 +99,7 @@ pub(super) struct Host {
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) harm: Option<Harm>,
+    pub(super) found: BTreeSet<Harm>,
     pub(super) digest: u64,
     pub(super) seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
@@ -115,6 +124,7 @@ pub(super) struct World {
     /// Until when: the way from site 0, from site 1, site 0's to the tiebreaker, site 1's.
     cut_until: [u64; 4],
     reported_down: bool,
+    preferred: Option<usize>,
 }
 
 impl World {
@@ -135,19 +145,31 @@ impl World {
             wires: [VecDeque::new(), VecDeque::new()],
             cut_until: [0; 4],
             reported_down: false,
+            preferred: [None, Some(0), Some(1)][usize::try_from(seed % 3).unwrap()],
         };
         world.hosts.iter_mut().for_each(|host| host.up = true);
         world.hosts[0].replica = Some(Replica::Clean);
-        world.begin_process(0, Command::Start { replica: Replica::Clean });
+        world.begin_process(
+            0,
+            Command::Start {
+                replica: Replica::Clean,
+            },
+        );
         world.after(300, Happening::Operator);
         world.after(2_000, Happening::Fault);
         world
     }
 
     pub(super) fn run(mut self) -> Outcome {
-        while self.checker.harm.is_none() && !self.is_protected_after_all() {
-            let Some(((at, _), happening)) = self.queue.pop_first() else { break };
+        let mut harmed_at = None;
+        while !self.is_protected_after_all() {
+            let Some(((at, _), happening)) = self.queue.pop_first() else {
+                break;
+            };
             self.now = at;
+            if self.checker.harm.is_some() && at > *harmed_at.get_or_insert(at) + AFTERMATH {
+                break;
+            }
             if self.now > FAULTS_END + PATIENCE {
                 self.checker.blame(Harm::NeverProtected);
             }
@@ -157,6 +179,7 @@ impl World {
         }
         Outcome {
             harm: self.checker.harm,
+            found: self.checker.found,
             digest: self.digest.finish(),
             seen: self.seen,
             story: self.story.into(),
@@ -164,9 +187,16 @@ impl World {
     }
 
     fn is_protected_after_all(&self) -> bool {
-        let phase = |site: usize| self.hosts[site].process.as_ref().map(|process| process.role.phase());
+        let phase = |site: usize| {
+            self.hosts[site]
+                .process
+                .as_ref()
+                .map(|process| process.role.phase())
+        };
         let phases = [phase(0), phase(1)];
-        self.now > FAULTS_END && phases.contains(&Some(Phase::Primary)) && phases.contains(&Some(Phase::Backup))
+        self.now > FAULTS_END
+            && phases.contains(&Some(Phase::Primary))
+            && phases.contains(&Some(Phase::Backup))
     }
 
     pub(super) const fn moment(&self) -> Moment {
@@ -322,6 +352,7 @@ impl World {
         self.record = outcome.record;
         if let Some(record) = &mut self.record {
             record.history.clear();
+            record.settings.preferred = self.preferred.map(site_name);
         }
         let told = format!(
             "{} tiebreaker: {} of {caller} {:?}",
@@ -333,7 +364,10 @@ impl World {
         if self.reaches_tiebreaker(site) {
             let delay = self.random.between(2, 60);
             let answer = Some(Box::new(outcome.answer));
-            self.after(delay, Happening::Role(process, Event::Answered { id: ask.id, answer }));
+            self.after(
+                delay,
+                Happening::Role(process, Event::Answered { id: ask.id, answer }),
+            );
         }
     }
 
@@ -350,7 +384,10 @@ impl World {
     fn read(&mut self, process: u64, read: ReadId) {
         let record = Some(self.record.clone().map(Box::new));
         let delay = self.random.between(2, 60);
-        self.after(delay, Happening::Role(process, Event::RecordRead { read, record }));
+        self.after(
+            delay,
+            Happening::Role(process, Event::RecordRead { read, record }),
+        );
     }
 
     pub(super) fn note(&mut self, line: String) {
@@ -366,14 +403,23 @@ impl World {
         self.after(delay, Happening::Operator);
         for site in [0, 1] {
             let host = &mut self.hosts[site];
-            if host.process.as_ref().is_some_and(|own| own.role.phase().is_terminal()) {
+            if host
+                .process
+                .as_ref()
+                .is_some_and(|own| own.role.phase().is_terminal())
+            {
                 host.process = None;
             }
             let (up, replica) = (host.up, host.replica);
             let phase = host.process.as_ref().map(|own| own.role.phase());
             match phase {
                 None if up && self.random.percent(20) => {
-                    let replica = replica.unwrap_or(Replica::Stale);
+                    let trusts = self.flaw == Flaw::TrustReplica;
+                    let replica = replica.filter(|_| !trusts).unwrap_or(if trusts {
+                        Replica::Clean
+                    } else {
+                        Replica::Stale
+                    });
                     self.begin_process(site, Command::Start { replica });
                 }
                 Some(Phase::Alone) if self.random.percent(60) => {
