@@ -229,6 +229,8 @@ impl Detector {
 mod tests {
     use super::*;
 
+    type Happening = fn(&mut Detector);
+
     fn at(ms: u64) -> Moment {
         Moment::from_nanos(ms * 1_000_000)
     }
@@ -294,11 +296,11 @@ mod tests {
             detector.waits(at(1000), ExitOrdinal::new(9), None);
             detector.waits(at(5900), ExitOrdinal::new(9), None);
         };
-        let cases: [(&dyn Fn(&mut Detector), u64, Suspicion); 4] = [
-            (&waits, 5000, Suspicion::AckTimeout),
-            (&deaf, 5000, Suspicion::Deaf),
-            (&down, 5000, Suspicion::ChannelDown),
-            (&stalls, 6000, Suspicion::Stall),
+        let cases: [(Happening, u64, Suspicion); 4] = [
+            (waits, 5000, Suspicion::AckTimeout),
+            (deaf, 5000, Suspicion::Deaf),
+            (down, 5000, Suspicion::ChannelDown),
+            (stalls, 6000, Suspicion::Stall),
         ];
         for (happens, when, suspicion) in cases {
             let mut detector = detector();

@@ -80,6 +80,9 @@ impl<T> OutputRule<T> {
     }
 
     /// All may leave.
+    ///
+    /// # Panics
+    /// Where this copy's outputs are discarded: what has lost never shows anything again.
     pub fn open(&mut self) {
         assert!(
             self.gate != Gate::Discarded,
@@ -89,12 +92,18 @@ impl<T> OutputRule<T> {
     }
 
     /// Nothing may leave.
+    ///
+    /// # Panics
+    /// Where this copy's outputs are discarded.
     pub fn hold(&mut self) {
         assert!(self.gate != Gate::Discarded, "what has lost is not held but gone");
         self.gate = Gate::Held(None);
     }
 
     /// What was written in log frames up to `through` may leave.
+    ///
+    /// # Panics
+    /// Where outputs are not held.
     pub fn release_through(&mut self, through: LogSeq) {
         let Gate::Held(before) = self.gate else {
             panic!(
@@ -129,6 +138,9 @@ impl<T> OutputRule<T> {
     }
 
     /// The next output that may leave now, and how long it was held.
+    ///
+    /// # Panics
+    /// Where an output would leave that the backup has not acknowledged: the assertion of P1.
     pub fn take(&mut self, now: Moment) -> Option<(T, Duration)> {
         if !self.leaves_at(now) || !self.permits(self.waiting.front()?.written) {
             return None;

@@ -36,6 +36,17 @@ pub(super) struct Process {
     pub(super) heard_at: u64,
 }
 
+impl Process {
+    fn destroy(&mut self) {
+        self.runs = false;
+        self.memory.clear();
+        self.inbox.clear();
+        if self.rule.gate() != Gate::Discarded {
+            self.rule.hold();
+        }
+    }
+}
+
 impl World {
     pub(super) fn process(&mut self, site: usize) -> &mut Process {
         self.hosts[site].process.as_mut().unwrap()
@@ -159,7 +170,7 @@ impl World {
         let joins = process.role.phase() == Phase::Joining;
         let open = process.channel_open;
         let interval = process.role.heartbeat_interval();
-        if joins && now % 3 != 0 && self.peer_transfers(site) {
+        if joins && !now.is_multiple_of(3) && self.peer_transfers(site) {
             self.step(site, Event::ChannelHeard);
         }
         self.step(site, Event::Tick(gauges));
@@ -327,15 +338,7 @@ impl World {
                 let position = ExitOrdinal::new(self.process(site).memory.len() as u64);
                 self.after(5, Happening::Role(id, Event::GuestStopped { position }));
             }
-            Effect::DestroyVm => {
-                let process = self.process(site);
-                process.runs = false;
-                process.memory.clear();
-                process.inbox.clear();
-                if process.rule.gate() != Gate::Discarded {
-                    process.rule.hold();
-                }
-            }
+            Effect::DestroyVm => self.process(site).destroy(),
             Effect::CloseChannel => {
                 let process = self.process(site);
                 process.channel_open = false;

@@ -16,6 +16,7 @@
 
 mod checker;
 mod driver;
+mod faults;
 mod world;
 
 use std::collections::BTreeSet;

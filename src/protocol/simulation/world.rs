@@ -15,7 +15,7 @@ use crate::protocol::detector::Heard;
 use crate::protocol::moment::Moment;
 use crate::protocol::role::{Acknowledged, Ask, Command, Event, Notes, Phase, ReadId, Replica, Word};
 
-const FAULTS_END: u64 = 15_000;
+pub(super) const FAULTS_END: u64 = 15_000;
 const PATIENCE: u64 = 60_000;
 /// How long a story goes on after the first harm, to see what else it does.
 const AFTERMATH: u64 = 1_000;
@@ -122,8 +122,8 @@ pub(super) struct World {
     /// From site to the other one, in order.
     wires: [VecDeque<(u64, u64, Message)>; 2],
     /// Until when: the way from site 0, from site 1, site 0's to the tiebreaker, site 1's.
-    cut_until: [u64; 4],
-    reported_down: bool,
+    pub(super) cut_until: [u64; 4],
+    pub(super) reported_down: bool,
     preferred: Option<usize>,
 }
 
@@ -263,7 +263,7 @@ impl World {
         }
     }
 
-    fn tell_both(&mut self, event: &Event) {
+    pub(super) fn tell_both(&mut self, event: &Event) {
         for site in [0, 1] {
             if let Some(process) = self.hosts[site].process.as_ref().filter(|own| own.channel_open) {
                 let id = process.id;
@@ -395,111 +395,6 @@ impl World {
             self.story.pop_front();
         }
         self.story.push_back(line);
-    }
-
-    /// What a person, or a supervisor, does now and then.
-    fn operate(&mut self) {
-        let delay = self.random.between(100, 700);
-        self.after(delay, Happening::Operator);
-        for site in [0, 1] {
-            let host = &mut self.hosts[site];
-            if host
-                .process
-                .as_ref()
-                .is_some_and(|own| own.role.phase().is_terminal())
-            {
-                host.process = None;
-            }
-            let (up, replica) = (host.up, host.replica);
-            let phase = host.process.as_ref().map(|own| own.role.phase());
-            match phase {
-                None if up && self.random.percent(20) => {
-                    let trusts = self.flaw == Flaw::TrustReplica;
-                    let replica = replica.filter(|_| !trusts).unwrap_or(if trusts {
-                        Replica::Clean
-                    } else {
-                        Replica::Stale
-                    });
-                    self.begin_process(site, Command::Start { replica });
-                }
-                Some(Phase::Alone) if self.random.percent(60) => {
-                    let pairing = self.new_pairing();
-                    self.command(site, Command::Protect { pairing });
-                }
-                Some(_) if self.now < FAULTS_END && self.random.percent(3) => {
-                    let stops = self.random.percent(40);
-                    self.command(site, if stops { Command::Stop } else { Command::Unprotect });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn command(&mut self, site: usize, command: Command) {
-        let process = self.process(site).id;
-        self.after(0, Happening::Role(process, Event::Command(command)));
-    }
-
-    fn fault(&mut self) {
-        if self.now >= FAULTS_END {
-            // Healed: cuts and frosts end, whatever is down starts.
-            self.cut_until = [0; 4];
-            self.hosts.iter_mut().for_each(|host| host.frozen_until = 0);
-            self.after(0, Happening::Restart);
-            return self.after(0, Happening::CutEnds);
-        }
-        let next = self.random.between(50, 1_500).min(FAULTS_END - self.now);
-        self.after(next, Happening::Fault);
-        let site = usize::try_from(self.random.between(0, 2)).unwrap();
-        let kind = self.random.between(0, 12);
-        let told = format!("{} fault {kind} at {site}", self.now);
-        self.note(told);
-        match kind {
-            0 | 1 => self.crash(site),
-            2 | 3 => {
-                let span = self.random.between(50, 8_000);
-                self.hosts[site].frozen_until = self.now + span;
-            }
-            4 | 5 => self.cut(&[0, 1]),
-            6 => self.cut(&[site]),
-            7 | 8 => self.cut(&[2 + site]),
-            9 => self.cut(&[2, 3]),
-            10 => self.cut(&[0, 1, 2, 3]),
-            _ => {
-                let failure = [Event::ReplayDiverged, Event::ReplicaFailed, Event::VmFailed]
-                    [usize::try_from(self.random.between(0, 3)).unwrap()]
-                .clone();
-                if let Some(process) = &self.hosts[site].process {
-                    let id = process.id;
-                    self.after(0, Happening::Role(id, failure));
-                }
-            }
-        }
-    }
-
-    fn cut(&mut self, ways: &[usize]) {
-        let span = self.random.between(30, 4_000);
-        for &way in ways {
-            self.cut_until[way] = self.cut_until[way].max(self.now + span);
-        }
-        if ways[0] < 2 && span > 700 && self.random.percent(60) {
-            self.reported_down = true;
-            self.tell_both(&Event::ChannelLost);
-        }
-        self.after(span + 1, Happening::CutEnds);
-    }
-
-    /// Power off: what is in memory is gone.
-    fn crash(&mut self, site: usize) {
-        let host = &mut self.hosts[site];
-        host.up = false;
-        host.frozen_until = 0;
-        host.process = None;
-        if self.flaw == Flaw::ForgetNotes {
-            host.notes = Notes::default();
-        }
-        let delay = self.random.between(200, 5_000);
-        self.after(delay, Happening::Restart);
     }
 
     pub(super) const fn received(replayed: usize, received: u64) -> Acknowledged {
