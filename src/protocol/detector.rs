@@ -62,6 +62,9 @@ pub struct Heard {
 pub struct Detector {
     floor: Duration,
     round_trips: VecDeque<Duration>,
+    /// Median and 99th percentile of them.
+    round_trip_p50: Duration,
+    round_trip_p99: Duration,
     heard_at: Moment,
     deaf_for: Duration,
     channel_down_since: Option<Moment>,
@@ -78,6 +81,8 @@ impl Detector {
         Self {
             floor,
             round_trips: VecDeque::new(),
+            round_trip_p50: Duration::ZERO,
+            round_trip_p99: Duration::ZERO,
             heard_at: Moment::from_nanos(0),
             deaf_for: Duration::ZERO,
             channel_down_since: None,
@@ -102,10 +107,12 @@ impl Detector {
         self.heard_at = now;
         self.deaf_for = heard.deaf_for;
         if let Some(round_trip) = heard.round_trip {
+            // Sorted at each heartbeat, not at each question: there are many more of those.
             if self.round_trips.len() == ROUND_TRIPS_MAX {
                 self.round_trips.pop_front();
             }
             self.round_trips.push_back(round_trip);
+            self.take_percentiles();
         }
         self.replayed(now, heard.replayed);
     }
@@ -142,24 +149,23 @@ impl Detector {
 
     /// The 99th percentile of the measured round trips; zero before the first.
     #[must_use]
-    pub fn round_trip_p99(&self) -> Duration {
-        self.round_trip_permille(990)
+    pub const fn round_trip_p99(&self) -> Duration {
+        self.round_trip_p99
     }
 
     /// The median of the measured round trips; zero before the first.
     #[must_use]
-    pub fn round_trip_p50(&self) -> Duration {
-        self.round_trip_permille(500)
+    pub const fn round_trip_p50(&self) -> Duration {
+        self.round_trip_p50
     }
 
-    fn round_trip_permille(&self, permille: usize) -> Duration {
+    fn take_percentiles(&mut self) {
         let mut sorted: Vec<Duration> = self.round_trips.iter().copied().collect();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
-        sorted
-            .get((last * permille).div_ceil(1000))
-            .copied()
-            .unwrap_or_default()
+        let at = |permille: usize| sorted.get((last * permille).div_ceil(1000)).copied();
+        self.round_trip_p50 = at(500).unwrap_or_default();
+        self.round_trip_p99 = at(990).unwrap_or_default();
     }
 
     /// The silence that is taken for a failure.
@@ -222,6 +228,8 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Happening = fn(&mut Detector);
 
     fn at(ms: u64) -> Moment {
         Moment::from_nanos(ms * 1_000_000)
@@ -288,11 +296,11 @@ mod tests {
             detector.waits(at(1000), ExitOrdinal::new(9), None);
             detector.waits(at(5900), ExitOrdinal::new(9), None);
         };
-        let cases: [(&dyn Fn(&mut Detector), u64, Suspicion); 4] = [
-            (&waits, 5000, Suspicion::AckTimeout),
-            (&deaf, 5000, Suspicion::Deaf),
-            (&down, 5000, Suspicion::ChannelDown),
-            (&stalls, 6000, Suspicion::Stall),
+        let cases: [(Happening, u64, Suspicion); 4] = [
+            (waits, 5000, Suspicion::AckTimeout),
+            (deaf, 5000, Suspicion::Deaf),
+            (down, 5000, Suspicion::ChannelDown),
+            (stalls, 6000, Suspicion::Stall),
         ];
         for (happens, when, suspicion) in cases {
             let mut detector = detector();

@@ -93,7 +93,7 @@ impl LagMeter {
 }
 
 /// The part of a processor that the guest may use, in percent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct CpuShare(u8);
 

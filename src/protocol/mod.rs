@@ -22,3 +22,6 @@ pub mod moment;
 pub mod output_rule;
 pub mod role;
 pub mod status;
+
+#[cfg(test)]
+mod simulation;

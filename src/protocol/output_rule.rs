@@ -80,6 +80,9 @@ impl<T> OutputRule<T> {
     }
 
     /// All may leave.
+    ///
+    /// # Panics
+    /// Where this copy's outputs are discarded: what has lost never shows anything again.
     pub fn open(&mut self) {
         assert!(
             self.gate != Gate::Discarded,
@@ -89,12 +92,18 @@ impl<T> OutputRule<T> {
     }
 
     /// Nothing may leave.
+    ///
+    /// # Panics
+    /// Where this copy's outputs are discarded.
     pub fn hold(&mut self) {
         assert!(self.gate != Gate::Discarded, "what has lost is not held but gone");
         self.gate = Gate::Held(None);
     }
 
     /// What was written in log frames up to `through` may leave.
+    ///
+    /// # Panics
+    /// Where outputs are not held.
     pub fn release_through(&mut self, through: LogSeq) {
         let Gate::Held(before) = self.gate else {
             panic!(
@@ -129,8 +138,11 @@ impl<T> OutputRule<T> {
     }
 
     /// The next output that may leave now, and how long it was held.
+    ///
+    /// # Panics
+    /// Where an output would leave that the backup has not acknowledged: the assertion of P1.
     pub fn take(&mut self, now: Moment) -> Option<(T, Duration)> {
-        if now.saturating_since(self.acted_at) > self.lease || !self.permits(self.waiting.front()?.written) {
+        if !self.leaves_at(now) || !self.permits(self.waiting.front()?.written) {
             return None;
         }
         let Waiting {
@@ -147,6 +159,12 @@ impl<T> OutputRule<T> {
             Gate::Held(None) | Gate::Discarded => panic!("an output would leave through {:?}", self.gate),
         }
         Some((output, now.saturating_since(since)))
+    }
+
+    /// Whether the role has acted lately enough for anything to leave at `now`.
+    #[must_use]
+    pub fn leaves_at(&self, now: Moment) -> bool {
+        now.saturating_since(self.acted_at) <= self.lease
     }
 
     fn permits(&self, written: LogSeq) -> bool {

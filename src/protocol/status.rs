@@ -99,8 +99,8 @@ pub struct Status {
     pub progress: Option<ShownProgress>,
     /// Whether there is no gap.
     pub green: bool,
-    /// Why not, as one word; see [`Cause`].
-    pub cause: Option<Cause>,
+    /// Why not, as one word for scripts: [`Cause`] in kebab case, and after a slash what it is about.
+    pub cause: Option<String>,
     /// The same as a sentence.
     pub because: Option<String>,
     /// Since when the state stands, in seconds since 1970.
@@ -134,7 +134,7 @@ impl Status {
                 left_s: progress.left.map(|left| left.as_secs_f64()),
             }),
             green: view.green,
-            cause: view.cause,
+            cause: view.cause.map(word),
             because: view.cause.map(|cause| cause.to_string()),
             since: around.now_unix_seconds.saturating_sub(stands_for),
             next: next(view, around),
@@ -145,6 +145,20 @@ impl Status {
 /// Milliseconds with three places: more is noise in what people read.
 fn milliseconds(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn word(cause: Cause) -> String {
+    use serde_json::Value;
+    match serde_json::to_value(cause) {
+        Ok(Value::String(word)) => word,
+        Ok(Value::Object(about)) => {
+            let parts = about
+                .iter()
+                .map(|(cause, of)| format!("{cause}/{}", of.as_str().unwrap_or_default()));
+            parts.collect()
+        }
+        _ => cause.to_string(),
+    }
 }
 
 fn next(view: &View, around: &Surroundings<'_>) -> Option<String> {
@@ -221,13 +235,14 @@ mod tests {
             Some(Cause::PeerLost(Suspicion::AckTimeout)),
         ));
         assert_eq!(solo["green"], false);
-        assert_eq!(solo["cause"], serde_json::json!({"peer-lost": "ack-timeout"}));
+        assert_eq!(solo["cause"], "peer-lost/ack-timeout");
         assert_eq!(
             solo["because"],
             "the other site was lost: it did not acknowledge in time"
         );
         assert_eq!(solo["next"], "antipode vm protect redis-1");
         let stale = shown(&view(PhaseName::Stale, Some(Cause::Lost)));
+        assert_eq!(stale["cause"], "lost");
         assert_eq!(stale["next"], "at west: antipode vm protect redis-1");
     }
 }

@@ -232,7 +232,6 @@ impl Role {
         self.close_channel();
         self.discard();
         self.emit(Effect::DestroyVm);
-        self.reading = None;
         self.enter(Phase::Stale, Some(Cause::SelfLeft(why)));
     }
 

@@ -9,7 +9,7 @@ use crate::base::units::LogSeq;
 use crate::protocol::lag::CpuShare;
 
 /// A request that was sent, or is about to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
     /// Its number.
     pub id: RequestId,
@@ -20,7 +20,7 @@ pub struct Ask {
 }
 
 /// What a site must remember of a VM over a crash.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Notes {
     /// The number of the last request; the next one has a higher one.
     pub last_request: u64,
@@ -32,7 +32,7 @@ pub struct Notes {
 
 /// Something to do. Effects are done in the order in which they are given; [`Effect::Persist`] and
 /// [`Effect::MarkStale`] are durable before the next one begins, the others that take long end in an event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Write the notes, durably.
     Persist(Notes),

@@ -51,7 +51,7 @@ pub enum Command {
 
 /// What one role tells the other, over the channel or whatever else connects the two sites. It may be lost with the
 /// connection; it never arrives in another pairing than it names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// Primary: the pairing is in the record, in this generation.
@@ -151,15 +151,15 @@ pub struct Progress {
 }
 
 /// Names one reading of the record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ReadId(pub u64);
 
 /// Names one replay to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ReplayId(pub u64);
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An operator, or the other site's supervisor, wants something.
     Command(Command),

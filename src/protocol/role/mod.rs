@@ -41,6 +41,11 @@
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
 //! role that it has renounced; suspicion comes from the detector and nothing else.
 //!
+//! Whoever drives a role owes it this: effects are done in their order before the next event comes; a tick at the
+//! latest after each heartbeat interval; each request and each reading ends in an event, be it without an answer;
+//! heartbeats go out while the channel of the pairing is open and no longer; after the effects the output rule is told
+//! that the role has acted, with [`Role::gap_max`] as its lease.
+//!
 //! What each rule prevents:
 //!
 //! - *The notes are durable before a request leaves.* Else a process that starts again would use its number for another.
@@ -51,10 +56,11 @@
 //!   acknowledges what it will not have.
 //! - *Nothing goes live but by a grant.* Else two sites run.
 //! - *A site that stood still holds its outputs until the record, or a fresh acknowledgement, shows that it is still
-//!   the one.* Else it goes on where another has taken over ([`wake`]).
+//!   the one.* Else it goes on where another has taken over.
 //! - *Who loses, gives up or renounces marks its replica stale durably before it says so.* Else it would start later
 //!   from a disk that lacks what clients were told.
 
+mod ask;
 mod backup;
 mod cause;
 mod claim;
@@ -74,7 +80,7 @@ mod tests;
 use std::time::Duration;
 
 use antipode_certs::Name;
-use antipode_tiebreaker::{Answer, Boot, Flush, Generation, Operation, PairingId, Record, RequestId, State};
+use antipode_tiebreaker::{Boot, Flush, Generation, PairingId, Record};
 
 pub use cause::{Cause, Leaving, Refused};
 pub use effect::{Ask, Effect, Notes};
@@ -83,9 +89,9 @@ pub use phase::{Phase, PhaseName, Side};
 
 use super::detector::Detector;
 use super::lag::LagControl;
-use super::limits::ASK_AGAIN;
 use super::moment::Moment;
 use crate::base::units::{ExitOrdinal, LogSeq};
+use ask::{Asked, Purpose, Reading, Standing};
 use wake::Doubt;
 
 /// What a role is told at its birth.
@@ -107,50 +113,6 @@ enum Gate {
     Closed,
     Acknowledged,
     Open,
-}
-
-/// A request without an answer.
-#[derive(Debug)]
-struct Asked {
-    ask: Ask,
-    sent_at: Moment,
-    /// Since when the outcome is known to be unknown, and whether the request is on its way again.
-    unknown_since: Option<Moment>,
-    under_way: bool,
-}
-
-/// Why the record is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Start,
-    Stun,
-    Unprotect,
-    /// Of a candidate whose primary is gone.
-    Confirmation,
-    Wake,
-}
-
-#[derive(Debug)]
-struct Reading {
-    id: ReadId,
-    purpose: Purpose,
-    asked_at: Moment,
-    under_way: bool,
-}
-
-/// What the record makes of this site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It runs alone, by this very start.
-    Alone,
-    /// It is the primary of this very pairing.
-    Primary,
-    /// It is the backup of this very pairing.
-    Backup,
-    /// The VM is parked, and this site has a place in it.
-    Parked,
-    /// Anything else.
-    Elsewhere,
 }
 
 /// The role of this site in the life of one VM.
@@ -347,153 +309,12 @@ impl Role {
         self.since = self.now;
         self.suspected_at = None;
         self.pleaded_at = None;
+        if phase.is_terminal() {
+            self.asked = None;
+            self.reading = None;
+            self.doubt = None;
+        }
         self.emit(Effect::Report);
-    }
-
-    /// Sends a new request; whatever was asked before has lost its number.
-    fn ask(&mut self, operation: Operation) {
-        self.notes.last_request += 1;
-        let ask = Ask {
-            id: RequestId(self.notes.last_request),
-            expected: self.generation,
-            operation,
-        };
-        self.notes.asked = Some(ask.clone());
-        self.emit(Effect::Persist(self.notes.clone()));
-        self.emit(Effect::AskTiebreaker(ask.clone()));
-        self.asked = Some(Asked {
-            ask,
-            sent_at: self.now,
-            unknown_since: None,
-            under_way: true,
-        });
-    }
-
-    fn read_record(&mut self, purpose: Purpose) {
-        self.reads = ReadId(self.reads.0 + 1);
-        self.reading = Some(Reading {
-            id: self.reads,
-            purpose,
-            asked_at: self.now,
-            under_way: true,
-        });
-        self.emit(Effect::ReadRecord(self.reads));
-    }
-
-    /// The same as [`Self::read_record`], after a while.
-    fn read_later(&mut self, purpose: Purpose) {
-        self.reading = Some(Reading {
-            id: self.reads,
-            purpose,
-            asked_at: self.now,
-            under_way: false,
-        });
-    }
-
-    /// The same again of what got no answer.
-    fn ask_again(&mut self) {
-        if let Some(asked) = &mut self.asked
-            && !asked.under_way
-            && self.now.saturating_since(asked.sent_at) >= ASK_AGAIN
-        {
-            asked.under_way = true;
-            asked.sent_at = self.now;
-            let ask = asked.ask.clone();
-            self.emit(Effect::AskTiebreaker(ask));
-        }
-        if let Some(reading) = &self.reading
-            && !reading.under_way
-            && self.now.saturating_since(reading.asked_at) >= ASK_AGAIN
-        {
-            let purpose = reading.purpose;
-            self.read_record(purpose);
-        }
-    }
-
-    fn answered(&mut self, id: RequestId, answer: Option<Box<Answer>>) {
-        let Some(asked) = self.asked.as_mut().filter(|asked| asked.ask.id == id) else {
-            return;
-        };
-        asked.under_way = false;
-        let Some(answer) = answer else {
-            if asked.unknown_since.is_none() {
-                asked.unknown_since = Some(self.now);
-                self.emit(Effect::Report);
-            }
-            return;
-        };
-        self.asked = None;
-        self.notes.asked = None;
-        self.generation = answer.generation;
-        let granted = answer.verdict.is_ok();
-        let standing = self.standing(answer.state.as_ref());
-        // What was asked for before this site slept was asked for anew: this answer is of now.
-        if matches!(standing, Standing::Alone | Standing::Primary) {
-            self.end_doubt();
-        }
-        match self.phase {
-            Phase::Starting => self.start_answered(granted, standing, &answer),
-            Phase::Pairing => self.pair_answered(granted, standing),
-            Phase::Cancelling => self.cancel_answered(granted, standing),
-            Phase::Settling => self.settle_answered(granted, standing),
-            Phase::Claiming(side) => self.claim_answered(side, granted, standing),
-            Phase::Parking => self.park_answered(granted, standing),
-            _ => {}
-        }
-    }
-
-    fn record_read(&mut self, read: ReadId, record: Option<Option<Box<Record>>>) {
-        let Some(reading) = self.reading.as_mut().filter(|reading| reading.id == read) else {
-            return;
-        };
-        reading.under_way = false;
-        let (purpose, asked_at) = (reading.purpose, reading.asked_at);
-        let Some(record) = record else {
-            if self.unread_since.is_none() {
-                self.unread_since = Some(self.now);
-                self.emit(Effect::Report);
-            }
-            if purpose == Purpose::Unprotect {
-                self.reading = None;
-                self.emit(Effect::Refuse(Refused::TiebreakerSilent));
-            }
-            return;
-        };
-        self.unread_since = None;
-        self.reading = None;
-        let record = record.as_deref();
-        match purpose {
-            Purpose::Start => self.start_read(record),
-            Purpose::Stun => self.stun_read(record, asked_at),
-            Purpose::Unprotect => self.unprotect_read(record),
-            Purpose::Confirmation => self.confirmation_read(record),
-            Purpose::Wake => self.wake_read(record),
-        }
-    }
-
-    fn standing(&self, state: Option<&State>) -> Standing {
-        let own = &self.settings.own;
-        match state {
-            Some(State::Solo { site, boot }) if site == own && *boot == Some(self.settings.boot) => {
-                Standing::Alone
-            }
-            Some(State::Paired {
-                primary,
-                backup,
-                pairing,
-                ..
-            }) if Some(*pairing) == self.pairing => {
-                if primary == own {
-                    Standing::Primary
-                } else if backup == own {
-                    Standing::Backup
-                } else {
-                    Standing::Elsewhere
-                }
-            }
-            Some(state @ State::Parked { .. }) if state.names(own) => Standing::Parked,
-            _ => Standing::Elsewhere,
-        }
     }
 
     fn take_settings(&mut self, record: &Record) {
@@ -511,9 +332,6 @@ impl Role {
         self.close_channel();
         self.emit(Effect::DestroyVm);
         self.emit(Effect::MarkStale);
-        self.asked = None;
-        self.reading = None;
-        self.doubt = None;
         self.enter(Phase::Stale, Some(cause));
     }
 

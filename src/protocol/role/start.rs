@@ -25,17 +25,13 @@ impl Role {
 
     pub(super) fn start_read(&mut self, record: Option<&Record>) {
         let Some(record) = record else {
-            return self.ask(Operation::Register {
-                boot: self.settings.boot,
-            });
+            return self.register();
         };
         self.generation = record.generation;
         self.take_settings(record);
         let own = &self.settings.own;
         match &record.state {
-            State::Retired => self.ask(Operation::Register {
-                boot: self.settings.boot,
-            }),
+            State::Retired => self.register(),
             // What this very start had asked for was granted, and the answer was lost.
             State::Solo { site, boot } if site == own && *boot == Some(self.settings.boot) => self.started(),
             State::Solo { site, .. } if site == own => self.cold_start(),
@@ -59,11 +55,19 @@ impl Role {
         }
     }
 
+    fn register(&mut self) {
+        let boot = self.settings.boot;
+        self.ask_if_clean(Operation::Register { boot });
+    }
+
     fn cold_start(&mut self) {
+        let boot = self.settings.boot;
+        self.ask_if_clean(Operation::ColdStart { boot });
+    }
+
+    fn ask_if_clean(&mut self, operation: Operation) {
         if self.replica == Replica::Clean {
-            self.ask(Operation::ColdStart {
-                boot: self.settings.boot,
-            });
+            self.ask(operation);
         } else {
             self.end(Phase::Stopped, Cause::ReplicaNotClean);
         }

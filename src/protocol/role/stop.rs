@@ -131,9 +131,6 @@ impl Role {
         self.tell_left(Leaving::VmFailed);
         self.close_channel();
         self.emit(Effect::DestroyVm);
-        self.asked = None;
-        self.reading = None;
-        self.doubt = None;
         self.end(Phase::Stopped, Cause::VmFailed);
     }
 }

@@ -49,7 +49,11 @@ impl Role {
             .asked
             .as_ref()
             .is_some_and(|asked| asked.unknown_since.is_some());
-        let closed = self.gate == Gate::Closed && !matches!(self.phase, Phase::Starting);
+        let closed = match self.gate {
+            Gate::Closed => self.phase != Phase::Starting,
+            Gate::Acknowledged => !self.channel_open,
+            Gate::Open => false,
+        };
         unanswered && closed || self.doubt.is_some() && self.unread_since.is_some()
     }
 

@@ -88,6 +88,8 @@ impl Role {
     pub(super) fn wake_read(&mut self, record: Option<&Record>) {
         match self.standing(record.map(|record| &record.state)) {
             Standing::Alone | Standing::Primary => self.end_doubt(),
+            // The answer was lost, or slept through.
+            Standing::Parked if self.phase == Phase::Parking => self.park_answered(true, Standing::Parked),
             _ => self.lose(Cause::Lost),
         }
     }
