@@ -36,6 +36,9 @@
 //! primary sends what the backup lacks ([`Sender::resume`]). That it may be done at all is for the role to say: not after
 //! a claim was sent, which [`Hello::claimed`] tells the other end (P2).
 //!
+//! There is one connection at a time: before a new one is greeted the reader of the old one is dropped, or what still
+//! comes from it contradicts what the Hello has said.
+//!
 //! Time is handed in, as a reading of the host's monotonic clock.
 
 mod datagrams;

@@ -98,7 +98,8 @@ impl Receiver {
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// The replay has come to the end of frame `seq`, and so of those before it.
+    /// The replay has come to the end of frame `seq`, and so of those before it. To be told before [`Self::replayed`] is
+    /// told of that end: the primary makes room by the latter, and fills it.
     pub fn consumed(&mut self, seq: LogSeq) {
         while let Some(&(oldest, cost)) = self.held.front()
             && oldest <= seq

@@ -93,7 +93,7 @@ impl Sender {
     }
 
     /// Takes the next batch, which ends at exit `through`; `urgent` if an output waits for it. Answers with what is to be
-    /// sent.
+    /// sent; while there is no connection that may be dropped, since [`Self::resume`] sends it.
     ///
     /// # Errors
     /// [`Full`], with the batch, where there is no room.

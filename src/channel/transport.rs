@@ -210,7 +210,7 @@ impl Listener {
     /// hold it up, up to [`CHANNEL_HANDSHAKES_MAX`] of them.
     ///
     /// # Errors
-    /// Where one was turned away; another call goes on.
+    /// Where one was turned away, or the host has no descriptor left: another call goes on, after a moment.
     pub async fn accept(&mut self) -> Result<Connection, TransportError> {
         loop {
             let may_begin = self.handshakes.len() < CHANNEL_HANDSHAKES_MAX;
@@ -418,7 +418,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Sends what waits, last of all `reason`, and leaves.
+    /// Sends what waits, last of all `reason`, and leaves. Takes [`CHANNEL_HANDSHAKE_MS_MAX`] where the other end does not
+    /// read: whoever cannot wait spawns it.
     ///
     /// # Errors
     /// Where the connection is over, or the other end takes nothing any more.

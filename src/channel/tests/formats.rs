@@ -173,7 +173,8 @@ fn changed_hello(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn hellos_that_are_none_are_refused() {
-    let cases: [(fn(&mut Vec<u8>), HelloError); 11] = [
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(Change, HelloError); 11] = [
         (|body| body[0] ^= 1, HelloError::Magic),
         (|body| body[8] = 2, HelloError::Version(2)),
         (|body| body.truncate(9), HelloError::Length),
