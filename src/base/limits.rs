@@ -68,6 +68,9 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Bytes of a message between two sites' supervisors, or on a control socket.
+pub const SITE_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of a bulk frame's head: an offer with its texts is the longest.
 pub const TRANSFER_HEAD_BYTES_MAX: usize = 64 * 1024;
 

@@ -86,6 +86,12 @@ impl Sender {
         }
     }
 
+    /// Bytes of log that wait for the backup's replay, with what each frame costs beside its batch.
+    #[must_use]
+    pub const fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Bytes of log that there is room for. At 0 the VM waits.
     #[must_use]
     pub const fn room(&self) -> usize {

@@ -38,6 +38,12 @@ impl fmt::Display for Session {
 }
 
 impl Session {
+    /// The bytes of [`Self::tag`]: what the log's chain is anchored to.
+    #[must_use]
+    pub fn tag_bytes(&self) -> [u8; 16] {
+        self.tag().0
+    }
+
     /// What stands for it in each frame and datagram.
     #[must_use]
     pub fn tag(&self) -> Tag {

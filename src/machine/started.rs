@@ -10,8 +10,8 @@ use super::vm::{
     CopiedPage, HeldOutput, Live, OutputKeeper, Outside, RamDigest, RamSums, RunError, Timeline, Totals, Vm,
 };
 use super::workers::{
-    Console, DiskFile, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap, TerminalGuard,
-    Transmitter,
+    Console, DiskFile, DiskHandle, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap,
+    TerminalGuard, Transmitter,
 };
 use crate::base::clock::{HostClock, SystemClock, process_cpu_time};
 use crate::base::guest_memory::GuestMemory;
@@ -229,6 +229,12 @@ impl StartedVm {
             network: self.outside.network.as_ref().map(Network::transmitter),
             console: self.outside.console.shower(),
         }
+    }
+
+    /// Its disk, for whoever copies it.
+    #[must_use]
+    pub fn disk(&self) -> Option<DiskHandle> {
+        self.outside.disk.as_ref().and_then(DiskWorkers::handle)
     }
 
     /// Waits until no disk request is under way; what they came to is in the inbox.

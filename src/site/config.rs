@@ -9,7 +9,9 @@ use antipode_certs::{Name, Paths, TRUST_FILE};
 use antipode_tiebreaker::client::Cluster;
 use toml::de::{DeTable, DeValue};
 
-use crate::base::configuration::{ConfigError, ConfigMistake, Mistakes, Section, Wrong, load, understand, values};
+use crate::base::configuration::{
+    ConfigError, ConfigMistake, Mistakes, Section, Wrong, load, understand, values,
+};
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 
 /// The least and the most that the failure timeout's floor may be, in milliseconds.
@@ -81,7 +83,12 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let peer = section(root, "peer", &["name", "address"], mistakes).map(|section| {
         (
             section.required("name", "name = \"west\"", mistakes, values::name),
-            section.required("address", "address = \"west.example.org:7400\"", mistakes, values::address),
+            section.required(
+                "address",
+                "address = \"west.example.org:7400\"",
+                mistakes,
+                values::address,
+            ),
         )
     });
     let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
@@ -89,7 +96,9 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let floor = root
         .subsection("failure", &["timeout_floor_ms"], mistakes)
         .and_then(|section| {
-            section.optional("timeout_floor_ms", mistakes, |value| values::number(value, &FLOOR_MS))
+            section.optional("timeout_floor_ms", mistakes, |value| {
+                values::number(value, &FLOOR_MS)
+            })
         });
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address) = peer?;
@@ -115,7 +124,12 @@ fn section<'a, 'i>(
     let found = root.subsection(name, known, mistakes);
     if found.is_none() {
         // One that is there but is none has been noted already; one that is absent is noted here.
-        root.required(name, "its lines below a line with its name in brackets", mistakes, |_| Ok(()));
+        root.required(
+            name,
+            "its lines below a line with its name in brackets",
+            mistakes,
+            |_| Ok(()),
+        );
     }
     found
 }
@@ -130,7 +144,12 @@ fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option
     }
     let nodes = nodes.into_iter().filter_map(|node| {
         let name = node.required("name", "name = \"north\"", mistakes, values::name);
-        let address = node.required("address", "address = \"north.example.org:7600\"", mistakes, values::address);
+        let address = node.required(
+            "address",
+            "address = \"north.example.org:7600\"",
+            mistakes,
+            values::address,
+        );
         name.zip(address)
     });
     let nodes = nodes.collect();
@@ -141,7 +160,10 @@ fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option
 fn ports(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Wrong> {
     let word = values::text(value)?;
     let range = word.split_once('-').and_then(|(first, last)| {
-        let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
+        let (first, last) = (
+            first.trim().parse::<u16>().ok()?,
+            last.trim().parse::<u16>().ok()?,
+        );
         (first > 0 && first < last).then_some(first..=last)
     });
     range.ok_or_else(|| {

@@ -27,7 +27,7 @@ mod target;
 mod tests;
 
 pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, Stream};
-pub use source::{Go, News, RunningMachine, SourceError, send};
+pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
 pub use target::{Arriving, Reception, TargetError, receive};
 
 use crate::base::parts::Parts;

@@ -15,7 +15,7 @@ use super::{Copied, StunnedMachine};
 use crate::base::clock::HostClock;
 use crate::base::units::PAGE_SIZE;
 use crate::machine::CopiedPage;
-use crate::machine::workers::Disk;
+use crate::machine::workers::{Disk, DiskHandle};
 
 /// Bytes of a file in one frame.
 const FILE_PIECE_BYTES: usize = 1 << 20;
@@ -106,7 +106,7 @@ pub struct Sending<'a> {
     /// The initrd's, if there is one.
     pub initrd: Option<&'a Path>,
     /// The disk, if there is one.
-    pub disk: Option<Arc<Disk>>,
+    pub disk: Option<DiskHandle>,
 }
 
 /// Sends a machine to its end: when this returns well, the other site is the same machine at the same position, and the

@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use antipode_certs::Name;
-use antipode_certs::Name;
 use toml::de::DeValue;
 
 use super::{Wrong, described};

@@ -307,6 +307,40 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn drain(&self) {
+        let mut queue = self.queue();
+        while !queue.requests.is_empty() || queue.under_way > 0 {
+            queue = self.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A disk in service, for other threads than those that carry out its requests. The disk is closed in order only after all
+/// handles are gone.
+#[derive(Debug, Clone)]
+pub struct DiskHandle {
+    shared: Arc<Shared>,
+    disk: Arc<Disk>,
+}
+
+impl std::ops::Deref for DiskHandle {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.disk
+    }
+}
+
+impl DiskHandle {
+    /// Waits until all requests handed in are done, and makes durable what was written (P5).
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn settle(&self) -> Result<(), LiveError> {
+        self.shared.drain();
+        self.disk.flush()
+    }
 }
 
 /// The threads that carry out disk requests.
@@ -345,20 +379,14 @@ impl DiskWorkers {
 
     /// The disk, for whoever copies it.
     #[must_use]
-    pub fn disk(&self) -> Option<Arc<Disk>> {
-        self.disk.clone()
+    pub fn handle(&self) -> Option<DiskHandle> {
+        let shared = Arc::clone(&self.shared);
+        self.disk.clone().map(|disk| DiskHandle { shared, disk })
     }
 
     /// Waits until all requests handed in are done, and what they came to is in the inbox.
     pub fn drain(&self) {
-        let mut queue = self.shared.queue();
-        while !queue.requests.is_empty() || queue.under_way > 0 {
-            queue = self
-                .shared
-                .idle
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        self.shared.drain();
     }
 
     /// Hands requests to the workers.

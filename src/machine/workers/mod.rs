@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use console::{Console, Shower, TerminalGuard};
 pub use credits::Credits;
-pub use disk::{Disk, DiskError, DiskFile, DiskWorkers};
+pub use disk::{Disk, DiskError, DiskFile, DiskHandle, DiskWorkers};
 pub use entropy::HostEntropy;
 pub use network::{Network, Transmitter};
 pub use tap::{Tap, TapError};

@@ -84,7 +84,11 @@ async fn greet(connection: Connection, ends: &Ends) -> Result<(), TransportError
 }
 
 /// Hands on what comes over connection `number`, to its end.
-pub(super) fn read(number: u64, mut reader: Reader, happenings: UnboundedSender<Happening>) -> JoinHandle<()> {
+pub(super) fn read(
+    number: u64,
+    mut reader: Reader,
+    happenings: UnboundedSender<Happening>,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             let happening = match reader.next().await {

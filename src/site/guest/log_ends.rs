@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -17,8 +18,6 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::kvm::VcpuWaker;
 use crate::machine::{HeldOutput, OutputKeeper, Release, TimelineError};
 use crate::replay::{Batch, Cadence, Entry, Feed, Framer, LogSink, LogSource};
-
-use std::time::Duration;
 
 /// A guest that runs is never further ahead of what was sent.
 const BATCH_SPAN_AWAKE: Duration = Duration::from_millis(20);
@@ -41,6 +40,8 @@ struct Used {
     bytes: usize,
     /// Nobody takes the log any more: there is room for all of it.
     is_open: bool,
+    /// The part of its time that the guest may use, in percent; 0 means all.
+    share: u8,
 }
 
 impl Room {
@@ -57,6 +58,20 @@ impl Room {
     pub(crate) fn set_used(&self, bytes: usize) {
         locked(&self.used).bytes = bytes;
         self.changed.notify_all();
+    }
+
+    /// From now on the guest may use so much of its time, in percent (P3).
+    pub(crate) fn set_share(&self, percent: u8) {
+        locked(&self.used).share = percent;
+    }
+
+    /// Lets the guest wait for its share of the time that it ran for, `span`.
+    fn give_share(&self, span: Duration) {
+        let used = locked(&self.used);
+        let share = u32::from(used.share);
+        if (1..100).contains(&share) && !used.is_open {
+            drop(self.changed.wait_timeout(used, span * (100 - share) / share));
+        }
     }
 
     /// The log goes nowhere from here on: whoever waits goes on.
@@ -91,6 +106,7 @@ impl LogSink for Outgoing {
     fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
         let frame = self.framer.frame(batch)?;
         self.room.take(frame.len());
+        self.room.give_share(BATCH_SPAN_AWAKE);
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
         let logged = FromVcpu::Logged {
             seq: self.next,

@@ -6,7 +6,9 @@ use std::sync::mpsc::Sender;
 use super::log_ends::{Feeder, Room};
 use super::vcpu::Handle;
 use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
+use crate::machine::workers::DiskHandle;
 use crate::machine::{HeldOutput, Outcome};
 use crate::transfer::{Copied, StunnedMachine};
 
@@ -52,7 +54,11 @@ pub(crate) enum FromVcpu {
         handle: Handle,
         /// Where its outputs leave.
         exits: Exits,
+        /// Its disk, if it has one.
+        disk: Option<DiskHandle>,
     },
+    /// What chance and the host gave it.
+    Born(Box<Birth>),
     /// Something leaves the guest.
     Output {
         /// The log frame that tells of it.

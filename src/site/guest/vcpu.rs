@@ -217,6 +217,7 @@ impl Thread {
         let _ = ways.reports.send(FromVcpu::Ready {
             handle,
             exits: vm.exits(),
+            disk: vm.disk(),
         });
     }
 
