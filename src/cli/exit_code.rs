@@ -112,6 +112,8 @@ exit_codes! {
     Refused = 63, "refused", "The tiebreaker has refused the change, or the guard of an override has; nothing was changed.", "Do what the message says.";
     /// The tiebreaker works, with a gap.
     Degraded = 64, "degraded", "Of `tiebreaker status`: the tiebreaker has a gap, which is shown.", "Do what each problem says.";
+    /// A site or a VM of it does not do what was asked.
+    SiteRefused = 70, "site-refused", "A site, or a VM of it, does not do what was asked; the message says why.", "Do what the message says; `antipode vm status` shows how the VM is.";
     /// What was asked for cannot be had on this host, and no harm is done.
     Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
 }

@@ -1,7 +1,6 @@
 //! The end that has the machine.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 

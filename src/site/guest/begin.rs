@@ -10,7 +10,7 @@ use super::orders::{Ending, FromVcpu};
 use super::vcpu::{self, Ways};
 use crate::base::entropy::EntropySource;
 use crate::machine::config::VmConfig;
-use crate::machine::launch::{Birth, Connection, LaunchError, PreparedVm};
+use crate::machine::launch::{Birth, Connection, PreparedVm};
 use crate::machine::workers::HostEntropy;
 use crate::transfer::Arriving;
 
@@ -80,9 +80,4 @@ impl EntropySource for Entropy {
     fn fill(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
         HostEntropy::open()?.fill(buffer)
     }
-}
-
-/// What is wrong with a launch, in words.
-pub(super) fn in_words(error: &LaunchError) -> String {
-    error.to_string()
 }

@@ -283,7 +283,6 @@ impl Driver {
 
     fn happened(&mut self, happening: Happening) {
         match happening {
-            Happening::Vcpu(told) => self.vcpu_told(told),
             Happening::Opened(opened) => self.opened(*opened),
             Happening::Message(number, message) => self.message(number, message),
             Happening::Lost(number, why) => {
@@ -329,7 +328,7 @@ impl Driver {
                 is_urgent,
                 frame,
             } => self.logged(seq, through, is_urgent, frame),
-            FromVcpu::Consumed { seq, is_drained: _ } => {
+            FromVcpu::Consumed { seq } => {
                 let now = self.now();
                 let over = self.pair.as_mut().and_then(|pair| pair.consumed(now, seq));
                 self.replay_over(over);

@@ -4,7 +4,6 @@ use antipode_tiebreaker::{Answer, Record, RequestId};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::orders::FromVcpu;
 use crate::channel::{Message, Opened};
 use crate::machine::launch::Birth;
 use crate::protocol::role::ReadId;
@@ -33,8 +32,6 @@ pub enum Request {
 /// Something that happened, for the driver.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    /// The vCPU's thread tells.
-    Vcpu(FromVcpu),
     /// A connection of the logging channel stands.
     Opened(Box<Opened>),
     /// Something came over it.

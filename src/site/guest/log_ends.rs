@@ -205,10 +205,7 @@ impl LogSource for Incoming {
         let has_ended = waiting.has_ended;
         drop(waiting);
         // Whoever asks for more has executed all that it had.
-        let _ = self.reports.send(FromVcpu::Consumed {
-            seq: self.taken,
-            is_drained: next.is_none(),
-        });
+        let _ = self.reports.send(FromVcpu::Consumed { seq: self.taken });
         Ok(match next {
             Some((seq, batch)) => {
                 self.taken = seq;

@@ -81,8 +81,6 @@ pub(crate) enum FromVcpu {
     Consumed {
         /// Which.
         seq: LogSeq,
-        /// Whether nothing more is there.
-        is_drained: bool,
     },
     /// The copy stands as it was sent, at this position; it follows what the feeder is fed.
     Restored {
