@@ -151,12 +151,16 @@ impl Supervisor {
     /// Starts the VM's process if none runs, and waits until it can be asked.
     fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, String> {
         let folder = VmFolder::of(&self.config.state, name);
+        if let Ok(status) = control::ask(&folder.control(), &Request::Status) {
+            let is_over = matches!(status["role"].as_str(), Some("stale" | "stopped" | "idle"));
+            match (is_over, join) {
+                (true, _) => end(&folder)?,
+                (false, None) => {}
+                (false, Some(_)) => return Err(format!("VM {name} is {} there", status["role"])),
+            }
+        }
         if control::ask(&folder.control(), &Request::Ports).is_err() {
             self.spawn(name, join)?;
-        } else if join.is_some() {
-            return Err(format!(
-                "VM {name} has a process there already; `antipode vm status` says what it is"
-            ));
         }
         let begun = Instant::now();
         loop {
@@ -235,4 +239,16 @@ impl Supervisor {
         let ports = self.ensure_process(&prepare.vm, Some(prepare))?;
         serde_json::from_value(ports).map_err(|error| error.to_string())
     }
+}
+
+/// Ends a process that only shows what became of its VM.
+fn end(folder: &VmFolder) -> Result<(), String> {
+    let begun = Instant::now();
+    while control::ask(&folder.control(), &Request::End).is_ok() {
+        if begun.elapsed() > READY_PATIENCE {
+            return Err("the VM's old process does not end".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -98,6 +98,8 @@ pub(super) struct Driver {
     listener: Option<Listener>,
     transfer: Option<std::sync::mpsc::Sender<Go>>,
     stunned_at: Option<ExitOrdinal>,
+    /// The copy goes live, and its outside is not attached yet.
+    awaits_outside: bool,
     incarnation: Incarnation,
     todo: VecDeque<Event>,
     announcements: Vec<Duration>,
@@ -135,6 +137,7 @@ impl Driver {
             listener,
             transfer: None,
             stunned_at: None,
+            awaits_outside: false,
             incarnation,
             todo: VecDeque::new(),
             announcements: Vec::new(),
@@ -270,7 +273,9 @@ impl Driver {
         if has_acted {
             self.outputs.role_acted(self.moment(), self.parts.role.gap_max());
         }
-        while let Some((output, held)) = self.outputs.take(self.moment()) {
+        while !self.awaits_outside
+            && let Some((output, held)) = self.outputs.take(self.moment())
+        {
             if self.holds.len() == HOLDS_MAX {
                 self.holds.pop_front();
             }
@@ -335,6 +340,7 @@ impl Driver {
             }
             FromVcpu::Restored { position, feeder } => self.restored(position, feeder),
             FromVcpu::Live(exits) => {
+                self.awaits_outside = false;
                 if let Some(running) = &mut self.running {
                     running.exits = exits;
                     lose_peer(running.disk.as_deref());
@@ -353,14 +359,23 @@ impl Driver {
         }
     }
 
-    fn vm_ended(&mut self, how: Result<Outcome, Ending>) {
-        tracing::info!(?how, "the VM has ended");
+    fn vm_ended(&mut self, how: Result<(Outcome, ExitOrdinal), Ending>) {
+        if let Ok((outcome, position)) = &how {
+            tracing::info!(%position, "the VM has ended: {}", outcome.describe());
+        }
         self.running = None;
-        let position = self.gauges().position;
+        self.awaits_outside = false;
         self.todo.push_back(match how {
-            Ok(Outcome::PowerOff) => Event::GuestStopped { position },
-            Err(Ending::Diverged(_)) => Event::ReplayDiverged,
-            Ok(_) | Err(Ending::Failed(_)) => Event::VmFailed,
+            Ok((Outcome::PowerOff, position)) => Event::GuestStopped { position },
+            Ok(_) => Event::VmFailed,
+            Err(Ending::Diverged(why)) => {
+                tracing::error!("this copy is not the same machine any more: {why}");
+                Event::ReplayDiverged
+            }
+            Err(Ending::Failed(why)) => {
+                tracing::error!("the VM has failed: {why}");
+                Event::VmFailed
+            }
         });
     }
 
@@ -626,6 +641,7 @@ impl Driver {
             Effect::MakeDurable => self.make_durable(),
             Effect::GoLive => {
                 self.outputs.go_live();
+                self.awaits_outside = true;
                 if let Some(LogEnd::Following { feeder, .. }) = self.pair.as_ref().map(|pair| &pair.log) {
                     feeder.end();
                 }

@@ -93,8 +93,8 @@ pub(crate) enum FromVcpu {
     Live(Exits),
     /// It runs alone and logs nothing.
     Alone,
-    /// The VM has ended, or could not begin.
-    Ended(Result<Outcome, Ending>),
+    /// The VM has ended, and at which exit; or could not begin.
+    Ended(Result<(Outcome, ExitOrdinal), Ending>),
 }
 
 /// Why a VM ended otherwise than its guest wished.

@@ -108,6 +108,7 @@ pub fn run(
     }
     let (told_on, told_here) = unbounded_channel();
     let driver = std::thread::Builder::new().name("driver".into()).spawn(move || {
+        let _end = EndWithThread;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };
         runtime.block_on(async move {
@@ -153,6 +154,17 @@ pub fn run(
     let _ = driver.join();
     let _ = std::fs::remove_file(folder.control());
     Ok(())
+}
+
+/// A driver that panics takes its process with it: no VM runs on without one.
+struct EndWithThread;
+
+impl Drop for EndWithThread {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 fn no_birth() -> Birth {

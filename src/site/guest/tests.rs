@@ -71,7 +71,7 @@ impl Copy {
             .expect("the thread tells how it ended")
     }
 
-    fn ended(mut self) -> (Vec<u8>, Result<Outcome, Ending>) {
+    fn ended(mut self) -> (Vec<u8>, Result<(Outcome, ExitOrdinal), Ending>) {
         let mut shown = Vec::new();
         loop {
             match self.next() {
@@ -220,10 +220,10 @@ fn kvm_a_backup_follows_to_the_end_and_shows_nothing() {
             _ => {}
         }
     };
-    assert!(matches!(how, Ok(Outcome::PowerOff)), "{how:?}");
+    assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{how:?}");
     assert!(outputs > 100, "{outputs}");
     let (shown, how) = backup.ended();
-    assert!(matches!(how, Ok(Outcome::PowerOff)), "{how:?}");
+    assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{how:?}");
     assert_eq!(shown, b"", "a backup shows nothing");
 }
 
@@ -256,7 +256,7 @@ fn kvm_a_backup_goes_on_where_the_log_ends_and_shows_what_was_not_released() {
                 _ => {}
             }
         };
-        assert!(matches!(how, Ok(Outcome::PowerOff)), "{how:?}");
+        assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{how:?}");
         feeder.end();
         loop {
             match backup.next() {
@@ -266,7 +266,7 @@ fn kvm_a_backup_goes_on_where_the_log_ends_and_shows_what_was_not_released() {
             }
         }
         let (shown, how) = backup.ended();
-        assert!(matches!(how, Ok(Outcome::PowerOff)), "{frames}: {how:?}");
+        assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{frames}: {how:?}");
         // The other clock shows other times, so other bytes; but as many of them.
         assert!(
             shown.len() <= lost.len() && shown.len() + 17 >= lost.len(),
@@ -287,12 +287,12 @@ fn kvm_a_primary_waits_where_there_is_no_room_and_goes_on_alone() {
     let (backup, _, _) = cloned(&primary, &room);
     backup.handle.destroy();
     let (_, how) = backup.ended();
-    assert!(matches!(how, Ok(Outcome::Stopped)), "{how:?}");
+    assert!(matches!(how, Ok((Outcome::Stopped, _))), "{how:?}");
     room.set_used(usize::MAX / 2);
     primary.handle.order(Order::GoAlone);
     room.open();
     let (_, how) = primary.ended();
-    assert!(matches!(how, Ok(Outcome::PowerOff)), "{how:?}");
+    assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{how:?}");
 }
 
 #[test]
@@ -334,5 +334,5 @@ fn kvm_a_changed_machine_is_refused_by_what_differs() {
     thread.join().expect("it has ended");
     primary.handle.order(Order::GoAlone);
     let (_, how) = primary.ended();
-    assert!(matches!(how, Ok(Outcome::PowerOff)), "{how:?}");
+    assert!(matches!(how, Ok((Outcome::PowerOff, _))), "{how:?}");
 }

@@ -23,6 +23,7 @@ use super::log_ends::{Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
+use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
 use crate::machine::{
@@ -221,7 +222,7 @@ impl Thread {
         });
     }
 
-    fn serve(mut self) -> Result<Outcome, LaunchError> {
+    fn serve(mut self) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         loop {
             let report = match &mut self.course {
                 Course::Alone(live) => self.vm.run(live),
@@ -347,7 +348,8 @@ impl Thread {
     }
 
     /// Tells the other site, if this one leads, how the VM ended, and waits for the disk.
-    fn finish(mut self, outcome: Outcome) -> Result<Outcome, LaunchError> {
+    fn finish(mut self, outcome: Outcome) -> Result<(Outcome, ExitOrdinal), LaunchError> {
+        let position = self.vm.totals().exit_count;
         self.vm.drain_disk();
         if let Course::Leading(recorder) = self.course {
             let digests = MachineDigests::of(&mut self.vm)?;
@@ -359,6 +361,6 @@ impl Thread {
                     source,
                 })?;
         }
-        Ok(outcome)
+        Ok((outcome, position))
     }
 }
