@@ -85,13 +85,7 @@ impl Outcome {
 }
 
 /// Plays everything.
-pub(super) fn play(
-    setup: &Setup,
-    run: &RunDirectory,
-    view: &View,
-    rtt: Duration,
-    seed: u64,
-) -> Result<Outcome> {
+pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Result<Outcome> {
     let service = setup.service();
     view.say("three tiebreaker nodes start, and three emulated hosts boot: two sites and a client");
     let mut sites = Sites::open(setup, "demo", SitesPlan { rtt, seed })?;

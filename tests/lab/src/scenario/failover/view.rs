@@ -9,6 +9,7 @@ use crate::agent::client::Agent;
 use crate::agent::message::Run;
 use anyhow::Result;
 use std::io::{self, IsTerminal, Write};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -31,6 +32,8 @@ pub(super) struct View {
 struct Shared {
     begun: Instant,
     is_terminal: bool,
+    /// Characters that fit in a line.
+    columns: usize,
     ended: AtomicBool,
     screen: Mutex<Screen>,
 }
@@ -45,9 +48,11 @@ struct Screen {
 
 impl View {
     pub(super) fn new(rtt: Duration) -> Self {
+        let is_terminal = io::stdout().is_terminal();
         let shared = Arc::new(Shared {
             begun: Instant::now(),
-            is_terminal: io::stdout().is_terminal(),
+            is_terminal,
+            columns: if is_terminal { columns() } else { usize::MAX },
             ended: AtomicBool::new(false),
             screen: Mutex::new(Screen {
                 board: Board::new(rtt),
@@ -66,7 +71,9 @@ impl View {
         screen.erase();
         println!("[{:6.1} s] {text}", self.shared.begun.elapsed().as_secs_f32());
         text.clone_into(&mut screen.board.now);
-        self.shared.draw(&mut screen);
+        if self.shared.is_terminal {
+            self.shared.draw(&mut screen);
+        }
     }
 
     /// Follows what both sites and the client say from now on.
@@ -132,10 +139,6 @@ impl Shared {
             }
             screen.erase();
             self.draw(&mut screen);
-            if !self.is_terminal {
-                // In a log every board stays.
-                screen.drawn = 0;
-            }
         }
     }
 
@@ -145,7 +148,8 @@ impl Shared {
         }
         let lines = screen.board.lines(self.begun.elapsed());
         for line in &lines {
-            println!("{line}");
+            // A line that wraps would be two, and the next drawing begin too low.
+            println!("{}", line.chars().take(self.columns).collect::<String>());
         }
         screen.drawn = if self.is_terminal { lines.len() } else { 0 };
         // A terminal that is gone is no reason to stop.
@@ -169,6 +173,17 @@ impl Shared {
             thread::sleep(ASK_EVERY);
         }
     }
+}
+
+/// Characters that fit in a line of the terminal: `stty` says so, where it can.
+fn columns() -> usize {
+    let mut command = Command::new("stty");
+    let said = command.arg("size").stdin(Stdio::inherit()).output();
+    let text = said.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    let columns = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    columns.filter(|columns| *columns > 0).unwrap_or(80)
 }
 
 impl Screen {

@@ -6,7 +6,7 @@ use super::super::sites::{Direction, Site, Sites, SitesPlan, Watcher};
 use super::table::{Drawn, Fault, Moment, Scenario, Who};
 use super::verdict::Found;
 use crate::judge::live::SeenAlone;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -122,16 +122,20 @@ impl<'a> Campaign<'a> {
             }
         }
         let lasted = begun.elapsed();
-        watcher
-            .wait_acked(WRITES, WRITES_TIMEOUT)
-            .with_context(|| format!("after everything; {}", self.told()))?;
+        let goes_on = watcher.wait_acked(WRITES, WRITES_TIMEOUT);
         // A protection that was interrupted may fail; that it harms nothing is what the client says.
         if let Some(protecting) = protecting
             && let Err(error) = protecting.end(PROTECT_TIMEOUT)
         {
             eprintln!("lab:   {error:#}");
         }
-        Ok((watcher.finish()?, lasted, hit))
+        let told = self.told();
+        let report = watcher.finish();
+        if let Err(error) = goes_on {
+            let client = report.map(|report| report.violations().join("; "));
+            bail!("after everything: {error:#}; {told}; the client: {client:?}");
+        }
+        Ok((report?, lasted, hit))
     }
 
     /// Everything works again: what the scenario has left broken is mended.

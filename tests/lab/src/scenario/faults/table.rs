@@ -116,9 +116,9 @@ impl Scenario {
         self.steps
             .iter()
             .map(|step| match *step {
-                Step::Break(fault) => Drawn::Break(fault),
-                Step::Mend(fault) => Drawn::Mend(fault),
-                Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
+                Break(fault) => Drawn::Break(fault),
+                Mend(fault) => Drawn::Mend(fault),
+                Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
                 )),
             })
