@@ -3,7 +3,8 @@
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
 //! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there) and
-//! `bench` (Antipode against QEMU, by the work of [`load`]). [`mirror`]: disks under a writer that never stops. [`tiebreaker`] needs processes of this machine alone.
+//! `bench` (Antipode against QEMU). [`load`] works a guest and keeps account of it in the [services' own words](talk), [`judge`] says what
+//! the switch and the disks have seen. [`mirror`]: disks under a writer that never stops. [`tiebreaker`] needs processes of this machine alone.
 
 pub mod agent;
 pub mod archive;
@@ -11,9 +12,11 @@ pub mod bench;
 pub mod debian;
 pub mod host;
 pub mod image;
+pub mod judge;
 pub mod load;
 pub mod mirror;
 pub mod playground;
 pub mod scenario;
 pub mod switch;
+pub mod talk;
 pub mod tiebreaker;

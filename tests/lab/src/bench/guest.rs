@@ -1,13 +1,8 @@
-//! The guest that is measured: the Redis image, unchanged, with the program that carries loads out laid over it.
-//!
-//! Linux unpacks initramfs archives one after another and lets the later file win, so the second archive adds
-//! `antipode-lab-load` and a service script that starts it beside Redis. Both contestants boot the very same bytes.
+//! The guest that is measured: the Redis image, unchanged, with the program that carries loads out laid over it. Both
+//! contestants boot the very same bytes.
 
-use crate::archive::cpio::Archive;
 use crate::image::{Image, Service};
 use anyhow::{Context, Result};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// What the guest boots.
@@ -29,8 +24,6 @@ pub(super) const FILE_SYSTEM_MIB: u64 = SERVICE.disk_bytes() >> 20;
 /// The load's part of the disk.
 pub(super) const LOAD_MIB: u64 = 128;
 
-const START: &str = "\nservice_run() {\n";
-
 /// Linux sizes the packets of a stream by the rate that the stream has, so on a slow host they stay small, which keeps the
 /// rate down: either machine settles at one of two rates by chance. With at least so many segments a packet there is one.
 const LARGE_PACKETS: &str = "sysctl.net.ipv4.tcp_min_tso_segs=16";
@@ -45,38 +38,8 @@ pub(super) fn command_line(image: &Image) -> String {
 
 /// Writes the initrd: the image's, then ours.
 pub(super) fn write_initrd(image: &Image, load: &Path, to: &Path) -> Result<()> {
-    let mut archive = Archive::new();
-    archive.host_file("usr/bin/antipode-lab-load", 0o755, load);
-    archive.file("etc/antipode/service", 0o644, script()?);
-    let mut first =
-        File::open(&image.initrd).with_context(|| format!("reading {}", image.initrd.display()))?;
-    let mut out = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
-    std::io::copy(&mut first, &mut out)
-        .and_then(|_| archive.write(&mut out))
-        .and_then(|()| out.flush())
-        .with_context(|| format!("writing {}", to.display()))
-}
-
-fn script() -> Result<String> {
     let (start, length) = (FILE_SYSTEM_MIB << 20, LOAD_MIB << 20);
-    let serve =
-        format!("    /usr/bin/antipode-lab-load serve {LOAD_PORT} /dev/vda {start} {length} > /dev/null &\n");
-    let script = SERVICE.script();
-    let at = script
-        .find(START)
-        .context("the service's script has no service_run")?
-        + START.len();
-    Ok([&script[..at], &serve, &script[at..]].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_load_starts_before_the_service_takes_the_shell_over() {
-        let script = script().unwrap();
-        let (load, service) = (script.find("antipode-lab-load"), script.find("exec "));
-        assert!(load.is_some() && load < service, "{script}");
-    }
+    let serve = format!("serve {LOAD_PORT} /dev/vda {start} {length}");
+    crate::load::guest::write_initrd(image, load, &serve, to)
+        .with_context(|| format!("writing {}", to.display()))
 }

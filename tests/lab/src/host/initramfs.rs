@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use super::materials::Materials;
-use super::spec::HostSpec;
+use super::spec::{HostSpec, OUTSIDE_OWN};
 use crate::archive::cpio::Archive;
 use crate::debian::modules::load_order;
 use std::fmt::Write as _;
@@ -106,6 +106,13 @@ fn network_script(spec: &HostSpec) -> String {
         }
         let _ = writeln!(script, "ip link set eth{index} up");
     }
+    if spec.outside {
+        let index = spec.nics.len();
+        let _ = writeln!(
+            script,
+            "ip addr add {OUTSIDE_OWN} dev eth{index}\nip link set eth{index} up"
+        );
+    }
     script
 }
 
@@ -125,5 +132,8 @@ mod tests {
         spec.nics = vec![nic(Some("10.9.0.1/24")), nic(None)];
         let expected = "ip addr add 10.9.0.1/24 dev eth0\nip link set eth0 up\nip link set eth1 up\n";
         assert_eq!(network_script(&spec), expected);
+        spec.outside = true;
+        let outside = "ip addr add 10.7.0.15/24 dev eth2\nip link set eth2 up\n";
+        assert_eq!(network_script(&spec), format!("{expected}{outside}"));
     }
 }

@@ -40,4 +40,4 @@ pub use error::{Error, Result};
 pub use machine::Host;
 pub use materials::{Materials, antipode_alone};
 pub use run_directory::RunDirectory;
-pub use spec::{Disk, DiskMode, HostFile, HostSpec, Nic};
+pub use spec::{Disk, DiskMode, HostFile, HostSpec, Nic, OUTSIDE_ADDRESS};

@@ -1,6 +1,6 @@
 //! QEMU's command line for a host. Pure.
 
-use super::spec::{Disk, DiskMode, HostSpec};
+use super::spec::{Disk, DiskMode, HostSpec, OUTSIDE_ADDRESS, OUTSIDE_NETWORK};
 use crate::agent::PORT_NAME;
 use std::ffi::OsString;
 use std::path::Path;
@@ -78,6 +78,13 @@ pub fn arguments(spec: &HostSpec, paths: &Paths<'_>) -> Vec<OsString> {
             &format!("virtio-net-pci,netdev=net{index},mac={mac},romfile="),
         );
     }
+    if spec.outside {
+        list.pair(
+            "-netdev",
+            &format!("user,id=outside,ipv6=off,net={OUTSIDE_NETWORK},host={OUTSIDE_ADDRESS}"),
+        );
+        list.pair("-device", "virtio-net-pci,netdev=outside,romfile=");
+    }
     list.0
 }
 
@@ -134,6 +141,7 @@ mod tests {
             path: "/d".into(),
             mode: DiskMode::Snapshot,
         }];
+        spec.outside = true;
         let path = Path::new("/x");
         let paths = Paths {
             kernel: path,
@@ -151,5 +159,9 @@ mod tests {
         assert!(text.contains("addr.path=/run/a,,b"), "{text}");
         assert!(text.contains("mac=02:00:00:00:00:1f"), "{text}");
         assert!(text.contains("snapshot=on,file=/d"), "{text}");
+        assert!(
+            text.contains("host=10.7.0.2 -device virtio-net-pci,netdev=outside"),
+            "{text}"
+        );
     }
 }

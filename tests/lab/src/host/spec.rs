@@ -2,6 +2,13 @@
 
 use std::path::PathBuf;
 
+/// Where a host finds this machine's loopback if it has [`HostSpec::outside`]: QEMU speaks for it.
+pub const OUTSIDE_ADDRESS: &str = "10.7.0.2";
+
+/// The host's own address there, and the network.
+pub(super) const OUTSIDE_OWN: &str = "10.7.0.15/24";
+pub(super) const OUTSIDE_NETWORK: &str = "10.7.0.0/24";
+
 /// One emulated host. [`HostSpec::new`] gives one that runs KVM with 1 GiB and no network or disk.
 #[derive(Debug, Clone)]
 pub struct HostSpec {
@@ -17,6 +24,8 @@ pub struct HostSpec {
     pub kvm: bool,
     /// Network cards, `eth0` first.
     pub nics: Vec<Nic>,
+    /// One more card, after those, behind which processes of this machine are reached: see [`OUTSIDE_ADDRESS`].
+    pub outside: bool,
     /// Disks, `/dev/vda` first.
     pub disks: Vec<Disk>,
     /// Files in its system from the start.
@@ -37,6 +46,7 @@ impl HostSpec {
             cpus: 1,
             kvm: true,
             nics: Vec::new(),
+            outside: false,
             disks: Vec::new(),
             files: Vec::new(),
             modules: Vec::new(),

@@ -1,10 +1,11 @@
 //! `cargo lab boot`: a Debian guest under `antipode run` on an emulated host, used from another host, switched off.
 
 use super::report::{Form, conclude, seconds, with_run};
-use super::{Connection, Error, RunSummary, Setup, Stage, StageSpec, Vm, VmEnd, VmSettings, talk};
+use super::{Connection, Error, RunSummary, Setup, Stage, StageSpec, Vm, VmEnd, VmSettings};
 use crate::debian::KernelFlavour;
 use crate::host::RunDirectory;
 use crate::image::Service;
+use crate::talk;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::process::ExitCode;

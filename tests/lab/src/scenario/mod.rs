@@ -14,25 +14,27 @@
 //!
 //! - [`setup`], [`stage`], `store`: what there is before a guest starts.
 //! - [`vm`], [`summary`]: a guest under `antipode run`, its console, and what `antipode` says at its end.
-//! - [`connection`], [`talk`]: TCP from the client host, and the services' own protocols over it.
-//! - [`boot`], [`demo`], [`disk`], [`endings`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
+//! - [`connection`]: TCP from the client host.
+//! - `sites`: two sites, a tiebreaker and a client, for a VM that is protected.
+//! - [`boot`], [`disk`], [`endings`], [`failover`], [`faults`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
 //!   `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
 
 pub mod boot;
 pub mod connection;
-pub mod demo;
 pub mod disk;
 pub mod endings;
 pub mod error;
 mod exit_codes;
+pub mod failover;
+pub mod faults;
 pub mod refusals;
 pub mod replay;
 pub(crate) mod report;
 pub mod setup;
+mod sites;
 pub mod stage;
 mod store;
 pub mod summary;
-pub mod talk;
 pub mod vm;
 
 pub use connection::Connection;

@@ -2,7 +2,8 @@
 
 use crate::host::RunDirectory;
 use anyhow::{Result, anyhow};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use std::process::ExitCode;
 
 /// The form of a command's answer.
@@ -14,10 +15,14 @@ pub(crate) struct Form {
 }
 
 /// Prints what a command found: as JSON one line, else `words` of it. A failure in words goes to standard error.
-pub(crate) fn conclude(form: Form, outcome: Result<Value>, words: impl Fn(&Value) -> String) -> ExitCode {
-    match outcome {
-        Ok(found) if form.json => println!("{found}"),
-        Ok(found) => println!("{}", words(&found)),
+pub(crate) fn conclude<T: Serialize>(
+    form: Form,
+    outcome: Result<T>,
+    words: impl Fn(&T) -> String,
+) -> ExitCode {
+    let outcome = outcome.and_then(|found| Ok((serde_json::to_string(&found)?, found)));
+    match outcome.map(|(line, found)| if form.json { line } else { words(&found) }) {
+        Ok(text) => println!("{text}"),
         Err(error) if form.json => {
             println!("{}", json!({ "ok": false, "error": format!("{error:#}") }));
             return ExitCode::FAILURE;

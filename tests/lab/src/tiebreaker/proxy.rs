@@ -35,7 +35,11 @@ impl Cut {
 
 /// Forwards what comes to `from` to `to`, and what comes back, each `one_way` later, until the process ends.
 pub(crate) fn start(from: SocketAddr, to: SocketAddr, one_way: Duration) -> io::Result<Cut> {
-    let listener = TcpListener::bind(from)?;
+    listen(TcpListener::bind(from)?, to, one_way)
+}
+
+/// As [`start`], from wherever `listener` is.
+pub(crate) fn listen(listener: TcpListener, to: SocketAddr, one_way: Duration) -> io::Result<Cut> {
     let cut = Cut::default();
     let of_link = cut.clone();
     thread::Builder::new().name("proxy".to_owned()).spawn(move || {

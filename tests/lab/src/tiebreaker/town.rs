@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -167,6 +167,11 @@ impl Town {
         Ok(())
     }
 
+    /// Whether node `index` was started, and not killed since.
+    pub(crate) fn runs(&self, index: usize) -> bool {
+        self.children[index].is_some()
+    }
+
     /// Freezes or thaws node `index`.
     pub(crate) fn freeze(&self, index: usize, frozen: bool) -> Result<()> {
         let child = self.children[index]
@@ -189,6 +194,14 @@ impl Town {
     pub(crate) fn lose_disk(&self, index: usize) -> Result<()> {
         std::fs::remove_dir_all(self.folder.join(format!("data-{}", NODES[index])))?;
         run_to_end(self.command("rejoin", NODES[index])?)
+    }
+
+    /// Makes a way of its own to node `index` for somebody who is elsewhere: the port on 127.0.0.1, and its cut.
+    pub(crate) fn way_from_elsewhere(&self, index: usize) -> Result<(u16, Cut)> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("a proxy")?;
+        let port = listener.local_addr()?.port();
+        let cut = proxy::listen(listener, self.address(index, None)?, self.plan.one_way)?;
+        Ok((port, cut))
     }
 
     /// The folder of everything, where [`Town::operator`] works.

@@ -5,6 +5,7 @@ use crate::agent::client::{Channel, Event, Output};
 use crate::agent::message::{ExitStatus, Run, Stream};
 use crate::debian::run_tool;
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
+use crate::judge::replicas;
 use crate::playground::cluster::Cluster;
 use crate::playground::topology::{Role, plan};
 use crate::switch::link::ShapeChange;
@@ -12,7 +13,7 @@ use crate::switch::random::Random;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -274,19 +275,10 @@ impl<'a> Ends<'a> {
 
     /// Leaves in which the hosts' disks differ, read here.
     pub(super) fn differing(&self, name: &str) -> Result<u64> {
-        let (mut one, mut other) = (
-            File::open(self.disk(SOURCE, name)?)?,
-            File::open(self.disk(TARGET, name)?)?,
-        );
-        let mut ours = vec![0; usize::try_from(LEAF)?];
-        let mut theirs = ours.clone();
-        let mut differing = 0;
-        for _ in 0..one.metadata()?.len() / LEAF {
-            one.read_exact(&mut ours)?;
-            other.read_exact(&mut theirs)?;
-            differing += u64::from(ours != theirs);
-        }
-        Ok(differing)
+        Ok(replicas::differing(
+            &self.disk(SOURCE, name)?,
+            &self.disk(TARGET, name)?,
+        )?)
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a guest is given to do while it is recorded: work that reaches its disk, then rest, round after round.
 
 use super::super::boot::CONSOLE_TIMEOUT;
-use super::super::{Stage, Vm, talk};
+use super::super::{Stage, Vm};
 use super::LOG;
 use crate::image::Service;
+use crate::talk;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::time::Duration;

@@ -1,10 +1,14 @@
 //! Redis: RESP2 (redis.io, "Redis serialization protocol specification"), pipelined in batches.
 
 use super::{Pair, compare, refused};
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// Commands sent before their answers are read: few enough that neither side's buffers fill.
 const BATCH: usize = 64;
+
+/// Keys read by one `MGET`.
+const KEYS_MAX: u64 = 256;
 
 /// Longest answer: a value of ours, or an error text.
 const LINE_BYTES_MAX: u64 = 4_096;
@@ -26,6 +30,77 @@ pub(super) fn read(stream: &mut (impl Read + Write), pairs: &[Pair]) -> io::Resu
             None => Err(refused(format!("GET {} was answered {line:?}", pair.key))),
         }
     })
+}
+
+/// A server that still loads its file answers with an error.
+pub(super) fn open_sequence(stream: &mut BufReader<impl Read + Write>) -> io::Result<()> {
+    stream.get_mut().write_all(array(&["PING"]).as_bytes())?;
+    match take_line(stream)?.as_str() {
+        "+PONG" => Ok(()),
+        other => Err(refused(format!("PING was answered {other:?}"))),
+    }
+}
+
+/// Keeps `number` under a key of its own, and as the head; returns the head before.
+pub(super) fn write_number(
+    stream: &mut BufReader<impl Read + Write>,
+    run: &str,
+    number: u64,
+) -> io::Result<u64> {
+    let value = number.to_string();
+    let own = array(&["SET", &format!("{run}:{number}"), &value]);
+    let head = array(&["SET", run, &value, "GET"]);
+    stream.get_mut().write_all((own + &head).as_bytes())?;
+    match take_line(stream)?.as_str() {
+        "+OK" => {}
+        other => return Err(refused(format!("SET was answered {other:?}"))),
+    }
+    let Some(before) = take_bulk(stream)? else {
+        return Ok(0);
+    };
+    before
+        .parse()
+        .map_err(|_| refused(format!("the head was {before:?}, which is no number")))
+}
+
+/// The numbers up to `last` that are under their keys.
+pub(super) fn read_numbers(
+    stream: &mut BufReader<impl Read + Write>,
+    run: &str,
+    last: u64,
+) -> io::Result<BTreeSet<u64>> {
+    let mut kept = BTreeSet::new();
+    for first in (1..=last).step_by(usize::try_from(KEYS_MAX).unwrap_or(1)) {
+        let numbers = first..=last.min(first + KEYS_MAX - 1);
+        let keys: Vec<String> = numbers.clone().map(|number| format!("{run}:{number}")).collect();
+        let words: Vec<&str> = std::iter::once("MGET")
+            .chain(keys.iter().map(String::as_str))
+            .collect();
+        stream.get_mut().write_all(array(&words).as_bytes())?;
+        let line = take_line(stream)?;
+        if line != format!("*{}", keys.len()) {
+            return Err(refused(format!(
+                "MGET of {} keys was answered {line:?}",
+                keys.len()
+            )));
+        }
+        for number in numbers {
+            if take_bulk(stream)? == Some(number.to_string()) {
+                kept.insert(number);
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// A value, or nothing where there is none.
+fn take_bulk(reader: &mut dyn BufRead) -> io::Result<Option<String>> {
+    let line = take_line(reader)?;
+    match line.strip_prefix('$') {
+        Some("-1") => Ok(None),
+        Some(_) => take_line(reader).map(Some),
+        None => Err(refused(format!("a value was expected, and {line:?} came"))),
+    }
 }
 
 fn array(words: &[&str]) -> String {
@@ -68,7 +143,7 @@ fn take_line(reader: &mut dyn BufRead) -> io::Result<String> {
 mod tests {
     use super::super::tests::Script;
     use super::*;
-    use crate::scenario::talk::pairs;
+    use crate::talk::pairs;
 
     #[test]
     fn values_are_written_and_read_in_one_batch() {

@@ -29,7 +29,7 @@ pub(super) fn echo(stream: &mut (impl Read + Write), pairs: &[Pair]) -> io::Resu
 mod tests {
     use super::super::tests::Script;
     use super::*;
-    use crate::scenario::talk::pairs;
+    use crate::talk::pairs;
 
     #[test]
     fn a_line_comes_back_behind_the_progress() {

@@ -7,7 +7,8 @@
 //! ```
 
 use super::{Pair, compare, refused};
-use std::io::{self, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{self, BufReader, Read, Write};
 
 const PROTOCOL: i32 = 3 << 16;
 
@@ -45,6 +46,67 @@ pub(super) fn read(stream: &mut (impl Read + Write), pairs: &[Pair]) -> io::Resu
         }
     }
     Ok(())
+}
+
+/// A server that is starting up answers with an error.
+pub(super) fn open_sequence(stream: &mut BufReader<impl Read + Write>) -> io::Result<()> {
+    let mut stream = Whole(stream);
+    start(&mut stream)?;
+    query(
+        &mut stream,
+        "CREATE TABLE IF NOT EXISTS sequence (run text, number bigint, PRIMARY KEY (run, number))",
+    )
+    .map(drop)
+}
+
+/// Commits `number`; returns the highest before, as the same transaction saw it.
+pub(super) fn write_number(
+    stream: &mut BufReader<impl Read + Write>,
+    run: &str,
+    number: u64,
+) -> io::Result<u64> {
+    let text = format!(
+        "INSERT INTO sequence VALUES ('{run}', {number}) \
+         RETURNING (SELECT coalesce(max(number), 0) FROM sequence WHERE run = '{run}')"
+    );
+    match &query(&mut Whole(stream), &text)?[..] {
+        [before] => as_number(before),
+        rows => Err(refused(format!("INSERT brought {} rows", rows.len()))),
+    }
+}
+
+/// Every number of the run.
+pub(super) fn read_numbers(
+    stream: &mut BufReader<impl Read + Write>,
+    run: &str,
+) -> io::Result<BTreeSet<u64>> {
+    let text = format!("SELECT number FROM sequence WHERE run = '{run}'");
+    let rows = query(&mut Whole(stream), &text)?;
+    rows.iter().map(|row| as_number(row)).collect()
+}
+
+fn as_number(text: &str) -> io::Result<u64> {
+    text.parse()
+        .map_err(|_| refused(format!("{text:?} is no number")))
+}
+
+/// Reads through the buffer, writes past it.
+struct Whole<'a, S>(&'a mut BufReader<S>);
+
+impl<S: Read> Read for Whole<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<S: Write> Write for Whole<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.get_mut().flush()
+    }
 }
 
 fn start(stream: &mut (impl Read + Write)) -> io::Result<()> {
@@ -123,7 +185,8 @@ fn first_column(body: &[u8]) -> io::Result<String> {
 mod tests {
     use super::super::tests::Script;
     use super::*;
-    use crate::scenario::talk::pairs;
+    use crate::image::Service;
+    use crate::talk::{Sequence, pairs};
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![kind];
@@ -160,6 +223,23 @@ mod tests {
             &pairs,
         )
         .unwrap();
+    }
+
+    #[test]
+    fn numbers_are_committed_and_read_back() {
+        let says = [
+            greeting(),
+            ready(),
+            row("0"),
+            ready(),
+            row("1"),
+            row("3"),
+            ready(),
+        ]
+        .concat();
+        let mut sequence = Sequence::open(Service::Postgres, Script::new(&says), "r").unwrap();
+        assert_eq!(sequence.write(1).unwrap(), 0);
+        assert_eq!(sequence.kept(3).unwrap(), BTreeSet::from([1, 3]));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 mod compute;
 mod postgres;
 mod redis;
+mod sequence;
+
+pub use sequence::Sequence;
 
 use crate::image::Service;
 use std::io::{self, Read, Write};
@@ -73,17 +76,18 @@ fn compare(pair: &Pair, came: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A service that says what it was told to, and a client whose words are kept.
-    pub(super) struct Script {
+    #[derive(Debug)]
+    pub(crate) struct Script {
         says: io::Cursor<Vec<u8>>,
-        pub(super) heard: Vec<u8>,
+        pub(crate) heard: Vec<u8>,
     }
 
     impl Script {
-        pub(super) fn new(says: &[u8]) -> Self {
+        pub(crate) fn new(says: &[u8]) -> Self {
             Self {
                 says: io::Cursor::new(says.to_vec()),
                 heard: Vec::new(),

@@ -1,0 +1,13 @@
+//! What the switch and the disks say about two sites, whatever the sites say themselves (L4). Pure, but for the files.
+//!
+//! ```text
+//!   capture ── sightings ──▶ who sent the VM's frames, and when ──▶ reigns ── against who may have ──▶ violations
+//!   two disks ── differing ──▶ leaves that are not the same
+//! ```
+//!
+//! - [`frames`]: the VM's frames in a capture. - [`live`]: who was live, and frames that split the brain.
+//! - [`replicas`]: two disks, byte for byte.
+
+pub mod frames;
+pub mod live;
+pub mod replicas;

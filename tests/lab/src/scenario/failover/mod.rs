@@ -1,0 +1,191 @@
+//! `cargo demo`: a datacenter dies, and the TCP session lives.
+//!
+//! ```text
+//!   two sites, three tiebreaker nodes, a client ─▶ a guest starts at site-a ─▶ the client writes, without a pause
+//!   ─▶ `vm protect`: disk, memory, lockstep at site-b ─▶ site-a's power is cut ─▶ site-b goes live
+//!   ─▶ the client reads back all that it was told ─▶ the switch's frames and the tiebreaker's record are judged
+//! ```
+//!
+//! - `play`: what is done, and what came of it. - `board`, `view`: what a person sees meanwhile.
+
+mod board;
+mod play;
+mod view;
+
+use super::Setup;
+use super::report::{Form, conclude};
+use crate::debian::KernelFlavour;
+use crate::image::Service;
+use anyhow::{Result, ensure};
+use play::Outcome;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+use view::View;
+
+/// Between the sites.
+const RTT: Duration = Duration::from_millis(40);
+
+const OPENING: &str = "\
+A datacenter will lose its power, and a TCP connection into it will go on.
+
+  client ──────────┬──────────────────────┐
+                   │                      │
+                site-a ──── 40 ms ──── site-b      two emulated hosts with KVM, each under `antipode site run`
+                   └── 3 tiebreaker nodes ┘        they decide which single site may be live
+";
+
+/// Watch a datacenter die and a TCP session live
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What the guest runs
+    #[arg(long, value_enum, default_value = "redis")]
+    service: Service,
+    /// All chance in the network follows from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What came of it, in the order in which it is told.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Summary {
+    ok: bool,
+    rtt_ms: u64,
+    acked: u64,
+    lost: u64,
+    regressed: u64,
+    connection_survived: bool,
+    failovers: u64,
+    unasked_failovers: u64,
+    gap_ms_max: u64,
+    output_hold_ms_p50: Option<f64>,
+    echo_ms_p50: Option<f64>,
+    stun_ms: Option<f64>,
+    split_frames: u64,
+}
+
+/// Plays it and tells what happens.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    println!("{OPENING}");
+    let outcome = play_all(args);
+    let summary = outcome.and_then(|outcome| {
+        println!("\n{}", epilogue(&outcome));
+        judged(&outcome)
+    });
+    conclude(args.form, summary, |_| {
+        "Nothing that the client was told is lost, and its connection never ended.".to_owned()
+    })
+}
+
+fn play_all(args: &Args) -> Result<Outcome> {
+    ensure!(
+        matches!(args.service, Service::Redis | Service::Postgres),
+        "the demo is played with redis or postgres: {} keeps nothing",
+        args.service
+    );
+    let view = View::new(RTT);
+    view.say(&format!(
+        "making ready: a {} guest, and a static antipode",
+        args.service
+    ));
+    let setup = Setup::prepare(args.service, KernelFlavour::Cloud)?;
+    let outcome = play::play(&setup, &view, RTT, args.seed);
+    view.end();
+    outcome
+}
+
+/// The figures, or what is wrong with them.
+fn judged(outcome: &Outcome) -> Result<Summary> {
+    let violations = outcome.violations();
+    ensure!(violations.is_empty(), "{}", violations.join("; "));
+    let report = &outcome.client;
+    Ok(Summary {
+        ok: true,
+        rtt_ms: u64::try_from(RTT.as_millis()).unwrap_or(u64::MAX),
+        acked: report.sequence.acked,
+        lost: report.sequence.lost.unwrap_or(u64::MAX),
+        regressed: report.sequence.regressed,
+        connection_survived: report.connection_survived,
+        failovers: outcome.failovers(),
+        unasked_failovers: outcome.unasked_failovers(),
+        gap_ms_max: report.probe.gap_ms_max,
+        output_hold_ms_p50: outcome.output_hold_ms_p50,
+        echo_ms_p50: outcome.echo_ms_p50,
+        stun_ms: outcome.stun_ms,
+        split_frames: outcome.judgement.split_frames,
+    })
+}
+
+fn epilogue(outcome: &Outcome) -> String {
+    let mut text = String::from("What happened\n");
+    let mut line = |name: &str, value: String| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {name:<44}{value}");
+    };
+    let report = &outcome.client;
+    let milliseconds =
+        |value: Option<f64>| value.map_or("unknown".to_owned(), |value| format!("{value:.1} ms"));
+    line(
+        "guest boot, to its service ready",
+        format!("{:.1} s", outcome.boot.as_secs_f32()),
+    );
+    line(
+        "from unprotected to protected",
+        format!("{:.1} s", outcome.protect.as_secs_f32()),
+    );
+    line("  the guest stood still for", milliseconds(outcome.stun_ms));
+    line(
+        "writes acknowledged over one connection",
+        board::grouped(report.sequence.acked),
+    );
+    line(
+        "  lost, or gone backwards",
+        format!(
+            "{}, {}",
+            report.sequence.lost.unwrap_or(u64::MAX),
+            report.sequence.regressed
+        ),
+    );
+    line(
+        "power cut to site-b live",
+        format!("{:.2} s", outcome.failover.as_secs_f32()),
+    );
+    line(
+        "longest silence of the guest (20 ms probe)",
+        format!("{} ms", report.probe.gap_ms_max),
+    );
+    line(
+        "longest silence of the connection",
+        format!("{} ms", report.sequence.gap_ms_max),
+    );
+    line(
+        "an output was held, in the middle",
+        milliseconds(outcome.output_hold_ms_p50),
+    );
+    line(
+        "  an echo between the sites, beside it",
+        milliseconds(outcome.echo_ms_p50),
+    );
+    let reigns: Vec<String> = outcome
+        .judgement
+        .reigns
+        .iter()
+        .map(|reign| {
+            format!(
+                "{} ({} frames)",
+                reign.port.trim_end_matches(".lan"),
+                reign.frames
+            )
+        })
+        .collect();
+    line("live, by the frames that the switch saw", reigns.join(", then "));
+    line(
+        "  frames of a site that was live no more",
+        outcome.judgement.split_frames.to_string(),
+    );
+    text
+}

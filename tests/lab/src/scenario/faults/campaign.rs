@@ -1,0 +1,301 @@
+//! A stage that outlives its scenarios: what a fault has broken is mended, and the VM is protected again.
+
+use super::super::Setup;
+use super::super::boot::READY_TIMEOUT;
+use super::super::sites::{Direction, Site, Sites, SitesPlan, Watcher};
+use super::table::{Drawn, Fault, Moment, Scenario, Who};
+use super::verdict::Found;
+use crate::judge::live::SeenAlone;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between the sites.
+const RTT: Duration = Duration::from_millis(40);
+
+/// From one write of the client to the next, if the service is that quick.
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// From the command to a VM that is protected.
+const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// For anything else that the product is asked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes that are acknowledged before anything is broken, and after everything that is mended.
+const WRITES: u64 = 30;
+
+/// For writes to be acknowledged.
+const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How often a protection is asked for that does not come about: after a fault the other site may need its time.
+const PROTECT_TRIES: u32 = 5;
+
+/// Between two of them.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// Two sites with a VM, and what is broken of them.
+pub(super) struct Campaign<'a> {
+    sites: Sites<'a>,
+    service: crate::image::Service,
+    frozen: BTreeSet<Site>,
+}
+
+impl<'a> Campaign<'a> {
+    /// Boots everything and starts the VM at site-a, unprotected.
+    pub(super) fn open(setup: &'a Setup, seed: u64) -> Result<Self> {
+        let sites = Sites::open(setup, "faults", SitesPlan { rtt: RTT, seed })?;
+        sites.start_vm(Site::A)?;
+        let campaign = Self {
+            sites,
+            service: setup.service(),
+            frozen: BTreeSet::new(),
+        };
+        let watcher = campaign.watch("first")?;
+        let first = watcher.finish()?.violations();
+        ensure!(
+            first.is_empty(),
+            "before anything was broken: {}",
+            first.join("; ")
+        );
+        Ok(campaign)
+    }
+
+    /// Plays one scenario: what was found, and at which role of the live site the steps began.
+    pub(super) fn play(&mut self, scenario: &Scenario, seed: u64) -> Result<(Found, String)> {
+        let name = format!("{}-{seed}", scenario.name);
+        let before = match scenario.moment {
+            Moment::Protected => self.protected()?,
+            _ => self.unprotected()?,
+        };
+        let capture = self.sites.start_capture(&name)?;
+        let played = self.play_captured(scenario, seed, before, &name);
+        let (client, lasted, hit) = match played {
+            Ok(played) => played,
+            Err(error) => {
+                self.sites.stop_capture()?;
+                return Err(error);
+            }
+        };
+        let (judgement, granted) = self.sites.judge(&capture, &SeenAlone)?;
+        let found = Found {
+            before,
+            granted,
+            judgement,
+            client,
+            lasted,
+        };
+        Ok((found, hit))
+    }
+
+    fn play_captured(
+        &mut self,
+        scenario: &Scenario,
+        seed: u64,
+        before: Site,
+        name: &str,
+    ) -> Result<(crate::load::watch::Report, Duration, String)> {
+        let watcher = self.watch(name)?;
+        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
+        self.sites.narrow_wan(scenario.moment.bandwidth_bps())?;
+        let (protecting, hit) = match scenario.moment {
+            Moment::Protected => (None, "primary".to_owned()),
+            moment => {
+                let protecting = self
+                    .sites
+                    .begin(before, &format!("vm protect {}", self.sites.vm))?;
+                let hit = self.sites.wait_role(before, moment.roles(), PROTECT_TIMEOUT)?;
+                (Some(protecting), hit)
+            }
+        };
+        let begun = Instant::now();
+        for step in scenario.drawn(seed) {
+            match step {
+                Drawn::Wait(span) => thread::sleep(span),
+                Drawn::Break(fault) => self
+                    .break_it(fault, before)
+                    .with_context(|| format!("{fault:?}"))?,
+                Drawn::Mend(fault) => self
+                    .mend_it(fault, before)
+                    .with_context(|| format!("mending {fault:?}"))?,
+            }
+        }
+        let lasted = begun.elapsed();
+        let goes_on = watcher.wait_acked(WRITES, WRITES_TIMEOUT);
+        // A protection that was interrupted may fail; that it harms nothing is what the client says.
+        if let Some(protecting) = protecting
+            && let Err(error) = protecting.end(PROTECT_TIMEOUT)
+        {
+            eprintln!("lab:   {error:#}");
+        }
+        let told = self.told();
+        let report = watcher.finish();
+        if let Err(error) = goes_on {
+            let client = report.map(|report| report.violations().join("; "));
+            bail!("after everything: {error:#}; {told}; the client: {client:?}");
+        }
+        Ok((report?, lasted, hit))
+    }
+
+    /// Everything works again: what the scenario has left broken is mended.
+    pub(super) fn mend(&mut self) -> Result<()> {
+        self.sites.mend_network()?;
+        for node in 0..crate::tiebreaker::town::NODES.len() {
+            if !self.sites.town.runs(node) {
+                self.sites.town.start(node)?;
+            }
+        }
+        for site in std::mem::take(&mut self.frozen) {
+            self.sites.host(site)?.thaw()?;
+        }
+        for site in Site::ALL {
+            if !self.sites.has_power(site) {
+                self.sites.power_on(site)?;
+            } else if !self.sites.has_daemon(site) {
+                self.sites.start_daemon(site)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Protects the VM if it is not, and waits until it is; where it is live.
+    pub(super) fn protected(&mut self) -> Result<Site> {
+        let live = self.sites.live_site()?;
+        let is_protected = |status: &super::super::sites::VmStatus| status.role == "primary" && status.green;
+        if self.sites.status(live).is_ok_and(|status| is_protected(&status)) {
+            return Ok(live);
+        }
+        let mut tries = 0;
+        loop {
+            let asked = self.sites.begin(live, &format!("vm protect {}", self.sites.vm))?;
+            let ended = asked.end(PROTECT_TIMEOUT);
+            if self.sites.status(live).is_ok_and(|status| is_protected(&status)) {
+                return Ok(live);
+            }
+            tries += 1;
+            ensure!(
+                tries < PROTECT_TRIES,
+                "the VM is not protected after {tries} tries: {ended:?}; {}",
+                self.told()
+            );
+            thread::sleep(TRY_AGAIN);
+        }
+    }
+
+    /// Ends the protection if there is one; where the VM is live.
+    fn unprotected(&mut self) -> Result<Site> {
+        let live = self.sites.live_site()?;
+        if self.sites.status(live)?.role == "primary" {
+            self.sites.ask(live, &format!("vm unprotect {}", self.sites.vm))?;
+        }
+        self.sites
+            .wait_status(live, "not live and alone", PATIENCE, |status| {
+                matches!(status.role.as_str(), "unprotected" | "solo")
+            })?;
+        Ok(live)
+    }
+
+    /// Stops the VM in order, which makes both replicas durable at one position, and compares them; leaves that differ.
+    pub(super) fn compare_replicas(&mut self) -> Result<u64> {
+        let live = self.protected()?;
+        self.sites.ask(live, &format!("vm stop {}", self.sites.vm))?;
+        for site in Site::ALL {
+            self.sites
+                .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
+        }
+        self.sites.differing_leaves()
+    }
+
+    /// All went well: nothing is kept.
+    pub(super) fn finish(self) {
+        self.sites.finish();
+    }
+
+    fn watch(&self, name: &str) -> Result<Watcher> {
+        let watcher = Watcher::start(
+            self.sites.client()?,
+            self.service,
+            name,
+            WRITE_EVERY,
+            self.sites.logs(),
+        )?;
+        watcher.wait_ready(READY_TIMEOUT)?;
+        Ok(watcher)
+    }
+
+    /// What both sites say, for an error.
+    fn told(&self) -> String {
+        let said = Site::ALL.map(|site| match self.frozen.contains(&site) {
+            true => format!("{site} stands still"),
+            false => format!("{site}: {:?}", self.sites.status(site)),
+        });
+        said.join("; ")
+    }
+
+    fn break_it(&mut self, fault: Fault, before: Site) -> Result<()> {
+        let site = |who| site(who, before);
+        match fault {
+            Fault::Power(who) => self.sites.power_cut(site(who)),
+            Fault::Freeze(who) => {
+                self.sites.host(site(who))?.freeze()?;
+                self.frozen.insert(site(who));
+                Ok(())
+            }
+            Fault::VmProcess(who) => self.sites.kill_vm_process(site(who)),
+            Fault::Daemon(who) => self.sites.kill_daemon(site(who)),
+            Fault::Wan => self.sites.cut_wan(Direction::Both, true),
+            Fault::WanFrom(who) => self.sites.cut_wan(Direction::From(site(who)), true),
+            Fault::Loss(parts_per_million) => self.sites.lose_on_wan(parts_per_million),
+            Fault::TiebreakerLeader => {
+                let leader = self.sites.tiebreaker_leader()?;
+                self.sites.town.kill(leader)
+            }
+            Fault::Tiebreaker => {
+                for site in Site::ALL {
+                    self.sites.cut_from_tiebreaker(site, true);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn mend_it(&mut self, fault: Fault, before: Site) -> Result<()> {
+        let site = |who| site(who, before);
+        match fault {
+            Fault::Power(who) => self.sites.power_on(site(who)),
+            Fault::Freeze(who) => {
+                self.sites.host(site(who))?.thaw()?;
+                self.frozen.remove(&site(who));
+                Ok(())
+            }
+            // The product starts it again itself, or does not.
+            Fault::VmProcess(_) => Ok(()),
+            Fault::Daemon(who) => self.sites.start_daemon(site(who)),
+            Fault::Wan => self.sites.cut_wan(Direction::Both, false),
+            Fault::WanFrom(who) => self.sites.cut_wan(Direction::From(site(who)), false),
+            Fault::Loss(_) => self.sites.lose_on_wan(0),
+            Fault::TiebreakerLeader => {
+                for node in 0..crate::tiebreaker::town::NODES.len() {
+                    if !self.sites.town.runs(node) {
+                        self.sites.town.start(node)?;
+                    }
+                }
+                Ok(())
+            }
+            Fault::Tiebreaker => {
+                for site in Site::ALL {
+                    self.sites.cut_from_tiebreaker(site, false);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+const fn site(who: Who, before: Site) -> Site {
+    match who {
+        Who::Live => before,
+        Who::Other => before.other(),
+    }
+}

@@ -1,0 +1,184 @@
+//! `cargo lab faults`: a protected VM, a client, and everything that goes wrong around them.
+//!
+//! ```text
+//!   boot once ─▶ [ protect ─▶ client writes ─▶ break, wait, mend ─▶ client reads back ─▶ judge ─▶ mend all ] …
+//!             ─▶ stop in order ─▶ both replicas, byte for byte
+//! ```
+//!
+//! The scenarios are data (`table`), each is played with one or more seeds, and each alone by its name and seed. Hosts
+//! live on from one to the next: the loser of one is the backup of the other. A scenario that could not be played to its
+//! end, or that leaves something behind that cannot be mended, is a violation too, and the next one gets fresh hosts.
+//!
+//! - `table`: the scenarios. - `campaign`: how they are played. - `verdict`: what of it breaks a promise.
+
+mod campaign;
+mod table;
+mod verdict;
+
+use super::Setup;
+use super::report::{Form, conclude};
+use crate::debian::KernelFlavour;
+use crate::image::Service;
+use anyhow::{Result, ensure};
+use campaign::Campaign;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+use table::Scenario;
+
+/// Break two datacenters in every way while a client writes to a protected VM
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only the subset for every change
+    #[arg(long)]
+    quick: bool,
+    /// Only this one
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// What the choices are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, from that one on, each scenario is played with
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// What the guest runs
+    #[arg(long, value_enum, default_value = "redis")]
+    service: Service,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Summary {
+    ok: bool,
+    /// Pairs of scenario and seed that were played.
+    scenarios: u64,
+    violations: u64,
+    took_s: u64,
+}
+
+/// Plays what was asked for and says what it has shown.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    conclude(args.form, play(args), |summary| {
+        format!(
+            "{} times something was broken: nothing that the client was told was lost, and never were two sites live.",
+            summary.scenarios
+        )
+    })
+}
+
+fn play(args: &Args) -> Result<Summary> {
+    let scenarios = chosen(args)?;
+    let setup = Setup::prepare(args.service, KernelFlavour::Cloud)?;
+    let begun = Instant::now();
+    let mut tally = Tally::default();
+    let mut campaign = None;
+    for seed in args.seed..args.seed.saturating_add(args.seeds) {
+        for scenario in &scenarios {
+            campaign = tally.play(&setup, campaign, scenario, seed)?;
+        }
+    }
+    if let Some(mut campaign) = campaign {
+        eprintln!("lab: the VM stops in order, and its replicas are compared");
+        match campaign.compare_replicas() {
+            Ok(0) => campaign.finish(),
+            Ok(leaves) => tally
+                .violations
+                .push(format!("in the end, the replicas differ in {leaves} leaves")),
+            Err(error) => tally
+                .violations
+                .push(format!("comparing the replicas: {error:#}")),
+        }
+    }
+    ensure!(
+        tally.violations.is_empty(),
+        "{} violations in {} scenarios:\n{}",
+        tally.violations.len(),
+        tally.played,
+        tally.violations.join("\n")
+    );
+    Ok(Summary {
+        ok: true,
+        scenarios: tally.played,
+        violations: 0,
+        took_s: begun.elapsed().as_secs(),
+    })
+}
+
+fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
+    let mut chosen: Vec<&Scenario> = table::ALL.iter().collect();
+    if let Some(name) = &args.scenario {
+        chosen.retain(|scenario| scenario.name == name);
+        let names: Vec<&str> = table::ALL.iter().map(|scenario| scenario.name).collect();
+        ensure!(
+            !chosen.is_empty(),
+            "no scenario {name}; there are: {}",
+            names.join(", ")
+        );
+    } else if args.quick {
+        chosen.retain(|scenario| scenario.quick);
+    }
+    Ok(chosen)
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    played: u64,
+    violations: Vec<String>,
+}
+
+impl Tally {
+    /// Plays one scenario on `campaign`, or on a fresh one; the campaign, if it is fit for the next.
+    fn play<'a>(
+        &mut self,
+        setup: &'a Setup,
+        campaign: Option<Campaign<'a>>,
+        scenario: &Scenario,
+        seed: u64,
+    ) -> Result<Option<Campaign<'a>>> {
+        let begun = Instant::now();
+        let mut campaign = match campaign {
+            Some(campaign) => campaign,
+            None => Campaign::open(setup, seed)?,
+        };
+        self.played += 1;
+        let name = format!("{} --seed {seed}", scenario.name);
+        let violations = match campaign.play(scenario, seed) {
+            Ok((found, hit)) => {
+                let violations = found.violations(scenario);
+                let told = if violations.is_empty() {
+                    "holds"
+                } else {
+                    "VIOLATED"
+                };
+                eprintln!(
+                    "lab: {name:<44} {told}; at {hit}, live {:?}, {} acknowledged, silences {} ms (TCP) and {} ms (UDP), {:.0} s",
+                    found.granted,
+                    found.client.sequence.acked,
+                    found.client.sequence.gap_ms_max,
+                    found.client.probe.gap_ms_max,
+                    begun.elapsed().as_secs_f32()
+                );
+                violations
+            }
+            Err(error) => {
+                eprintln!("lab: {name:<44} NOT PLAYED to its end: {error:#}");
+                vec![format!("it could not be played to its end: {error:#}")]
+            }
+        };
+        let mended = campaign.mend();
+        let is_fit = violations.is_empty() && mended.is_ok();
+        self.violations.extend(
+            violations
+                .into_iter()
+                .map(|violation| format!("{name}: {violation}")),
+        );
+        if let Err(error) = mended {
+            self.violations
+                .push(format!("{name}: what it left could not be mended: {error:#}"));
+        }
+        Ok(is_fit.then_some(campaign))
+    }
+}

@@ -1,0 +1,166 @@
+//! What was found in one scenario, and what of it breaks a promise. Pure.
+
+use super::super::sites::Site;
+use super::table::{Live, Scenario};
+use crate::judge::live::Judgement;
+use crate::load::watch::Report;
+use std::time::Duration;
+
+/// What may pass between a fault and its being noticed, and between its end and the first answer, in a held scenario.
+const HELD_MARGIN: Duration = Duration::from_secs(2);
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Who was live when the scenario began.
+    pub(super) before: Site,
+    /// Who was granted to be live, in order, from `before` on.
+    pub(super) granted: Vec<Site>,
+    /// The switch's frames.
+    pub(super) judgement: Judgement,
+    /// The client's account.
+    pub(super) client: Report,
+    /// From the first fault to the last step.
+    pub(super) lasted: Duration,
+}
+
+impl Found {
+    /// What breaks a promise.
+    pub(super) fn violations(&self, scenario: &Scenario) -> Vec<String> {
+        let mut found = self.client.violations();
+        let (granted, changes) = (&self.granted, self.judgement.changes());
+        if self.judgement.split_frames > 0 {
+            found.push(format!(
+                "{} frames came from a site that was live no more",
+                self.judgement.split_frames
+            ));
+        }
+        if changes != (granted.len() as u64).saturating_sub(1) {
+            found.push(format!(
+                "the switch saw {changes} changes of the live site, and the tiebreaker granted {granted:?}"
+            ));
+        }
+        let after = granted.last().copied().unwrap_or(self.before);
+        let moved = after != self.before;
+        match (scenario.live, granted.len()) {
+            (Live::Stays, 1) | (Live::Moves, 2) | (Live::Either, 1 | 2) => {}
+            (Live::Stays, _) => found.push(format!("a failover that nothing asked for: {granted:?}")),
+            (Live::Moves, _) if !moved => found.push("the other site did not take over".to_owned()),
+            _ => found.push(format!("more than one failover: {granted:?}")),
+        }
+        let silence = Duration::from_millis(self.client.sequence.gap_ms_max);
+        if scenario.held && silence + HELD_MARGIN < self.lasted {
+            found.push(format!(
+                "answers left while nobody could know who may be live: silence of {silence:?}, and the fault lasted {:?}",
+                self.lasted
+            ));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::ALL;
+    use super::*;
+    use crate::judge::frames::Sighting;
+    use crate::judge::live::{SeenAlone, judge};
+    use crate::load::watch::ledger::Ledger;
+    use crate::load::watch::probe::Probe;
+
+    fn scenario(name: &str) -> &'static Scenario {
+        ALL.iter().find(|scenario| scenario.name == name).unwrap()
+    }
+
+    /// A sound client, and one frame of each of these sites.
+    fn found(granted: &[Site], frames: &[Site]) -> Found {
+        let mut ledger = Ledger::default();
+        for (head, at) in [(0, 0), (1, 9_500)] {
+            ledger.begin();
+            ledger.acknowledge(head, Duration::from_millis(at));
+        }
+        ledger.compare(&[1, 2].into());
+        let sightings: Vec<Sighting> = frames
+            .iter()
+            .zip(0..)
+            .map(|(site, nanos)| Sighting {
+                port: site.lan_port().to_owned(),
+                nanos,
+                frame: nanos.to_string().into_bytes(),
+            })
+            .collect();
+        let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
+        Found {
+            before: granted[0],
+            granted: granted.to_vec(),
+            judgement: judge(&sightings, &ports, &SeenAlone),
+            client: Report {
+                sequence: ledger.verdict(),
+                connection_survived: true,
+                error: None,
+                probe: Probe::default().verdict(),
+                milliseconds: 1,
+            },
+            lasted: Duration::from_secs(9),
+        }
+    }
+
+    fn violation(name: &str, found: &Found) -> String {
+        let violations = found.violations(scenario(name));
+        assert_eq!(violations.len(), 1, "{name}: {violations:?}");
+        violations.concat()
+    }
+
+    const A: Site = Site::A;
+    const B: Site = Site::B;
+
+    #[test]
+    fn what_was_promised_is_no_violation() {
+        for (name, granted) in [
+            ("power-cut-live", &[A, B][..]),
+            ("power-cut-live", &[B, A]),
+            ("power-cut-backup", &[A]),
+            ("wan-cut", &[A]),
+            ("wan-cut", &[A, B]),
+            ("tiebreaker-and-live-lost", &[A, B]),
+        ] {
+            let found = found(granted, granted);
+            assert_eq!(found.violations(scenario(name)), Vec::<String>::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_planted_failover_that_nothing_asked_for_is_found() {
+        assert!(violation("power-cut-backup", &found(&[A, B], &[A, B])).contains("nothing asked for"));
+        assert!(violation("wan-cut", &found(&[A, B, A], &[A, B, A])).contains("more than one"));
+    }
+
+    #[test]
+    fn a_planted_site_that_does_not_take_over_is_found() {
+        assert!(violation("power-cut-live", &found(&[A], &[A])).contains("did not take over"));
+    }
+
+    #[test]
+    fn planted_frames_of_a_loser_are_found() {
+        assert!(violation("power-cut-live", &found(&[A, B], &[A, B, A])).contains("live no more"));
+    }
+
+    #[test]
+    fn a_planted_change_that_the_switch_did_not_see_is_found() {
+        assert!(violation("power-cut-live", &found(&[A, B], &[A, A])).contains("the switch saw 0 changes"));
+    }
+
+    #[test]
+    fn a_planted_loss_is_found() {
+        let mut found = found(&[A, B], &[A, B]);
+        found.client.sequence.lost = Some(1);
+        assert!(violation("power-cut-live", &found).contains("lost"));
+    }
+
+    #[test]
+    fn a_planted_answer_that_should_have_been_held_is_found() {
+        let mut found = found(&[A, B], &[A, B]);
+        found.client.sequence.gap_ms_max = 900;
+        assert!(violation("tiebreaker-and-live-lost", &found).contains("answers left"));
+    }
+}

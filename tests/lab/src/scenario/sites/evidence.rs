@@ -1,0 +1,216 @@
+//! What the switch, the tiebreaker's record and the disks say, whatever the sites say themselves.
+
+use super::site::Site;
+use super::{STATE, Sites};
+use crate::judge::frames::sightings;
+use crate::judge::live::{History, Judgement, judge};
+use crate::judge::replicas;
+use crate::scenario::stage::GUEST_MAC;
+use crate::scenario::store;
+use crate::switch::capture;
+use crate::switch::control::Command;
+use crate::tiebreaker::town::{self, Town};
+use antipode_certs::Role;
+use antipode_tiebreaker::client::Client;
+use antipode_tiebreaker::{Generation, HistoryEntry, Record, State};
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+/// How long a tiebreaker that works may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Operations after which the site that asked for them is the live one.
+const LIVE_AFTER: &[&str] = &["register", "claim", "pair", "cancel_pair", "cold_start"];
+
+/// Who asks the tiebreaker.
+pub(super) struct Witness {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Witness {
+    pub(super) fn new(town: &Town) -> Result<Self> {
+        Ok(Self {
+            client: town.client("operator/lab")?,
+            runtime: Builder::new_current_thread().enable_all().build()?,
+        })
+    }
+}
+
+/// Frames that are being captured where the sites meet the clients.
+pub(crate) struct Capture {
+    file: PathBuf,
+    /// Who was live when it began, and in which generation.
+    before: Option<(Site, Generation)>,
+}
+
+impl Sites<'_> {
+    /// Captures from now on what the sites send to clients.
+    pub(crate) fn start_capture(&self, name: &str) -> Result<Capture> {
+        let file = self.run.path().join(format!("{name}.pcapng"));
+        let ports = Site::ALL.map(|site| site.lan_port().to_owned());
+        self.cluster.switch.client()?.send(&Command::CaptureStart {
+            file: file.clone(),
+            ports: Some(ports.into()),
+        })?;
+        let before = self
+            .record()?
+            .and_then(|record| Some((live_site(&record.state)?, record.generation)));
+        Ok(Capture { file, before })
+    }
+
+    /// Ends the capture and judges it by what the tiebreaker has granted meanwhile, from the site that was live at its
+    /// start on. The judgement, and who was granted to be live.
+    pub(crate) fn judge(&self, capture: &Capture, history: &dyn History) -> Result<(Judgement, Vec<Site>)> {
+        self.stop_capture()?;
+        let input = BufReader::new(File::open(&capture.file)?);
+        let seen = sightings(&capture::read(input)?, GUEST_MAC);
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        let granted = granted(&record, capture.before);
+        let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
+        Ok((judge(&seen, &ports, history), granted))
+    }
+
+    /// Ends a capture that nobody will judge.
+    pub(crate) fn stop_capture(&self) -> Result<()> {
+        self.cluster.switch.client()?.send(&Command::CaptureStop)?;
+        Ok(())
+    }
+
+    /// The site that the tiebreaker's record names as the live one.
+    pub(crate) fn live_site(&self) -> Result<Site> {
+        let live = self.record()?.and_then(|record| live_site(&record.state));
+        live.with_context(|| format!("by the tiebreaker's record, no site may be live with {}", self.vm))
+    }
+
+    /// The tiebreaker's node that leads.
+    pub(crate) fn tiebreaker_leader(&self) -> Result<usize> {
+        let mut witness = self.witness();
+        let Witness { client, runtime } = &mut *witness;
+        runtime.block_on(town::leader(client, PATIENCE))
+    }
+
+    /// The VM's record, if there is one.
+    fn record(&self) -> Result<Option<Record>> {
+        let mut witness = self.witness();
+        let Witness { client, runtime } = &mut *witness;
+        Ok(runtime.block_on(client.show(&self.vm.parse()?, PATIENCE))?)
+    }
+
+    fn witness(&self) -> MutexGuard<'_, Witness> {
+        self.witness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves in which the two sites' replicas differ. Everything of the product is killed for it, and the disks are
+    /// unmounted: what lies on them then is what was flushed or would be found after a crash.
+    pub(crate) fn differing_leaves(&mut self) -> Result<u64> {
+        let mut copies = Vec::new();
+        for site in Site::ALL {
+            let script = format!(
+                "pkill -KILL -x antipode; until umount {}; do usleep 100000; done",
+                store::DIRECTORY
+            );
+            self.host(site)?.shell(&script)?;
+            let copy = self.run.path().join(format!("replica-{site}"));
+            store::extract(&self.store(site), &replica_path(site, &self.vm), &copy)?;
+            copies.push(copy);
+        }
+        Ok(replicas::differing(&copies[0], &copies[1])?)
+    }
+}
+
+/// Where a site's replica lies on the site's disk: the one that was there, or the one that the product has made.
+fn replica_path(site: Site, vm: &str) -> String {
+    let state = STATE.strip_prefix(store::DIRECTORY).unwrap_or(STATE);
+    match site {
+        Site::A => format!("/{}", store::DISK),
+        Site::B => format!("{state}/vms/{vm}/disk.img"),
+    }
+}
+
+fn live_site(state: &State) -> Option<Site> {
+    match state {
+        State::Paired { primary: site, .. } | State::Solo { site, .. } => Site::named(site.as_str()),
+        State::Parked { .. } | State::Retired => None,
+    }
+}
+
+/// Who was live `before`, and the sites that the record's history has made live since, in order, each once in a row.
+fn granted(record: &Record, before: Option<(Site, Generation)>) -> Vec<Site> {
+    let since = before.map_or(Generation::NONE, |(_, generation)| generation);
+    let live = |entry: &HistoryEntry| {
+        let by_site = entry.by.role == Role::Site && LIVE_AFTER.contains(&entry.operation);
+        (by_site && entry.generation > since)
+            .then(|| Site::named(entry.by.name.as_str()))
+            .flatten()
+    };
+    let mut sites: Vec<Site> = before.map(|(site, _)| site).into_iter().collect();
+    sites.extend(record.history.iter().filter_map(live));
+    sites.dedup();
+    sites
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use antipode_certs::Identity;
+    use antipode_tiebreaker::{Boot, Operation};
+
+    fn record(changes: &[(&str, &'static str)]) -> Record {
+        let site = || "site-a".parse().unwrap();
+        let history = changes
+            .iter()
+            .zip(1..)
+            .map(|((by, operation), generation)| HistoryEntry {
+                generation: Generation(generation),
+                by: Identity::from_uri(&format!("antipode://{by}")).unwrap(),
+                operation,
+                reason: None,
+                at_unix_seconds: 0,
+            });
+        Record {
+            incarnation: antipode_tiebreaker::Incarnation(1),
+            generation: Generation(changes.len() as u64),
+            state: State::Solo {
+                site: site(),
+                boot: Some(Boot(1)),
+            },
+            settings: antipode_tiebreaker::Settings {
+                preferred: None,
+                flush: antipode_tiebreaker::Flush::Site,
+            },
+            history: history.collect(),
+            remembered: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_may_have_been_live_is_read_from_the_history() {
+        let record = record(&[
+            ("site/site-a", "register"),
+            ("site/site-a", "pair"),
+            ("operator/lab", "configure"),
+            ("site/site-b", "claim"),
+            ("site/site-b", "pair"),
+            ("site/site-a", "claim"),
+        ]);
+        assert_eq!(granted(&record, None), [Site::A, Site::B, Site::A]);
+        let late = Some((Site::B, Generation(5)));
+        assert_eq!(granted(&record, late), [Site::B, Site::A]);
+        let over = Some((Site::A, Generation(6)));
+        assert_eq!(granted(&record, over), [Site::A], "what was before is no grant");
+    }
+
+    #[test]
+    fn every_operation_that_makes_a_site_live_is_known_by_its_name() {
+        for name in LIVE_AFTER {
+            assert!(Operation::NAMES.contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The product on the sites: its daemons, its commands, and what it says of a VM.
+
+use super::site::Site;
+use super::{CONFIG, Sites, VM_CONFIG};
+use crate::agent::client::{Channel, Event, Input, Output};
+use crate::agent::message::{ExitStatus, Stream};
+use crate::host::Host;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// From starting `site run` to its answer.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two questions.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+const SIGKILL: i32 = 9;
+
+/// The words by which the VM's own process is found.
+const VM_PROCESS: &str = "antipode site vm";
+
+/// `site run` on a host. What it says is in `site-<name>.log` of the run's directory.
+pub(super) struct Daemon(Input);
+
+impl Daemon {
+    fn start(host: &Host, logs: &Path) -> Result<Self> {
+        let line = format!("exec antipode site run --config {CONFIG} --log info");
+        let channel = host.spawn(&["sh", "-c", &line])?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(logs.join(format!("{}.log", host.name())))?;
+        let input = channel.input();
+        thread::spawn(move || follow(channel, log));
+        Ok(Self(input))
+    }
+}
+
+fn follow(mut channel: Channel, mut log: File) {
+    while let Ok(event) = channel.next() {
+        match event {
+            // The log is for people.
+            Event::Data(_, bytes) => drop(log.write_all(&bytes)),
+            Event::Exit(status) => {
+                drop(writeln!(log, "lab: it ended with {status}"));
+                return;
+            }
+        }
+    }
+}
+
+/// What `vm status` says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct VmStatus {
+    /// The role of the site that was asked.
+    pub(crate) role: String,
+    /// The other site, if there is a pairing.
+    #[serde(default)]
+    pub(crate) peer: Option<String>,
+    /// The generation of its record.
+    #[serde(default)]
+    pub(crate) generation: Option<u64>,
+    /// Exits of the guest.
+    #[serde(default)]
+    pub(crate) position: Option<u64>,
+    /// How far the backup is behind.
+    #[serde(default)]
+    pub(crate) lag_ms: Option<f64>,
+    /// Between the sites, as the product measures it.
+    #[serde(default)]
+    pub(crate) rtt_ms: Option<f64>,
+    /// How long outputs were held.
+    #[serde(default)]
+    pub(crate) output_hold_ms_p50: Option<f64>,
+    /// Whether nothing is missing.
+    #[serde(default)]
+    pub(crate) green: bool,
+    /// Why not, as a sentence.
+    #[serde(default)]
+    pub(crate) because: Option<String>,
+    /// How far a transfer is.
+    #[serde(default)]
+    pub(crate) progress: Option<Progress>,
+}
+
+/// How far a phase of `vm protect` is.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub(crate) struct Progress {
+    /// Bytes done.
+    pub(crate) done_bytes: u64,
+    /// Bytes of the phase.
+    pub(crate) total_bytes: u64,
+}
+
+/// Roles of a site that has the live copy.
+const LIVE_ROLES: &[&str] = &[
+    "unprotected",
+    "solo",
+    "syncing",
+    "cloning",
+    "stunned",
+    "pairing",
+    "cancelling",
+    "settling",
+    "primary",
+];
+
+impl VmStatus {
+    /// Whether this site has the live copy.
+    pub(crate) fn is_live(&self) -> bool {
+        LIVE_ROLES.contains(&self.role.as_str())
+    }
+}
+
+impl Sites<'_> {
+    /// Starts `site run` on a host that is up, and waits until it answers.
+    pub(crate) fn start_daemon(&mut self, site: Site) -> Result<()> {
+        let daemon = Daemon::start(self.host(site)?, self.run.path())?;
+        self.daemons.insert(site, daemon);
+        let deadline = Instant::now() + DAEMON_PATIENCE;
+        loop {
+            match self.ask(site, "vm list") {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    let log = self.run.path().join(format!("{site}.log"));
+                    bail!(
+                        "`site run` on {site} does not answer: {error:#}; see {}",
+                        log.display()
+                    );
+                }
+                Err(_) => thread::sleep(ASK_EVERY),
+            }
+        }
+    }
+
+    /// Kills `site run`; VMs go on.
+    pub(crate) fn kill_daemon(&mut self, site: Site) -> Result<()> {
+        let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
+        Ok(daemon.0.signal(SIGKILL)?)
+    }
+
+    /// Kills the VM's own process.
+    pub(crate) fn kill_vm_process(&self, site: Site) -> Result<()> {
+        let script = format!("pkill -KILL -f '^{VM_PROCESS}'");
+        self.host(site)?
+            .shell(&script)
+            .map(drop)
+            .with_context(|| format!("{site} runs no VM"))
+    }
+
+    /// Runs a command of the product on a site to its end, which must be a good one; what it said last, as JSON.
+    pub(crate) fn ask(&self, site: Site, words: &str) -> Result<Value> {
+        let line = format!("antipode {words} --config {CONFIG} --json");
+        let output = self.host(site)?.run(&["sh", "-c", &line])?;
+        let said = last_line(&output);
+        ensure!(
+            output.status == ExitStatus::Code(0),
+            "{site}: `antipode {words}` ended with {}: {said} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        serde_json::from_str(&said).with_context(|| format!("{site}: `antipode {words}` said {said:?}"))
+    }
+
+    /// Starts a command of the product on a site; its end is awaited elsewhere.
+    pub(crate) fn begin(&self, site: Site, words: &str) -> Result<Asked> {
+        let line = format!("exec antipode {words} --config {CONFIG} --json");
+        Ok(Asked {
+            what: format!("{site}: `antipode {words}`"),
+            channel: self.host(site)?.spawn(&["sh", "-c", &line])?,
+        })
+    }
+
+    /// Waits until a site says that the VM has one of these roles there, as closely as the host can look; which it was.
+    pub(crate) fn wait_role(&self, site: Site, roles: &[&str], patience: Duration) -> Result<String> {
+        let (vm, wanted) = (&self.vm, roles.join("|"));
+        let script = format!(
+            "while :; do r=$(antipode vm status {vm} --config {CONFIG} --json 2> /dev/null | \
+             sed -n 's/.*\"role\":\"\\([a-z]*\\)\".*/\\1/p'); \
+             case \"$r\" in {wanted}) echo $r; exit;; esac; done"
+        );
+        let seconds = patience.as_secs().to_string();
+        let output = self
+            .host(site)?
+            .run(&["timeout", &seconds, "sh", "-c", &script])?;
+        ensure!(
+            output.status == ExitStatus::Code(0),
+            "{site}: the VM is none of {wanted} within {seconds} s: {:?}",
+            self.status(site)
+        );
+        Ok(output.text())
+    }
+
+    /// Creates the VM at `site` and starts it.
+    pub(crate) fn start_vm(&self, site: Site) -> Result<()> {
+        let vm = &self.vm;
+        self.ask(site, &format!("vm create {vm} --vm {VM_CONFIG}"))?;
+        self.ask(site, &format!("vm start {vm}"))?;
+        Ok(())
+    }
+
+    /// The command by which a host is asked for [`Sites::status`].
+    pub(crate) fn status_command(&self) -> Vec<String> {
+        let words = ["antipode", "vm", "status", &self.vm, "--config", CONFIG, "--json"];
+        words.map(str::to_owned).into()
+    }
+
+    /// What a site says of the VM.
+    pub(crate) fn status(&self, site: Site) -> Result<VmStatus> {
+        let said = self.ask(site, &format!("vm status {}", self.vm))?;
+        serde_json::from_value(said.clone()).with_context(|| format!("{site}: no status: {said}"))
+    }
+
+    /// Waits until `site` says something of the VM that is `wanted`.
+    pub(crate) fn wait_status(
+        &self,
+        site: Site,
+        what: &str,
+        patience: Duration,
+        wanted: impl Fn(&VmStatus) -> bool,
+    ) -> Result<VmStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let said = self.status(site);
+            match &said {
+                Ok(status) if wanted(status) => return said,
+                _ if Instant::now() > deadline => {
+                    bail!("{site}: {what} within {} s; it says {said:?}", patience.as_secs())
+                }
+                _ => thread::sleep(ASK_EVERY),
+            }
+        }
+    }
+}
+
+/// A command under way.
+pub(crate) struct Asked {
+    what: String,
+    channel: Channel,
+}
+
+impl Asked {
+    /// Waits for its end, which must be a good one; what it said last.
+    pub(crate) fn end(mut self, patience: Duration) -> Result<Value> {
+        let deadline = Instant::now() + patience;
+        let (mut said, mut complaint) = (Vec::new(), Vec::new());
+        let status = loop {
+            match self.channel.next_before(deadline)? {
+                Some(Event::Data(Stream::Error, bytes)) => complaint.extend(bytes),
+                Some(Event::Data(_, bytes)) => said.extend(bytes),
+                Some(Event::Exit(status)) => break status,
+                None => bail!("{} has not ended within {} s", self.what, patience.as_secs()),
+            }
+        };
+        let text = String::from_utf8_lossy(&said).into_owned();
+        let last = text.lines().last().unwrap_or_default();
+        ensure!(
+            status == ExitStatus::Code(0),
+            "{} ended with {status}: {last} {}",
+            self.what,
+            String::from_utf8_lossy(&complaint).trim()
+        );
+        serde_json::from_str(last).with_context(|| format!("{} said {last:?}", self.what))
+    }
+}
+
+fn last_line(output: &Output) -> String {
+    let text = output.text();
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_and_what_it_leaves_out_is_absent() {
+        let text = r#"{"vm":"redis","role":"primary","peer":"site-b","generation":7,"pairing":"x","position":123,
+            "lag_ms":1.5,"lag_bytes":1,"lag_exits":2,"rtt_ms":40.1,"output_hold_ms_p50":41.0,"green":true,"cause":null,
+            "because":null,"progress":{"done_bytes":1,"total_bytes":2,"left_s":null},"since":1,"next":null}"#;
+        let status: VmStatus = serde_json::from_str(text).unwrap();
+        assert!(status.green && status.is_live());
+        assert_eq!((status.position, status.lag_ms), (Some(123), Some(1.5)));
+        assert_eq!(status.progress.map(|progress| progress.total_bytes), Some(2));
+        let status: VmStatus = serde_json::from_str(r#"{"role":"backup"}"#).unwrap();
+        assert!(!status.green && !status.is_live());
+    }
+}
