@@ -25,7 +25,7 @@ use crate::replica::{
 };
 use crate::units::{ImageLength, Run};
 
-pub use digest::{Digest, DigestError, digest};
+pub use digest::{Digest, DigestError, Reading, digest};
 pub use service::{LiveDisk, Standby, open_to_read};
 
 use kept_tree::{Claim, Key};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use antipode_certs::{Identity, Paths as CertificatePaths, PeerRule, Role as CertificateRole, TRUST_FILE};
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::Paths;
+use antipode_disk_sync::disk::{Paths, Reading};
 use antipode_disk_sync::protocol::Role;
 use antipode_disk_sync::replica::VmId;
 
@@ -27,6 +27,7 @@ pub(in crate::cli) enum Request {
     Digest {
         paths: Paths,
         content_only: bool,
+        reading: Reading,
     },
     Diff(PathBuf, PathBuf),
     Sync(Sync),
@@ -92,10 +93,16 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
         DiskCommand::Digest {
             image,
             content,
+            full,
             metadata,
         } => Request::Digest {
             paths: Paths::new(image, metadata),
             content_only: content,
+            reading: if full {
+                Reading::Everything
+            } else {
+                Reading::Changed
+            },
         },
         DiskCommand::Diff { one, other } => Request::Diff(one, other),
         DiskCommand::Sync {
