@@ -163,6 +163,7 @@ fn a_second_digest_of_a_replica_reads_only_what_changed() {
         (&second["bytes_hashed"], &second["blake3"], &second["content"]),
         (&0.into(), &first["blake3"], &first["content"])
     );
+    assert_eq!(digest(&["--full"])["bytes_hashed"], 40 * LEAF);
     // A sync from it uses the replica and writes nothing.
     done(here, &["disk", "sync", "a.img", "b.img"]);
     assert_eq!(digest(&["--content"])["bytes_hashed"], 0);

@@ -27,7 +27,16 @@ pub enum DigestError {
     Hash(#[from] HashError),
 }
 
-/// Digests any image, a replica's or not. Of a replica it reads only what changed since the last digest. `begins` is told
+/// What of an image is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// What changed since the last digest, where that is known.
+    Changed,
+    /// Everything: also what a bad disk may have changed by itself.
+    Everything,
+}
+
+/// Digests any image, a replica's or not. What a replica comes to is kept for the next digest. `begins` is told
 /// how many bytes there are to hash, then `progress` bytes as they are done.
 ///
 /// # Errors
@@ -35,6 +44,7 @@ pub enum DigestError {
 pub fn digest(
     paths: &Paths,
     wanted: Wanted,
+    reading: Reading,
     threads: Threads,
     begins: &mut dyn FnMut(u64),
     progress: &(dyn Fn(u64) + Sync),
@@ -51,7 +61,8 @@ pub fn digest(
     let kept = before
         .as_ref()
         .and_then(|key| kept_tree::read(&path, key, length));
-    let kept = kept.filter(|(tree, _)| wanted == Wanted::Content || tree.has_plain());
+    let kept = kept
+        .filter(|(tree, _)| reading == Reading::Changed && (wanted == Wanted::Content || tree.has_plain()));
     let bytes_hashed = match &kept {
         Some((_, changed)) => (changed.regions() * REGION_BYTES).min(length.bytes()),
         None => length.bytes(),

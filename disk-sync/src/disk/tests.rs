@@ -70,7 +70,11 @@ fn build(paths: &Paths, wanted: Wanted) -> Tree {
 
 /// Digests, checks the roots against a digest of everything, and answers how many bytes were hashed.
 fn hashed(paths: &Paths, wanted: Wanted) -> u64 {
-    let found = digest(paths, wanted, threads(), &mut |_| (), &|_| ()).unwrap();
+    hashed_by(paths, wanted, Reading::Changed)
+}
+
+fn hashed_by(paths: &Paths, wanted: Wanted, reading: Reading) -> u64 {
+    let found = digest(paths, wanted, reading, threads(), &mut |_| (), &|_| ()).unwrap();
     let fresh = build(paths, wanted);
     assert_eq!(found.tree.content_root(), fresh.content_root());
     if wanted == Wanted::Both {
@@ -93,6 +97,7 @@ fn a_second_digest_reads_nothing_and_one_of_more_reads_all() {
         "BLAKE3's own was not asked for"
     );
     assert_eq!(hashed(&paths, Wanted::Both), 0);
+    assert_eq!(hashed_by(&paths, Wanted::Both, Reading::Everything), BYTES);
     assert_eq!(hashed(&paths, Wanted::Content), 0);
 }
 

@@ -37,7 +37,11 @@ pub(super) fn disk(request: &Request, json: bool, output: &mut dyn Write) -> Res
             is_empty,
         } => create(paths, vm, *size, *is_empty, json, output),
         Request::Info(paths) => show::info(paths, json, output),
-        Request::Digest { paths, content_only } => show::digest(paths, *content_only, json, output),
+        Request::Digest {
+            paths,
+            content_only,
+            reading,
+        } => show::digest(paths, *content_only, *reading, json, output),
         Request::Diff(one, other) => show::diff(one, other, json, output),
         Request::Sync(sync) => sync::sync(sync, json, output),
         Request::Serve {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use antipode_disk_sync::disk::{self, Digest, DigestError, DiskInfo, Paths};
+use antipode_disk_sync::disk::{self, Digest, DigestError, DiskInfo, Paths, Reading};
 use antipode_disk_sync::image::{Access, FileImage, Image};
 use antipode_disk_sync::protocol::{Clock, RunError};
 use antipode_disk_sync::replica::State;
@@ -109,6 +109,7 @@ fn info_as_text(paths: &Paths, info: &DiskInfo, output: &mut dyn Write) -> io::R
 pub(super) fn digest(
     paths: &Paths,
     content_only: bool,
+    reading: Reading,
     json: bool,
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
@@ -123,6 +124,7 @@ pub(super) fn digest(
     let found = disk::digest(
         paths,
         wanted,
+        reading,
         Threads::all(),
         &mut |bytes| bar.set_length(bytes),
         &done_now,

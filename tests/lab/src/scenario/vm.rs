@@ -283,15 +283,6 @@ impl Vm {
         sent.map_err(|error| self.error(format!("SIGTERM: {error}"), &self.followed.lock()))
     }
 
-    /// Kills antipode: it can do nothing more.
-    ///
-    /// # Errors
-    /// If the host is gone.
-    pub fn kill(&self) -> Result<()> {
-        let sent = self.input.signal(libc::SIGKILL);
-        sent.map_err(|error| self.error(format!("SIGKILL: {error}"), &self.followed.lock()))
-    }
-
     /// Waits for the end of the process.
     ///
     /// # Errors
