@@ -30,8 +30,8 @@ pub struct Notes {
     pub renounced: Option<PairingId>,
 }
 
-/// Something to do. Effects are done in the order in which they are given; [`Effect::Persist`] and
-/// [`Effect::MarkStale`] are durable before the next one begins, the others that take long end in an event.
+/// Something to do. Effects are done in the order in which they are given; [`Effect::Persist`],
+/// [`Effect::MarkStale`] and [`Effect::AdoptReplica`] are durable before the next one begins, the others that take long end in an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Write the notes, durably.
@@ -72,6 +72,8 @@ pub enum Effect {
     StopGuest,
     /// Remove the VM here, whatever it does.
     DestroyVm,
+    /// This site's stale replica is the VM's disk from now on, by an operator's word, durably.
+    AdoptReplica,
     /// This site's replica is not what a start may begin from, durably.
     MarkStale,
     /// No log frame goes out or is taken in any more in this pairing, none is acknowledged, none resumes it. Its

@@ -34,6 +34,7 @@ impl Role {
             State::Retired => self.register(),
             // What this very start had asked for was granted, and the answer was lost.
             State::Solo { site, boot } if site == own && *boot == Some(self.settings.boot) => self.started(),
+            State::Solo { site, boot: None } if site == own => self.start_by_force(),
             State::Solo { site, .. } if site == own => self.cold_start(),
             State::Solo { .. } => self.end(Phase::Stale, Cause::Lost),
             State::Paired { primary, backup, .. } if primary != own && backup != own => {
@@ -63,6 +64,15 @@ impl Role {
     fn cold_start(&mut self) {
         let boot = self.settings.boot;
         self.ask_if_clean(Operation::ColdStart { boot });
+    }
+
+    /// An operator says that this site starts with what it has. Half of a sync is not a disk, whoever says so (D5).
+    fn start_by_force(&mut self) {
+        if self.replica == Replica::Stale {
+            self.emit(Effect::AdoptReplica);
+            self.replica = Replica::Clean;
+        }
+        self.cold_start();
     }
 
     fn ask_if_clean(&mut self, operation: Operation) {

@@ -55,7 +55,7 @@ impl World {
     /// A new VM process at a site that has none, with its first command.
     pub(super) fn begin_process(&mut self, site: usize, command: Command) {
         self.processes += 1;
-        let now = self.moment();
+        let now = self.moment_at(site);
         let at = self.now;
         let host = &mut self.hosts[site];
         host.boots += 1;
@@ -97,12 +97,12 @@ impl World {
         let host = &self.hosts[site];
         host.frozen_until <= self.now
             && host.process.as_ref().is_some_and(|process| {
-                process.rule.gate() == Gate::Open && process.rule.leaves_at(self.moment())
+                process.rule.gate() == Gate::Open && process.rule.leaves_at(self.moment_at(site))
             })
     }
 
     pub(super) fn step(&mut self, site: usize, event: Event) {
-        let now = self.moment();
+        let now = self.moment_at(site);
         let before = self.process(site).role.phase();
         let told = format!("{} {site} {before:?}: {event:?}", self.now);
         let effects = self.process(site).role.step(now, event);
@@ -142,7 +142,7 @@ impl World {
 
     /// Shows what may leave.
     fn drain(&mut self, site: usize) {
-        let now = self.moment();
+        let now = self.moment_at(site);
         let Some(process) = &mut self.hosts[site].process else {
             return;
         };
@@ -197,7 +197,7 @@ impl World {
     pub(super) fn guest(&mut self, site: usize, id: u64) {
         let delay = self.random.between(20, 80);
         self.after(delay, Happening::Guest(id));
-        let now = self.moment();
+        let now = self.moment_at(site);
         if !self.process(site).runs {
             return;
         }
@@ -283,11 +283,12 @@ impl World {
     }
 
     fn perform(&mut self, site: usize, effect: Effect) {
-        let now = self.moment();
+        let now = self.moment_at(site);
         let at = self.now;
         let id = self.process(site).id;
         match effect {
             Effect::Persist(notes) => self.hosts[site].notes = notes,
+            Effect::AdoptReplica => self.hosts[site].replica = Some(Replica::Clean),
             Effect::MarkStale => self.hosts[site].replica = Some(Replica::Stale),
             Effect::AskTiebreaker(ask) => self.ask(site, &ask),
             Effect::ReadRecord(read) => {
@@ -392,7 +393,7 @@ impl World {
         let replica = self.hosts[site].replica.unwrap_or(Replica::Stale);
         let process = self.hosts[site].process.as_mut().unwrap();
         process.runs = true;
-        self.checker.goes_live(&process.memory, replica);
+        self.checker.goes_live(site, &process.memory, replica);
     }
 
     /// The other site makes a process for the copy, if it can.

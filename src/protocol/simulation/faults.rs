@@ -1,8 +1,16 @@
 //! What people do, and what goes wrong.
 
+use antipode_certs::Identity;
+use antipode_tiebreaker::{Operation, Reason, Request, RequestId, decide};
+
 use super::Flaw;
-use super::world::{FAULTS_END, Happening, World};
+use super::world::{FAULTS_END, Happening, World, site_name};
+use crate::protocol::limits::ALONE_GAP_MAX;
 use crate::protocol::role::{Command, Event, Notes, Phase, Replica};
+
+/// A site that stands still for so long finds out when it wakes.
+#[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
+const STANDS_STILL: u64 = ALONE_GAP_MAX.as_millis() as u64;
 
 impl World {
     /// What a person, or a supervisor, does now and then.
@@ -18,6 +26,8 @@ impl World {
             {
                 host.process = None;
             }
+            self.force(site);
+            let host = &self.hosts[site];
             let (up, replica) = (host.up, host.replica);
             let phase = host.process.as_ref().map(|own| own.role.phase());
             match phase {
@@ -66,7 +76,7 @@ impl World {
             0 | 1 => self.crash(site),
             2 | 3 => {
                 let span = self.random.between(50, 8_000);
-                self.hosts[site].frozen_until = self.now + span;
+                self.freeze(site, span);
             }
             4 | 5 => self.cut(&[0, 1]),
             6 => self.cut(&[site]),
@@ -82,6 +92,48 @@ impl World {
                     self.after(0, Happening::Role(id, failure));
                 }
             }
+        }
+    }
+
+    fn freeze(&mut self, site: usize, span: u64) {
+        let host = &mut self.hosts[site];
+        if host.up && host.frozen_until <= self.now {
+            host.frozen_since = self.now;
+            host.frozen_until = self.now + span;
+            if self.flaw == Flaw::SleepUnnoticed {
+                host.slept += span;
+            }
+        }
+    }
+
+    /// An operator sees that one site has not moved for long, and puts the other one in.
+    fn force(&mut self, site: usize) {
+        let [own, peer] = [&self.hosts[site], &self.hosts[1 - site]];
+        let peer_stands_still = peer.frozen_until > self.now && self.now - peer.frozen_since > STANDS_STILL;
+        let may_start =
+            own.up && own.process.is_none() && own.replica.is_some_and(|own| own != Replica::Syncing);
+        let Some(expected) = self.record.as_ref().map(|record| record.generation) else {
+            return;
+        };
+        if !peer_stands_still || !may_start || !self.random.percent(30) {
+            return;
+        }
+        let request = Request {
+            id: RequestId(self.now),
+            expected,
+            operation: Operation::Force {
+                site: site_name(site),
+                reason: Reason::new("it does not move").unwrap(),
+            },
+            at_unix_seconds: 0,
+        };
+        let operator = Identity::from_uri("antipode://operator/o").unwrap();
+        let outcome = decide(self.record.take(), &request, &operator);
+        self.record = outcome.record;
+        if outcome.answer.verdict.is_ok() {
+            self.note(format!("{} operator: force {site}", self.now));
+            self.checker.forces(site);
+            self.seen.insert("forced");
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
 //! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
-//! stop, protect and unprotect. Then all is healed, and within a minute the VM must be protected again.
+//! stop, protect, unprotect and override. Then all is healed, and within a minute the VM must be protected again.
 //!
 //! A guest is the list of outputs that it has made, each flushed to the disk of the live site before it is made. What
 //! leaves is what clients have seen. [`Checker`](checker::Checker) says what must hold at every moment. The driver can
@@ -42,6 +42,10 @@ enum Flaw {
     ReplayNotToEnd,
     /// A crash makes a site forget its notes.
     ForgetNotes,
+    /// Nobody says that a request got no answer.
+    SilentClient,
+    /// A host's clock stands still with it.
+    SleepUnnoticed,
     /// Every replica is said to be whole.
     TrustReplica,
 }
@@ -76,6 +80,7 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "left",
         "awoke",
         "unprotected",
+        "forced",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -134,6 +139,11 @@ fn notes_that_a_crash_takes_are_caught() {
 }
 
 #[test]
+fn a_sleep_that_nobody_notices_is_caught() {
+    is_caught(Flaw::SleepUnnoticed, &SPLIT);
+}
+
+#[test]
 fn a_start_from_a_replica_that_is_not_whole_is_caught() {
     is_caught(Flaw::TrustReplica, &[Harm::LiveFromStale, Harm::OutputLost]);
 }
@@ -147,11 +157,13 @@ fn each_checker_finds_something() {
         Flaw::GuessUnknown,
         Flaw::NotDurable,
         Flaw::ForgetNotes,
+        Flaw::SilentClient,
+        Flaw::SleepUnnoticed,
         Flaw::TrustReplica,
     ];
     let mut found = BTreeSet::new();
     for flaw in flaws {
-        found.extend((0..400).flat_map(|seed| run(seed, flaw).found));
+        found.extend((0..150).flat_map(|seed| run(seed, flaw).found));
     }
     let all = [
         Harm::TwoOpen,

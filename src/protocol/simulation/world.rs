@@ -87,7 +87,10 @@ pub(super) enum Happening {
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pub(super) up: bool,
+    pub(super) frozen_since: u64,
     pub(super) frozen_until: u64,
+    /// How long its clock stood still.
+    pub(super) slept: u64,
     pub(super) notes: Notes,
     pub(super) replica: Option<Replica>,
     pub(super) disk: History,
@@ -199,8 +202,9 @@ impl World {
             && phases.contains(&Some(Phase::Backup))
     }
 
-    pub(super) const fn moment(&self) -> Moment {
-        Moment::from_nanos(self.now * 1_000_000)
+    /// By the clock of this host.
+    pub(super) const fn moment_at(&self, site: usize) -> Moment {
+        Moment::from_nanos(self.now.saturating_sub(self.hosts[site].slept) * 1_000_000)
     }
 
     pub(super) fn after(&mut self, ms: u64, happening: Happening) {
@@ -331,6 +335,9 @@ impl World {
         if self.random.percent(15) {
             let delay = self.random.between(50, 4_000);
             self.after(delay, Happening::Arrive(process, ask.clone()));
+        }
+        if self.flaw == Flaw::SilentClient {
+            return;
         }
         self.after(
             ANSWER_TIMEOUT,

@@ -139,6 +139,22 @@ fn a_replica_that_is_not_whole_is_not_started_from() {
 }
 
 #[test]
+fn an_operators_word_starts_a_stale_disk_but_no_half_made_one() {
+    let mut record = Story::alone().record.unwrap();
+    record.state = State::Solo {
+        site: "b".parse().unwrap(),
+        boot: None,
+    };
+    for (replica, asks) in [(Replica::Stale, true), (Replica::Syncing, false)] {
+        let mut story = Story::of("b", "a", Some(record.clone()));
+        story.tell(Event::Command(Command::Start { replica }));
+        story.read();
+        assert_eq!(story.done.contains(&Effect::AdoptReplica), asks);
+        assert_eq!(story.role.phase() == Phase::Starting, asks);
+    }
+}
+
+#[test]
 fn a_retired_name_is_registered_as_the_next_incarnation() {
     let mut record = Story::alone().record.unwrap();
     record.state = State::Retired;
