@@ -28,7 +28,7 @@ use crate::units::{ImageLength, Run};
 
 pub use digest::{Digest, DigestError, Reading, digest};
 pub use service::{LiveDisk, Standby, open_to_read};
-pub use sync_target::SyncTarget;
+pub use sync_target::{SyncTarget, adopt, mark_stale, state_of};
 
 use kept_tree::{Claim, Key};
 

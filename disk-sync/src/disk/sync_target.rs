@@ -1,11 +1,12 @@
-//! A replica that is filled by somebody who knows which leaves: a running machine's disk, while it is copied (P6).
+//! A replica that is filled by somebody who knows which leaves: a running machine's disk, while it is copied (P6). And what
+//! a replica is, and what an operator may make of it, while nobody uses it.
 
 use std::io;
 
 use super::{DiskError, InUse, Opened, Paths, metadata_error, take_into_use};
 use crate::image::{Access, FileImage, Image};
 use crate::leaf_set::LeafSet;
-use crate::replica::{FileStore, GenerationId, Lineage, Replica, ReplicaId, SyncKey};
+use crate::replica::{FileStore, GenerationId, Lineage, Replica, ReplicaId, State, SyncKey};
 use crate::units::Run;
 
 /// A replica that says `syncing` until all of it is there.
@@ -72,4 +73,43 @@ impl SyncTarget {
         let stamp = self.image.stamp().map_err(|error| failed(error.into()))?;
         self.replica.close(stamp).map(drop).map_err(failed)
     }
+}
+
+/// What may be done with a replica that nobody uses.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
+    Ok(Opened::at(paths, Access::Read, false)?.loaded.state())
+}
+
+/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4). One that is being
+/// synced is half another's, and stays what it is.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
+    let InUse {
+        image, mut replica, ..
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
+    let failed = |error| metadata_error(paths, error);
+    if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
+        replica.finish_sync(lineage).map_err(failed)?;
+    }
+    let stamp = image.stamp().map_err(|error| failed(error.into()))?;
+    replica.close(stamp).map(drop).map_err(failed)
+}
+
+/// Says durably that a replica that nobody uses lacks writes.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn mark_stale(paths: &Paths) -> Result<(), DiskError> {
+    let InUse {
+        image, mut replica, ..
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
+    let failed = |error| metadata_error(paths, error);
+    replica.mark_stale().map_err(failed)?;
+    let stamp = image.stamp().map_err(|error| failed(error.into()))?;
+    replica.close(stamp).map(drop).map_err(failed)
 }

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use antipode_certs::Name;
 use antipode_certs::tls::LiveCredentials;
+use antipode_disk_sync::disk;
+use antipode_disk_sync::replica::State;
 use antipode_tiebreaker::{Incarnation, PairingId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -39,6 +41,7 @@ use crate::channel::{
     Session, Side, Writer,
 };
 use crate::devices::Frame;
+use crate::machine::config;
 use crate::machine::cpu::TABLE_NAME;
 use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
@@ -563,9 +566,10 @@ impl Driver {
                 json!({ "ok": true, "log_port": self.parts.ports.0, "transfer_port": self.parts.ports.1 })
             }
             Request::Status => json!(self.status()),
-            Request::Start => self.command(Command::Start {
-                replica: Replica::Clean,
-            }),
+            Request::Start => match self.replica() {
+                Ok(replica) => self.command(Command::Start { replica }),
+                Err(why) => json!({ "ok": false, "error": why }),
+            },
             Request::Protect => {
                 let pairing = PairingId(rand_number());
                 self.command(Command::Protect { pairing })
@@ -660,6 +664,7 @@ impl Driver {
                     running.handle.destroy();
                 }
             }
+            Effect::AdoptReplica => self.on_idle_replica(disk::adopt),
             Effect::MarkStale => self.mark_stale(),
             Effect::CloseChannel => self.close_channel(),
             Effect::Tell(word) => self.tell(&word),
@@ -869,10 +874,41 @@ impl Driver {
     }
 
     fn mark_stale(&mut self) {
-        let disk = self.running.as_ref().and_then(|running| running.disk.as_ref());
-        if let Some(Err(error)) = disk.map(|disk| disk.mark_stale()) {
-            tracing::error!(%error, "the replica could not be marked as stale; this process ends");
+        let in_use = self.running.as_ref().and_then(|running| running.disk.as_ref());
+        match in_use.map(|disk| disk.mark_stale()) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::error!(%error, "the replica could not be marked as stale; this process ends");
+                self.is_over = true;
+            }
+            None => self.on_idle_replica(disk::mark_stale),
+        }
+    }
+
+    /// Changes what this site's replica is while no VM uses it.
+    fn on_idle_replica(&mut self, change: impl FnOnce(&disk::Paths) -> Result<(), disk::DiskError>) {
+        let Some(paths) = self.replica_paths() else { return };
+        if let Err(error) = change(&paths) {
+            tracing::error!(%error, "the replica's state could not be changed; this process ends");
             self.is_over = true;
+        }
+    }
+
+    fn replica_paths(&self) -> Option<disk::Paths> {
+        let config = config::load(&self.parts.folder.definition()).ok()?;
+        let disk = config.disk?;
+        Some(disk::Paths::new(disk.path, disk.metadata)).filter(|paths| paths.metadata.exists())
+    }
+
+    /// What this site's replica is. A VM without a disk has all that it needs.
+    fn replica(&self) -> Result<Replica, String> {
+        let Some(paths) = self.replica_paths() else {
+            return Ok(Replica::Clean);
+        };
+        match disk::state_of(&paths).map_err(|error| error.to_string())? {
+            State::Clean => Ok(Replica::Clean),
+            State::Stale => Ok(Replica::Stale),
+            State::Syncing(_) => Ok(Replica::Syncing),
         }
     }
 
