@@ -304,7 +304,7 @@ fn every_fault_names_its_file() {
         &wrong_role,
         40,
         file,
-        "a certificate of a tiebreaker is needed",
+        "one for the role tiebreaker is needed",
     );
     refused(
         folder.path(),

@@ -497,6 +497,6 @@ fn mistakes_in_the_configuration_are_told_with_their_lines() {
     town.refused(
         &["run", "--config", "wrong.toml"],
         40,
-        "a certificate of a tiebreaker is needed",
+        "one for the role tiebreaker is needed",
     );
 }

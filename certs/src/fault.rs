@@ -25,7 +25,7 @@ pub enum CertificateFault {
     #[error("it is not signed by the CA that is trusted here")]
     WrongAuthority,
     /// For another role.
-    #[error("it is for {found}, but a certificate of a {} is needed", or_list(expected))]
+    #[error("it is for {found}, but one for the role {} is needed", or_list(expected))]
     WrongRole {
         /// Roles that would do.
         expected: Vec<Role>,

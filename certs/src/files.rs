@@ -71,6 +71,8 @@ fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(),
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    // First of all: a folder that is not there is told as that, not by the name of the temporary file.
+    let opened = File::open(folder).map_err(refused)?;
     let mut builder = tempfile::Builder::new();
     builder
         .prefix(".antipode-")
@@ -90,9 +92,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(),
         io::ErrorKind::AlreadyExists => WriteError::Exists(path.to_owned()),
         _ => refused(failed.error),
     })?;
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(refused)
+    opened.sync_all().map_err(refused)
 }
 
 #[cfg(test)]
@@ -132,11 +132,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none/site-a.pem");
         let error = write_secret(&path, "one", Existing::Replace).unwrap_err();
+        let said = error.to_string();
         assert!(
-            error
-                .to_string()
-                .contains("none/site-a.pem cannot be written: No such file"),
-            "{error}"
+            said.ends_with("none/site-a.pem cannot be written: No such file or directory (os error 2)"),
+            "{said}"
         );
     }
 }

@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(sites.admit(&paris), Ok(()));
         assert_eq!(
             sites.admit(&operator).unwrap_err().to_string(),
-            "it is for antipode://operator/berlin, but a certificate of a site or tiebreaker is needed"
+            "it is for antipode://operator/berlin, but one for the role site or tiebreaker is needed"
         );
         let exact = PeerRule::Exactly(berlin.clone());
         assert_eq!(exact.admit(&berlin), Ok(()));

@@ -42,6 +42,8 @@ impl Outbox for Speaker {
         panic!("a lone node sent {message:?}");
     }
 
+    async fn depart(&mut self) {}
+
     fn answer(&mut self, ticket: Ticket, reply: Reply) {
         assert!(matches!(reply, Reply::Answer(_)), "{reply:?}");
         let line = format!("answer {}\n", ticket.0);
@@ -52,7 +54,7 @@ impl Outbox for Speaker {
     }
 }
 
-fn serve(folder: &Path) {
+async fn serve(folder: &Path) {
     println!("{READY}");
     std::io::stdin().read_exact(&mut [0]).unwrap();
     let (store, _, content) = DiskStore::open(folder, &name("c"), &name("a")).unwrap();
@@ -64,7 +66,8 @@ fn serve(folder: &Path) {
         seed: 1,
     };
     let mut driver = Driver::new(Node::new(settings, content), store);
-    driver.take((0..80).map(|_| Event::Tick), &mut Speaker).unwrap();
+    let ticks = (0..80).map(|_| Event::Tick);
+    driver.take(ticks, &mut Speaker).await.unwrap();
     for number in 0..ANSWERS {
         let (path, operation) = match number {
             0 => ("site/s", Operation::Register { boot: Boot(1) }),
@@ -91,7 +94,7 @@ fn serve(folder: &Path) {
                 request,
             },
         };
-        driver.take([event], &mut Speaker).unwrap();
+        driver.take([event], &mut Speaker).await.unwrap();
     }
 }
 
@@ -228,7 +231,8 @@ impl Tracer {
 #[test]
 fn an_answer_follows_the_sync_of_what_it_depends_on() {
     if let Some(folder) = std::env::var_os(FOLDER) {
-        return serve(Path::new(&folder));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        return runtime.block_on(serve(Path::new(&folder)));
     }
     let folder = tempfile::tempdir().unwrap();
     let owner = Owner {

@@ -76,9 +76,9 @@ pub(in crate::cli) fn resolve(command: CertsCommand) -> Result<Request, Failure>
     })
 }
 
-/// The error's text says what would do, after its colon.
+/// The error's text says which are, after its colon.
 fn wrong_word(error: IdentityError, place: &str) -> Failure {
-    let problem = Problem::new(error.to_string(), "give one that does").at(place);
+    let problem = Problem::new(error.to_string(), "give one that is").at(place);
     Failure::new(ExitCode::Usage, problem)
 }
 

@@ -216,7 +216,7 @@ fn prove(proof: Proof, admitted: &[CertificateRole]) -> Result<Proven, Failure> 
 }
 
 fn wrong(error: &dyn std::error::Error, place: &str) -> Failure {
-    let problem = Problem::new(error.to_string(), "give one that does").at(place);
+    let problem = Problem::new(error.to_string(), "give one that is").at(place);
     Failure::new(ExitCode::Usage, problem)
 }
 

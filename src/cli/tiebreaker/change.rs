@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use antipode_certs::{Existing, Name, write_public};
+use antipode_certs::{Existing, Name, WriteError, write_public};
 use antipode_tiebreaker::service::Backup;
 use antipode_tiebreaker::{Operation, Refusal, Request, RequestId};
 use serde_json::json;
@@ -33,15 +33,17 @@ pub(super) fn change(
     let mut client = client(config)?;
     let given = runtime()?.block_on(client.change(&asked.vm, &request, PATIENCE))?;
     if let Err(refusal) = given.verdict {
-        let now = given
-            .state
-            .as_ref()
-            .map_or_else(|| "unknown".to_owned(), state_words);
+        let now = given.state.as_ref().map_or_else(String::new, |state| {
+            format!(
+                "; it is {} in generation {}",
+                state_words(state),
+                given.generation
+            )
+        });
         let what = format!(
-            "{} of {} is refused: {refusal}; it is {now} in generation {}",
+            "{} of {} is refused: {refusal}{now}",
             asked.operation.name(),
-            asked.vm,
-            given.generation
+            asked.vm
         );
         return Err(Failure::new(ExitCode::Refused, Problem::new(what, mend(refusal))));
     }
@@ -93,7 +95,16 @@ pub(super) fn backup(
     let records = runtime()?.block_on(client.export(PATIENCE))?;
     let count = records.len();
     let backup = Backup::new(config.cluster.clone(), wall_clock_unix_micros(), records);
-    write_public(file, &backup.to_json(), Existing::Keep)?;
+    write_public(file, &backup.to_json(), Existing::Keep).map_err(|error| match error {
+        WriteError::Exists(path) => {
+            let problem = Problem::new(
+                "there is such a file already, and it is not overwritten",
+                "name another file",
+            );
+            Failure::new(ExitCode::FileExists, problem.at(path.display().to_string()))
+        }
+        refused => refused.into(),
+    })?;
     let code = ExitCode::Done;
     written(if json {
         let mut told = answer(code);

@@ -1,6 +1,6 @@
 //! The tiebreaker's configuration file, from its text to settings that keep their limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +113,7 @@ fn read_seats(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> BTreeMap<Na
             .note(Wrong::new(what, mend), mistakes);
     }
     let mut seats = BTreeMap::new();
+    let mut names = BTreeSet::new();
     for section in sections {
         let seat = section.required("name", "name = \"north\"", mistakes, values::name);
         let address = section.required(
@@ -123,6 +124,21 @@ fn read_seats(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> BTreeMap<Na
         );
         let range = 0..=PRIORITY_MAX;
         let priority = section.optional("priority", mistakes, |value| values::number(value, &range));
+        let known = seat.as_ref().is_some_and(|seat| !names.insert(seat.clone()));
+        let known = known
+            || address.as_ref().is_some_and(|address| {
+                seats
+                    .values()
+                    .any(|other: &SeatSettings| other.address == *address)
+            });
+        if known {
+            let who = seat.as_ref().map_or("a node", Name::as_str);
+            let what = format!("{who} has the name or the address of another");
+            section.note(
+                Wrong::new(what, "give each node its own name and address"),
+                mistakes,
+            );
+        }
         let (Some(seat), Some(address)) = (seat, address) else {
             continue;
         };
@@ -130,16 +146,7 @@ fn read_seats(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> BTreeMap<Na
             address,
             priority: priority.map_or(0, |priority| u32::try_from(priority).unwrap_or(u32::MAX)),
         };
-        let twice = seats
-            .values()
-            .any(|other: &SeatSettings| other.address == settings.address);
-        if twice || seats.insert(seat.clone(), settings).is_some() {
-            let what = format!("node {seat} has the name or the address of another");
-            section.note(
-                Wrong::new(what, "give each node its own name and address"),
-                mistakes,
-            );
-        }
+        seats.insert(seat, settings);
     }
     seats
 }

@@ -29,17 +29,6 @@ impl From<ServiceError> for Failure {
                 );
                 Self::new(ExitCode::ListenRefused, problem.at(address.to_string()))
             }
-            ServiceError::Thread(source) => {
-                let problem = Problem::new(
-                    format!("the host gives no thread: {source}"),
-                    "raise this user's limits, or end other processes",
-                );
-                Self::new(ExitCode::HostIo, problem)
-            }
-            ServiceError::Died => Self::new(
-                ExitCode::Internal,
-                Problem::new(error.to_string(), "report this as a defect"),
-            ),
         }
     }
 }
@@ -80,7 +69,10 @@ impl From<ClientError> for Failure {
                 ExitCode::Unreachable,
                 "see that two of the three nodes run and can be reached from here",
             ),
-            ClientError::Forbidden(_) => (ExitCode::Refused, "use a certificate that may"),
+            ClientError::Forbidden(_) => (
+                ExitCode::Refused,
+                "see that the configuration names the right cluster, and a certificate that may",
+            ),
             ClientError::PeerReachable(_) => (
                 ExitCode::Refused,
                 "stop the VM at that site in order; if the site is dead, wait ten seconds and ask again",

@@ -1,13 +1,16 @@
 //! What operators see: the cluster, and the VMs' records. Never green while there is a gap (O3).
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use antipode_certs::{Name, UnixTime};
-use antipode_tiebreaker::client::ClientError;
+use antipode_tiebreaker::client::{Client, ClientError};
 use antipode_tiebreaker::node::{NodeStatus, PeerStatus, Standing, Summary};
 use antipode_tiebreaker::{Flush, Record, State};
+use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::{PATIENCE, answer, client, runtime};
@@ -22,48 +25,89 @@ const LAG_SEEN: u64 = 100;
 
 /// What `status` has found out.
 struct Found {
-    nodes: Vec<(Name, Result<NodeStatus, String>)>,
+    nodes: BTreeMap<Name, Result<NodeStatus, String>>,
     vms: Result<Vec<Summary>, String>,
 }
 
 /// Shows every node and every VM.
 pub(super) fn status(config: &Config, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let mut client = client(config)?;
-    let found = runtime()?.block_on(async {
-        let mut nodes = Vec::new();
-        for name in config.seats.keys() {
-            let said = client
-                .status(name, STATUS_PATIENCE)
-                .await
-                .map_err(|error| match error {
-                    ClientError::Unreachable { mut tried, .. } => tried.remove(name).unwrap_or_default(),
-                    other => other.to_string(),
-                });
-            nodes.push((name.clone(), said));
-        }
-        let vms = client
-            .list(STATUS_PATIENCE)
-            .await
-            .map_err(|error| error.to_string());
-        Found { nodes, vms }
-    });
+    let clients: Vec<(Name, Client)> = config
+        .seats
+        .keys()
+        .map(|name| Ok((name.clone(), client(config)?)))
+        .collect::<Result<_, Failure>>()?;
+    let found = runtime()?.block_on(find(clients));
     let problems = problems(&found);
     let code = match (&found.vms, problems.is_empty()) {
         (Ok(_), true) => ExitCode::Done,
         (Ok(_), false) => ExitCode::Degraded,
         (Err(_), _) => ExitCode::Unreachable,
     };
-    written(if json {
-        writeln!(output, "{}", status_json(config, &found, &problems, code))
-    } else {
-        write_status(config, &found, &problems, output)
-    })?;
+    written(at_once(output, |text| {
+        if json {
+            let told = status_json(config, &found, &problems, code);
+            write_with_vms(told, found.vms.as_deref().ok(), text)
+        } else {
+            write_status(config, &found, &problems, text)
+        }
+    }))?;
     Ok(code)
+}
+
+/// Asks every node of itself, all at once, and whoever leads for the VMs.
+async fn find(clients: Vec<(Name, Client)>) -> Found {
+    let mut asked = JoinSet::new();
+    for (name, mut client) in clients {
+        asked.spawn(async move {
+            let said = client.status(&name, STATUS_PATIENCE).await;
+            (name, said, client)
+        });
+    }
+    let (mut nodes, mut best) = (BTreeMap::new(), None);
+    for (name, said, client) in asked.join_all().await {
+        let leads = said.as_ref().is_ok_and(|status| status.role == "leader");
+        // The connection to the leader is open already.
+        if leads || best.is_none() {
+            best = Some(client);
+        }
+        let said = said.map_err(|error| match error {
+            ClientError::Unreachable { mut tried, .. } => tried.remove(&name).unwrap_or_default(),
+            other => other.to_string(),
+        });
+        nodes.insert(name, said);
+    }
+    let vms = match best {
+        Some(mut client) => client
+            .list(STATUS_PATIENCE)
+            .await
+            .map_err(|error| error.to_string()),
+        None => Err("the configuration names no node".to_owned()),
+    };
+    Found { nodes, vms }
+}
+
+/// Makes the whole text first: standard output would hand it on in pieces of a line or a kilobyte.
+fn at_once(output: &mut dyn Write, make: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let mut text = Vec::new();
+    make(&mut text)?;
+    output.write_all(&text)
+}
+
+/// `told` as a line of JSON, with the VMs under `vms`: of thousands, a `Value` each would take longer than all the rest.
+fn write_with_vms(told: Value, vms: Option<&[Summary]>, text: &mut Vec<u8>) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        told: Value,
+        vms: Option<&'a [Summary]>,
+    }
+    serde_json::to_writer(&mut *text, &Whole { told, vms })?;
+    writeln!(text)
 }
 
 /// The node that leads, as it sees itself.
 fn leader(found: &Found) -> Option<&NodeStatus> {
-    let said = found.nodes.iter().filter_map(|(_, said)| said.as_ref().ok());
+    let said = found.nodes.values().filter_map(|said| said.as_ref().ok());
     said.filter(|status| status.role == "leader")
         .max_by_key(|status| status.term)
 }
@@ -87,10 +131,7 @@ fn problems(found: &Found) -> Vec<Problem> {
         }
     }
     // Of a node that we do not reach, that the leader does not reach it either is no news.
-    let reached = |peer: &&PeerStatus| {
-        let said = found.nodes.iter().find(|(name, _)| *name == peer.name);
-        said.is_none_or(|(_, said)| said.is_ok())
-    };
+    let reached = |peer: &&PeerStatus| found.nodes.get(&peer.name).is_none_or(Result::is_ok);
     let peers = leader(found).into_iter().flat_map(|leader| &leader.peers);
     problems.extend(peers.filter(reached).filter_map(problem_of));
     if let Err(error) = &found.vms {
@@ -142,7 +183,6 @@ fn status_json(config: &Config, found: &Found, problems: &[Problem], code: ExitC
     told["term"] = json!(leader.map(|leader| leader.term));
     told["commit"] = json!(leader.map(|leader| leader.commit));
     told["nodes"] = nodes.into();
-    told["vms"] = json!(found.vms.as_ref().ok());
     told["problems"] = json!(problems);
     told
 }
@@ -211,13 +251,13 @@ pub(super) fn list(config: &Config, json: bool, output: &mut dyn Write) -> Resul
     let mut client = client(config)?;
     let vms = runtime()?.block_on(client.list(PATIENCE))?;
     let code = ExitCode::Done;
-    written(if json {
-        let mut told = answer(code);
-        told["vms"] = json!(vms);
-        writeln!(output, "{told}")
-    } else {
-        write_vms(&vms, output)
-    })?;
+    written(at_once(output, |text| {
+        if json {
+            write_with_vms(answer(code), Some(&vms), text)
+        } else {
+            write_vms(&vms, text)
+        }
+    }))?;
     Ok(code)
 }
 

@@ -87,7 +87,6 @@ pub fn run(
         role,
         begin: begin.clone(),
         offer,
-        mac: None,
         happenings: happenings.clone(),
         position: Arc::clone(&position),
         ports: (log_port, transfer_port),

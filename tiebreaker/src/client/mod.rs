@@ -3,7 +3,7 @@
 //! ```text
 //!   ask ──▶ the node that led last, else the next one
 //!             ├─ a reply ─────────────────────────────────▶ done
-//!             ├─ not the leader, that one is ─────────────▶ ask that one, unless it was the last to be silent
+//!             ├─ not the leader, that one is ─────────────▶ ask that one, unless it is passed over
 //!             ├─ busy, no leader yet ─── a moment later ──▶ ask the next one
 //!             └─ silence, no connection, unknown ─────────▶ ask the next one, the same again
 //!           the deadline ─▶ Unreachable: was any try sent that may yet be granted?
@@ -12,7 +12,11 @@
 //! - **Refused is an answer, unreachable is none.** A refusal is in [`Answer::verdict`]: the record says no, for good. An
 //!   [`ClientError::Unreachable`] with `maybe_done` means: frozen, ask again with the same number (T2).
 //! - A repeated change is harmless: its number makes it one.
+//! - **Whoever keeps the client waiting is passed over for as long again**, while others answer. A leader that hangs costs
+//!   its silence once, not once in every round of the nodes until they have elected another.
 //! - Whom a connection reaches is proven: the node that is called, by name, with the role of a tiebreaker.
+
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +25,8 @@ use std::time::Duration;
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
 use tokio::time::{Instant, sleep};
+
+use turns::Turns;
 
 use crate::limits::{REPLY_MS_MAX, RETRY_MS};
 use crate::node::{Demand, NodeStatus, Query, Reply, Summary};
@@ -210,13 +216,16 @@ impl Client {
     /// Where nobody answers in time, or the caller may not ask.
     pub async fn ask(&mut self, demand: &Demand, within: Duration) -> Result<Reply, ClientError> {
         let deadline = Instant::now() + within;
+        let changes = matches!(demand, Demand::Change { .. } | Demand::Reseat { .. });
         let (mut tried, mut maybe_done) = (BTreeMap::new(), false);
         let mut next = self.favourite.clone();
         let mut hops = 0;
-        let mut silent = None;
+        let mut turns = Turns::default();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Some(name) = next.take().or_else(|| self.after(self.favourite.as_ref())) else {
+            let begun = Instant::now();
+            let left = deadline.saturating_duration_since(begun);
+            let in_turn = || turns.next(self.cluster.nodes.keys(), self.favourite.as_ref(), begun);
+            let Some(name) = next.take().or_else(|| in_turn().cloned()) else {
                 return Err(self.unreachable(tried, maybe_done));
             };
             if left.is_zero() {
@@ -224,7 +233,10 @@ impl Client {
             }
             self.favourite = Some(name.clone());
             let patience = left.min(self.patience);
-            match self.try_node(&name, demand, patience).await {
+            let came = self.try_node(&name, demand, patience).await;
+            let now = Instant::now();
+            turns.note(&name, now, now - begun);
+            match came {
                 Try::Done(Reply::Forbidden(why)) => return Err(ClientError::Forbidden(why)),
                 Try::Done(Reply::PeerReachable { site }) => return Err(ClientError::PeerReachable(site)),
                 Try::Done(reply) => return Ok(reply),
@@ -233,15 +245,14 @@ impl Client {
                     // Not to one that has just been silent: who names it has not noticed yet. Its turn comes.
                     next = leader.filter(|leader| {
                         *leader != name
-                            && silent.as_ref() != Some(leader)
+                            && !turns.passes_over(leader, now)
                             && self.cluster.nodes.contains_key(leader)
                     });
                     hops += 1;
                 }
                 Try::Silence(what) => {
-                    silent = Some(name.clone());
                     tried.insert(name, what);
-                    maybe_done = true;
+                    maybe_done |= changes;
                 }
             }
             // A hint is followed at once, but two nodes may each believe that the other leads.
@@ -297,13 +308,6 @@ impl Client {
         let hello = Hello::of_client(self.cluster.name.clone());
         stream.send_json(Kind::Hello, &hello).await?;
         Ok(stream)
-    }
-
-    /// The node behind `name` in the order of names; after the last comes the first.
-    fn after(&self, name: Option<&Name>) -> Option<Name> {
-        let nodes = &self.cluster.nodes;
-        let behind = name.and_then(|name| nodes.keys().find(|other| *other > name));
-        behind.or_else(|| nodes.keys().next()).cloned()
     }
 
     fn unreachable(&self, tried: BTreeMap<Name, String>, maybe_done: bool) -> ClientError {

@@ -90,6 +90,9 @@ impl Node {
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             check_quorum: true,
             pre_vote: true,
+            // Only a leader answers, so nobody waits for followers to learn of a commit: the next entry or heartbeat tells
+            // them. Half of all messages are saved, and they would compete with the next change.
+            skip_bcast_commit: true,
             // Not `priority`: docs/decisions/0010-tiebreaker-consensus-and-store.md.
             ..Config::default()
         };
@@ -133,6 +136,14 @@ impl Node {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The election that it knows of last, and who won it, as far as it knows.
+    #[must_use]
+    pub fn leadership(&self) -> (u64, Option<NodeId>) {
+        let Self { raw, .. } = self;
+        let leader = (raw.raft.leader_id != INVALID_ID).then_some(NodeId(raw.raft.leader_id));
+        (raw.raft.term, leader)
     }
 
     /// Entries that the log holds in memory.

@@ -1,20 +1,18 @@
-//! The process: the node's thread, the tasks around it, and their end.
+//! The process: the node's desk, the tasks around it, and their end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-use std::thread;
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
 use raft::eraftpb::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::driver::{Driver, Outbox, Stop};
-use super::inbox::{Inbox, View, Work};
+use super::inbox::{self, Inbox, View, Work};
 use super::outbound::Outbound;
 use super::{ServiceError, ServiceSettings, Surroundings, session};
 use crate::limits::{HEARTBEAT_TICKS, OUTBOX_MESSAGES_MAX, REOPEN_TICKS, SESSIONS_MAX};
@@ -28,10 +26,11 @@ const EVENTS_PER_STEP: usize = 256;
 /// Milliseconds between two looks at the certificates' files, for a node that makes few connections.
 const CERTIFICATES_MS: u64 = 60_000;
 
-/// Runs a node until `end` comes; `ready` is told where it listens.
+/// Runs a node until `end` comes; `ready` is told where it listens. Whatever runs this waits for the node's disk: it should
+/// be a thread of its own.
 ///
 /// # Errors
-/// Where it cannot start, or its thread dies.
+/// Where it cannot start.
 pub async fn serve(
     settings: ServiceSettings,
     surroundings: Surroundings,
@@ -58,7 +57,7 @@ pub async fn serve(
         .await
         .map_err(listen_failed)?;
     let address = listener.address().map_err(listen_failed)?;
-    let (inbox, work) = Inbox::new();
+    let (inbox, work) = inbox::pair();
     let mut tasks = JoinSet::new();
     let mut queues = BTreeMap::new();
     for (name, seat) in settings.seats.iter().filter(|(name, _)| **name != settings.name) {
@@ -84,35 +83,26 @@ pub async fn serve(
         waiting: BTreeMap::new(),
         tickets: 0,
         unsent: Vec::new(),
+        leader: None,
     };
-    let (died, death) = oneshot::channel::<()>();
     let node = desk.node(&owner, content, 0);
-    let thread = thread::Builder::new()
-        .name("tiebreaker".to_owned())
-        .spawn(move || {
-            let _died = died;
-            desk.run(Driver::new(node, store), &work);
-        })
-        .map_err(ServiceError::Thread)?;
     // Whoever wants to know has gone: nothing to do.
     let _ = ready.send(address);
     tokio::select! {
+        // A write is never cut short: nothing is awaited in its middle.
         () = end => {}
-        _ = death => return Err(ServiceError::Died),
-    }
-    while !inbox.post(Work::End) && !inbox.is_closed() {
-        sleep(Duration::from_millis(1)).await;
+        () = desk.run(Driver::new(node, store), work) => {}
     }
     tasks.shutdown().await;
-    // It may be in the middle of a write, and no write takes long.
-    thread.join().map_err(|_| ServiceError::Died)
+    Ok(())
 }
 
 async fn tick(inbox: Inbox, heartbeat_ms: u64) {
     let mut ticks = interval(Duration::from_micros(
         heartbeat_ms * 1000 / HEARTBEAT_TICKS as u64,
     ));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Not later and later under load, and not many at once after a stall: what came meanwhile is read first.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         inbox.post(Work::Event(Event::Tick));
@@ -152,7 +142,7 @@ async fn accept(listener: Arc<Listener>, inbox: Inbox, view: Arc<View>) {
     }
 }
 
-/// What the node's thread has on its desk, besides the node.
+/// What the node has on its desk, besides itself.
 struct Desk {
     settings: ServiceSettings,
     surroundings: Surroundings,
@@ -162,6 +152,8 @@ struct Desk {
     tickets: u64,
     /// Messages that found no room, or nobody: consensus is told.
     unsent: Vec<Message>,
+    /// Who leads, as was last logged.
+    leader: Option<NodeId>,
 }
 
 impl Desk {
@@ -181,22 +173,23 @@ impl Desk {
         Node::new(settings, content)
     }
 
-    /// Until the end comes. A node that cannot go on is stalled until its store can be opened anew.
-    fn run(mut self, driver: Driver<DiskStore>, work: &Receiver<Work>) {
+    /// As long as work comes. A node that cannot go on is stalled until its store can be opened anew.
+    async fn run(mut self, driver: Driver<DiskStore>, mut work: mpsc::Receiver<Work>) {
         let mut restarts = 0;
         let mut driver = driver;
         loop {
             let last = driver.node().status();
-            let Some(stop) = self.drive(driver, work) else {
+            let Some(stop) = self.drive(driver, &mut work).await else {
                 return;
             };
             self.waiting.clear();
+            self.leader = None;
             tracing::error!("this node takes no part any more: {stop}");
-            let next = self.stall(&stop, last, work, |desk| {
+            let reopen = |desk: &Self| {
                 restarts += 1;
                 desk.reopen(restarts)
-            });
-            match next {
+            };
+            match self.stall(&stop, last, &mut work, reopen).await {
                 Some(reopened) => driver = reopened,
                 None => return,
             }
@@ -210,19 +203,17 @@ impl Desk {
         Ok(Driver::new(self.node(&owner, content, restarts), store))
     }
 
-    /// Until the end, which is none, or until the node stops.
-    fn drive(&mut self, mut driver: Driver<DiskStore>, work: &Receiver<Work>) -> Option<Stop> {
-        while let Ok(first) = work.recv() {
-            let mut events = Vec::new();
-            for work in std::iter::once(first).chain(work.try_iter().take(EVENTS_PER_STEP)) {
-                match work {
-                    Work::Event(event) => events.push(event),
-                    Work::Request { from, demand, reply } => events.push(self.request(from, demand, reply)),
-                    Work::End => return None,
-                }
-            }
+    /// Until no work comes any more, or until the node stops.
+    async fn drive(
+        &mut self,
+        mut driver: Driver<DiskStore>,
+        work: &mut mpsc::Receiver<Work>,
+    ) -> Option<Stop> {
+        let mut taken = Vec::new();
+        while work.recv_many(&mut taken, EVENTS_PER_STEP).await > 0 {
+            let mut events: Vec<Event> = taken.drain(..).map(|work| self.event(work)).collect();
             while !events.is_empty() {
-                if let Err(stop) = driver.take(std::mem::take(&mut events), self) {
+                if let Err(stop) = driver.take(std::mem::take(&mut events), self).await {
                     return Some(stop);
                 }
                 events.extend(self.unsent.drain(..).map(|message| {
@@ -234,8 +225,31 @@ impl Desk {
                 }));
             }
             self.view.set_seats(driver.node().seats());
+            self.log_leadership(driver.node());
         }
         None
+    }
+
+    fn log_leadership(&mut self, node: &Node) {
+        let (term, leader) = node.leadership();
+        if leader == self.leader {
+            return;
+        }
+        self.leader = leader;
+        match leader {
+            None => tracing::warn!("nobody leads, as far as this node knows, since term {term}"),
+            Some(id) => match node.seats().name_of(id) {
+                Some(name) => tracing::info!("node {name} leads in term {term}"),
+                None => tracing::info!("node {id} leads in term {term}"),
+            },
+        }
+    }
+
+    fn event(&mut self, work: Work) -> Event {
+        match work {
+            Work::Event(event) => event,
+            Work::Request { from, demand, reply } => self.request(from, demand, reply),
+        }
     }
 
     fn request(&mut self, from: Identity, demand: Demand, reply: oneshot::Sender<Reply>) -> Event {
@@ -250,20 +264,18 @@ impl Desk {
         }
     }
 
-    /// Answers that this node is stalled, and tries `again` from time to time. None at the end.
-    fn stall<T>(
+    /// Answers that this node is stalled, and tries `again` from time to time. None when no work comes any more.
+    async fn stall<T>(
         &self,
         stop: &Stop,
         mut last: NodeStatus,
-        work: &Receiver<Work>,
+        work: &mut mpsc::Receiver<Work>,
         mut again: impl FnMut(&Self) -> Result<T, StoreError>,
     ) -> Option<T> {
         let mut why = stop.to_string();
         let mut ticks = 0;
-        // Ticks come as long as the process lives.
-        while let Ok(work) = work.recv() {
+        while let Some(work) = work.recv().await {
             match work {
-                Work::End => return None,
                 Work::Request { demand, reply, .. } => {
                     last.role = "stalled".to_owned();
                     last.leader = None;
@@ -303,9 +315,15 @@ impl Outbox for Desk {
         }
     }
 
+    /// The tasks that write to the sockets run on this thread, as soon as this one lets them.
+    async fn depart(&mut self) {
+        yield_now().await;
+    }
+
     fn answer(&mut self, ticket: Ticket, mut reply: Reply) {
         if let Reply::Status(status) = &mut reply {
             status.faulty_sessions = self.view.faulty_sessions();
+            status.stalled = self.view.superseded();
         }
         if let Some(waiting) = self.waiting.remove(&ticket) {
             // A client that has gone needs no answer.

@@ -5,10 +5,14 @@ use raft::eraftpb::Message;
 use crate::node::{Effect, Event, Node, Reply, Ticket};
 use crate::store::{Store, StoreError};
 
-/// Where messages and replies go. Neither waits.
+/// Where messages and replies go.
 pub trait Outbox {
     /// To another node.
     fn send(&mut self, message: Message);
+
+    /// Lets what was sent leave. Awaited before each write, so that messages travel while the disk works; that they have
+    /// left is not needed.
+    fn depart(&mut self) -> impl Future<Output = ()> + Send;
 
     /// To a client.
     fn answer(&mut self, ticket: Ticket, reply: Reply);
@@ -47,14 +51,17 @@ impl<S: Store> Driver<S> {
     ///
     /// # Errors
     /// Where the store fails or the node halts. What would have followed is never said; the driver is of no use any more.
-    pub fn take(
+    pub async fn take(
         &mut self,
         events: impl IntoIterator<Item = Event>,
         outbox: &mut impl Outbox,
     ) -> Result<(), Stop> {
         for effect in self.node.step(events) {
             match effect {
-                Effect::Persist(batch) => self.store.write(&batch)?,
+                Effect::Persist(batch) => {
+                    outbox.depart().await;
+                    self.store.write(&batch)?;
+                }
                 Effect::Send(messages) => messages.into_iter().for_each(|message| outbox.send(message)),
                 Effect::Answer(ticket, reply) => outbox.answer(ticket, reply),
                 Effect::Halt(why) => return Err(Stop::Halted(why)),

@@ -1,18 +1,17 @@
-//! What the sessions and the node's thread share: a queue one way, a view of the node the other.
+//! What the sessions and the node's desk share: a queue one way, a view of the node the other.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use antipode_certs::{Identity, Name};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::INBOX_EVENTS_MAX;
 use crate::node::{Demand, Event, NodeId, Reply, Seats};
 use crate::store::Owner;
 
-/// What waits for the node's thread.
+/// What waits for the node.
 #[derive(Debug)]
 pub(super) enum Work {
     Event(Event),
@@ -21,39 +20,27 @@ pub(super) enum Work {
         demand: Demand,
         reply: oneshot::Sender<Reply>,
     },
-    /// End the thread.
-    End,
 }
 
-/// The way to the node's thread.
+/// The way to the node.
 #[derive(Debug, Clone)]
-pub(super) struct Inbox {
-    queue: SyncSender<Work>,
-    closed: Arc<AtomicBool>,
+pub(super) struct Inbox(mpsc::Sender<Work>);
+
+pub(super) fn pair() -> (Inbox, mpsc::Receiver<Work>) {
+    let (queue, work) = mpsc::channel(INBOX_EVENTS_MAX);
+    (Inbox(queue), work)
 }
 
 impl Inbox {
-    pub(super) fn new() -> (Self, Receiver<Work>) {
-        let (queue, work) = sync_channel(INBOX_EVENTS_MAX);
-        let closed = Arc::default();
-        (Self { queue, closed }, work)
-    }
-
     /// Hands `work` over, unless too much waits already or nobody takes it any more.
     pub(super) fn post(&self, work: Work) -> bool {
-        match self.queue.try_send(work) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => false,
-            Err(TrySendError::Disconnected(_)) => {
-                self.closed.store(true, Ordering::Relaxed);
-                false
-            }
-        }
+        self.0.try_send(work).is_ok()
     }
 
-    /// Whether a post has found nobody who takes it.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+    /// Hands `work` over when there is room.
+    pub(super) async fn deliver(&self, work: Work) {
+        // Nobody takes it any more at the end alone.
+        let _ = self.0.send(work).await;
     }
 }
 
@@ -65,6 +52,8 @@ pub(super) struct View {
     /// Ids that nodes have named themselves by. A node that was away has their new ids from here before the log tells.
     learnt: RwLock<BTreeMap<NodeId, Name>>,
     faulty_sessions: AtomicU64,
+    /// The id that this node's seat has now, if it is another's; else 0.
+    successor: AtomicU64,
 }
 
 impl View {
@@ -74,6 +63,7 @@ impl View {
             seats: RwLock::new(seats),
             learnt: RwLock::default(),
             faulty_sessions: AtomicU64::new(0),
+            successor: AtomicU64::new(0),
         }
     }
 
@@ -113,6 +103,26 @@ impl View {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&id)
             .cloned()
+    }
+
+    /// Another node says that this node's seat is `id`'s now.
+    pub(super) fn note_successor(&self, id: NodeId) {
+        if self.successor.fetch_max(id.0, Ordering::Relaxed) < id.0
+            && let Some(why) = self.superseded()
+        {
+            tracing::error!("this node takes no part any more: {why}");
+        }
+    }
+
+    /// Why this node takes no part, if its seat was given to another.
+    pub(super) fn superseded(&self) -> Option<String> {
+        let successor = self.successor.load(Ordering::Relaxed);
+        (successor > self.owner.id.0).then(|| {
+            format!(
+                "its seat was given to node {successor}: its data is of the past; stop it, move its folder away, and \
+                 start the node that has node {successor}'s data, or `antipode tiebreaker rejoin`"
+            )
+        })
     }
 
     pub(super) fn count_fault(&self) {

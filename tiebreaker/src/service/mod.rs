@@ -1,14 +1,18 @@
-//! A node as a process: its thread, its sessions, and its beginning (T1, S1).
+//! A node as a process: its desk, its sessions, and its beginning (T1, S1).
 //!
 //! ```text
-//!   listener ──▶ session of a node ───── messages ─────▶ inbox ──▶ the node's thread ──▶ outbox ──▶ one task a node
+//!   listener ──▶ session of a node ───── messages ─────▶ inbox ──▶ the node's desk ────▶ outbox ──▶ one task a node
 //!           └──▶ session of a client ── demands ───────▶   │        step, then effects:    │
 //!                                   ◀── replies ──────────────────  write, send, answer ◀──┘
 //!   timer ───────────────────────────── ticks ─────────▶   │
 //! ```
 //!
-//! - **One thread owns the node and its store.** It takes what has come, steps, and carries the effects out in their order
-//!   ([`Driver`]). All else runs on one thread of tokio's and never waits for the disk.
+//! - **One desk owns the node and its store.** It takes what has come, steps, and carries the effects out in their order
+//!   ([`Driver`]).
+//! - **All of it is one thread, and that thread waits for the disk.** A claim passes through a node's sockets, desk and disk
+//!   three times over; a thread of its own for the node made six more wake-ups of it, which were felt. Nothing is lost by
+//!   waiting: while a node writes it could not act on what a socket brings. What was to leave before the write has left by
+//!   then ([`Outbox::depart`]).
 //! - **Nothing waits without bound.** A full inbox drops a node's message (consensus sends it anew) and answers a client
 //!   with [`Reply::Busy`](crate::node::Reply::Busy); a full outbox drops too.
 //! - **Who may ask what** is [`authorise`]: by the certificate's role; the record decides the rest.
@@ -93,12 +97,6 @@ pub enum ServiceError {
         #[source]
         source: io::Error,
     },
-    /// The host has no thread for it.
-    #[error("no thread can be started: {0}")]
-    Thread(#[source] io::Error),
-    /// Its thread ended by itself: a defect.
-    #[error("the node's thread has died")]
-    Died,
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! The way to one other node: a queue, a connection that is made when something waits, and word of what did not arrive.
+//!
+//! Nothing comes back on such a connection but its end, and that is waited for: two followers have nothing to say to each
+//! other for days, and what is first written to a connection that the other end has closed is lost without a word. It
+//! would be the question for a vote, and nobody asks again before another election time is over.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +28,36 @@ pub(super) struct Outbound {
     pub(super) inbox: Inbox,
 }
 
+/// Why `connection` is over, once it is; of none, never.
+async fn closed(connection: &mut Option<Stream>) -> StreamError {
+    match connection {
+        Some(stream) => stream.closed().await,
+        None => pending().await,
+    }
+}
+
 impl Outbound {
     /// Sends what `queue` brings until it ends.
     pub(super) async fn run(self, mut queue: Receiver<Message>) {
         let mut connection: Option<Stream> = None;
+        // Of one that the other end refuses, its end comes before anything more is sent.
+        let mut proven = false;
         let mut was_reachable = true;
-        while let Some(first) = queue.recv().await {
+        loop {
+            let first = tokio::select! {
+                first = queue.recv() => first,
+                error = closed(&mut connection) => {
+                    self.note_loss(&error, &mut was_reachable);
+                    connection = None;
+                    if !proven {
+                        self.pause(&mut queue).await;
+                    }
+                    continue;
+                }
+            };
+            let Some(first) = first else {
+                return;
+            };
             let mut messages = vec![first];
             let mut bytes = 0;
             while bytes < FRAME_BYTES_MAX
@@ -37,24 +66,35 @@ impl Outbound {
                 bytes += next.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
                 messages.push(next);
             }
+            proven = connection.is_some();
             let sent = self.send(&mut connection, &messages).await;
             self.report(&messages, sent.is_ok()).await;
             match sent {
-                Ok(()) if !was_reachable => tracing::info!("node {} is reached again", self.name),
+                Ok(()) if proven && !was_reachable => {
+                    was_reachable = true;
+                    tracing::info!("node {} is reached again", self.name);
+                }
                 Ok(()) => {}
                 Err(error) => {
-                    if was_reachable {
-                        tracing::warn!("node {} at {} is not reached: {error}", self.name, self.address);
-                    }
+                    self.note_loss(&error, &mut was_reachable);
                     connection = None;
-                    sleep(Duration::from_millis(REDIAL_MS)).await;
-                    // What has gathered meanwhile is of the past.
-                    while let Ok(stale) = queue.try_recv() {
-                        self.report(&[stale], false).await;
-                    }
+                    self.pause(&mut queue).await;
                 }
             }
-            was_reachable = connection.is_some();
+        }
+    }
+
+    fn note_loss(&self, error: &StreamError, was_reachable: &mut bool) {
+        if std::mem::replace(was_reachable, false) {
+            tracing::warn!("node {} at {} is not reached: {error}", self.name, self.address);
+        }
+    }
+
+    /// Before another try. What has gathered meanwhile is of the past.
+    async fn pause(&self, queue: &mut Receiver<Message>) {
+        sleep(Duration::from_millis(REDIAL_MS)).await;
+        while let Ok(stale) = queue.try_recv() {
+            self.report(&[stale], false).await;
         }
     }
 
@@ -96,13 +136,8 @@ impl Outbound {
         for message in messages {
             let to = NodeId(message.to);
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                while !self
-                    .inbox
-                    .post(Work::Event(Event::SnapshotSent { to, whole: sent }))
-                    && !self.inbox.is_closed()
-                {
-                    sleep(Duration::from_millis(REDIAL_MS)).await;
-                }
+                let word = Event::SnapshotSent { to, whole: sent };
+                self.inbox.deliver(Work::Event(word)).await;
             } else if !sent {
                 self.inbox.post(Work::Event(Event::Unreachable(to)));
             }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::inbox::{Inbox, View, Work};
 use crate::limits::{HANDSHAKE_MS_MAX, SILENT_CLIENT_MS_MAX};
-use crate::node::{Demand, Event, Query, Reply};
+use crate::node::{Demand, Event, NodeId, Query, Reply};
 use crate::wire::{Assembler, Hello, HelloError, Kind, Listener, MessageError, Stream, StreamError};
 
 /// Whether the holder of a certificate may ask for `demand`. Of a change, the record decides whose it is.
@@ -29,7 +29,7 @@ pub fn authorise(from: &Identity, demand: &Demand) -> Result<(), String> {
     }
     let names: Vec<&str> = allowed.iter().map(|role| role.name()).collect();
     Err(format!(
-        "{from} may not ask for this; a certificate of a {} may",
+        "{from} may not ask for this; a certificate for the role {} may",
         names.join(" or ")
     ))
 }
@@ -82,12 +82,20 @@ async fn converse(
         other => other.map_err(SessionError::from),
     }?;
     let own = view.owner();
-    match hello.admit(stream.peer(), &own, &view.seats())? {
-        Some(id) => {
+    match hello.admit(stream.peer(), &own, &view.seats()) {
+        Ok(Some(id)) => {
             view.learn(id, &stream.peer().name);
-            listen_to_node(stream, Assembler::new(id, own.id), inbox).await
+            listen_to_node(stream, Assembler::new(id, own.id), inbox, view).await
         }
-        None => serve_client(stream, inbox).await,
+        Ok(None) => serve_client(stream, inbox).await,
+        Err(error) if hello.node.is_none() => {
+            // What the client asks is read first: what is not read would take the answer with it.
+            let _: Demand = stream.receive_json(Kind::Demand, HANDSHAKE_MS_MAX).await?;
+            let told = Reply::Forbidden(error.told(&own));
+            stream.send_json(Kind::Reply, &told).await?;
+            Err(error.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -95,12 +103,22 @@ async fn listen_to_node(
     mut stream: Stream,
     mut assembler: Assembler,
     inbox: &Inbox,
+    view: &View,
 ) -> Result<(), SessionError> {
     let mut payload = Vec::new();
     loop {
         let kind = stream.receive(&mut payload).await?;
-        if let Some(message) = assembler.take(kind, &payload)? {
-            inbox.post(Work::Event(Event::Message(Box::new(message))));
+        match assembler.take(kind, &payload) {
+            Ok(Some(message)) => {
+                inbox.post(Work::Event(Event::Message(Box::new(message))));
+            }
+            Ok(None) => {}
+            // Ids rise: the sender is not behind, this node is.
+            Err(MessageError::Recipient(id)) if NodeId(id) > view.owner().id => {
+                view.note_successor(NodeId(id));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

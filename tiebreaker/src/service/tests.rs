@@ -12,11 +12,13 @@ use antipode_certs::{
     Authority, AuthorityDays, Existing, Identity, LeafDays, Name, Paths, PeerRule, Role, TRUST_FILE,
     UnixTime, WallClock,
 };
+use protobuf::Message as _;
 use raft::eraftpb::Message;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::outbound::Outbound;
 use super::*;
 use crate::client::{Client, ClientError, Cluster};
 use crate::limits::FRAME_BYTES_MAX;
@@ -25,7 +27,7 @@ use crate::node::{
     Ticket,
 };
 use crate::store::{DiskStore, Store};
-use crate::wire::{Head, Hello, Kind, dial};
+use crate::wire::{Head, Hello, Kind, Listener, dial};
 use crate::{Boot, Flush, Generation, Operation, PairingId, Reason, Refusal, Request, RequestId};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_795_249_800);
@@ -162,9 +164,13 @@ impl Town {
     }
 
     fn client(&self, path: &str) -> Client {
+        self.client_of("town", path)
+    }
+
+    fn client_of(&self, cluster: &str, path: &str) -> Client {
         let seats = self.settings("a").seats.into_iter();
         let cluster = Cluster {
-            name: name("town"),
+            name: name(cluster),
             nodes: seats.map(|(name, seat)| (name, seat.address)).collect(),
         };
         Client::new(cluster, self.credentials(&format!("antipode://{path}")))
@@ -301,7 +307,7 @@ async fn a_node_without_its_disk_returns_under_a_new_id() {
         .unwrap_err();
     assert!(early.to_string().contains("there is data"), "{early}");
     town.stop("b").await;
-    std::fs::remove_dir_all(town.data("b")).unwrap();
+    std::fs::rename(town.data("b"), town.data("old")).unwrap();
     let as_new = town.init("b").await.unwrap_err();
     assert!(matches!(as_new, SetupError::Runs { .. }), "{as_new}");
     let surroundings = town.surroundings();
@@ -325,6 +331,15 @@ async fn a_node_without_its_disk_returns_under_a_new_id() {
             .verdict,
         Ok(())
     );
+    // Should the old data turn up again, whoever starts it is told.
+    town.start("a").await;
+    town.stop("b").await;
+    std::fs::rename(town.data("b"), town.data("new")).unwrap();
+    std::fs::rename(town.data("old"), town.data("b")).unwrap();
+    town.start("b").await;
+    let told = town.wait_for("b", |status| status.stalled.is_some()).await;
+    let why = told.stalled.unwrap();
+    assert!(told.id == NodeId(2) && why.contains("given to node 4"), "{why}");
 }
 
 #[tokio::test]
@@ -373,6 +388,48 @@ async fn what_breaks_the_protocol_ends_its_session_and_is_counted() {
     );
 }
 
+/// A follower that was restarted while nobody had anything to say to it is still asked for its vote.
+#[tokio::test]
+async fn what_is_said_first_after_the_other_end_came_back_arrives() {
+    let town = Town::new();
+    let everyone = PeerRule::AnyOf(Role::ALL.to_vec());
+    let credentials = town.credentials("antipode://tiebreaker/a");
+    let listener = Listener::bind(address(1), credentials, everyone).await.unwrap();
+    let (queue, messages) = mpsc::channel(8);
+    let outbound = Outbound {
+        name: name("a"),
+        address: address(1).to_string(),
+        credentials: town.credentials("antipode://tiebreaker/b"),
+        hello: Hello::of_client(name("town")),
+        inbox: inbox::pair().0,
+    };
+    tokio::spawn(outbound.run(messages));
+    let say = |term| {
+        let message = Message {
+            term,
+            ..Message::default()
+        };
+        queue.try_send(message).unwrap();
+    };
+    for life in 0..3 {
+        let (first, second) = (2 * life + 1, 2 * life + 2);
+        say(first);
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = listener.welcome(tcp).await.unwrap();
+        let mut heard = Vec::new();
+        assert_eq!(stream.receive(&mut heard).await.unwrap(), Kind::Hello);
+        assert_eq!(stream.receive(&mut heard).await.unwrap(), Kind::Message);
+        assert_eq!(Message::parse_from_bytes(&heard).unwrap().term, first);
+        // Who sends a second time was not refused.
+        say(second);
+        assert_eq!(stream.receive(&mut heard).await.unwrap(), Kind::Message);
+        assert_eq!(Message::parse_from_bytes(&heard).unwrap().term, second);
+        drop(stream);
+        // The news is there at once, and is taken before this is over.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn strangers_and_other_roles_are_told_apart_from_silence() {
     let mut town = Town::new();
@@ -405,6 +462,12 @@ async fn strangers_and_other_roles_are_told_apart_from_silence() {
     assert_eq!(answer.verdict, Err(Refusal::Role));
     let of_node = operator.change(&vm, &request(2, 1, force), PATIENCE).await;
     assert!(matches!(of_node, Err(ClientError::PeerReachable(_))));
+    let elsewhere = town.client_of("other", "operator/o").list(PATIENCE).await;
+    let Err(ClientError::Forbidden(why)) = elsewhere else {
+        panic!("{elsewhere:?}")
+    };
+    assert!(why.contains("is of cluster town, not of other"), "{why}");
+
     let stranger = Town::new()
         .client("operator/o")
         .export(Duration::from_millis(400))
@@ -540,6 +603,8 @@ impl Outbox for Said {
         panic!("a lone node sent {message:?}");
     }
 
+    async fn depart(&mut self) {}
+
     fn answer(&mut self, _ticket: Ticket, reply: Reply) {
         self.answers.push(reply);
     }
@@ -568,23 +633,28 @@ fn register() -> Event {
     }
 }
 
-#[test]
-fn nothing_is_said_that_a_full_disk_did_not_take() {
-    let content = || Recovered::first(Seats::first([name("a")]), BTreeMap::new());
-    let run = |takes: usize| {
-        let mut driver = Driver::new(lone_node(content()), Failing { takes });
-        let mut said = Said::default();
-        let ticks = (0..60).map(|_| Event::Tick);
-        let outcome = ticks
-            .chain([register()])
-            .try_for_each(|event| driver.take([event], &mut said));
-        (outcome, said.answers)
-    };
-    let whole = (1..).find(|takes| run(*takes).0.is_ok()).unwrap();
+async fn with_room_for(takes: usize) -> (Result<(), Stop>, Vec<Reply>) {
+    let content = Recovered::first(Seats::first([name("a")]), BTreeMap::new());
+    let mut driver = Driver::new(lone_node(content), Failing { takes });
+    let mut said = Said::default();
+    for event in (0..60).map(|_| Event::Tick).chain([register()]) {
+        if let Err(stop) = driver.take([event], &mut said).await {
+            return (Err(stop), said.answers);
+        }
+    }
+    (Ok(()), said.answers)
+}
+
+#[tokio::test]
+async fn nothing_is_said_that_a_full_disk_did_not_take() {
+    let mut whole = 0;
+    while with_room_for(whole).await.0.is_err() {
+        whole += 1;
+    }
     assert!(whole > 1);
-    assert!(matches!(run(whole).1[..], [Reply::Answer(_)]));
+    assert!(matches!(with_room_for(whole).await.1[..], [Reply::Answer(_)]));
     for takes in 0..whole {
-        let (outcome, answers) = run(takes);
+        let (outcome, answers) = with_room_for(takes).await;
         assert!(matches!(outcome, Err(Stop::Store(StoreError::Full(_)))));
         assert!(
             answers.iter().all(|reply| !matches!(reply, Reply::Answer(_))),
@@ -594,8 +664,8 @@ fn nothing_is_said_that_a_full_disk_did_not_take() {
 }
 
 /// As when the disk is full for a while: the same folder, opened anew, has all that was answered.
-#[test]
-fn what_was_answered_is_there_after_a_failure() {
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let owner = crate::store::Owner {
         cluster: name("town"),
@@ -610,8 +680,8 @@ fn what_was_answered_is_there_after_a_failure() {
     let mut driver = Driver::new(lone_node(content), store);
     let mut said = Said::default();
     let ticks = (0..60).map(|_| Event::Tick);
-    driver.take(ticks, &mut said).unwrap();
-    driver.take([register()], &mut said).unwrap();
+    driver.take(ticks, &mut said).await.unwrap();
+    driver.take([register()], &mut said).await.unwrap();
     assert!(matches!(said.answers[..], [Reply::Answer(_)]));
     drop(driver);
     let (_store, _, content) = open();

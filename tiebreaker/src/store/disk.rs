@@ -225,6 +225,10 @@ fn sled_failed(folder: &Path, error: sled::Error) -> StoreError {
             StoreError::Locked(folder.to_owned())
         }
         sled::Error::Io(source) => failed(folder, source),
+        sled::Error::Corruption { .. } => StoreError::Corrupt {
+            path: folder.to_owned(),
+            what: "what sled has written there does not fit together".to_owned(),
+        },
         damage => StoreError::Corrupt {
             path: folder.to_owned(),
             what: damage.to_string(),

@@ -40,6 +40,18 @@ pub enum HelloError {
     NotTheNode(Identity, NodeId),
 }
 
+impl HelloError {
+    /// What a client is told by the node `own`.
+    #[must_use]
+    pub fn told(&self, own: &Owner) -> String {
+        let Owner { name, cluster, .. } = own;
+        match self {
+            Self::Cluster(other) => format!("node {name} is of cluster {cluster}, not of {other}"),
+            other => format!("node {name} refuses the session: {other}"),
+        }
+    }
+}
+
 impl Hello {
     /// As the node that has `owner`'s store.
     #[must_use]

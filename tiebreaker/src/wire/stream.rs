@@ -174,12 +174,21 @@ impl Stream {
     /// Where the connection is over, or what comes is no frame.
     pub async fn receive(&mut self, payload: &mut Vec<u8>) -> Result<Kind, StreamError> {
         let mut head = [0; HEAD_BYTES];
-        self.tls.read_exact(&mut head).await?;
+        self.tls.read_exact(&mut head).await.map_err(of_read)?;
         let Head { kind, length } = Head::parse(head)?;
         payload.clear();
         payload.resize(length, 0);
-        self.tls.read_exact(payload).await?;
+        self.tls.read_exact(payload).await.map_err(of_read)?;
         Ok(kind)
+    }
+
+    /// Waits for the end of a connection on which nothing comes back, and says why it ended. May be given up and begun anew.
+    pub async fn closed(&mut self) -> StreamError {
+        match self.tls.read(&mut [0]).await {
+            Ok(0) => of_read(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => StreamError::Unreadable,
+            Err(error) => of_read(error),
+        }
     }
 
     /// The next frame, which must be of `kind` and come within `ms`.
@@ -209,4 +218,12 @@ async fn in_time<T>(ms: u64, work: impl Future<Output = Result<T, StreamError>>)
     timeout(Duration::from_millis(ms), work)
         .await
         .unwrap_or(Err(StreamError::Late(ms)))
+}
+
+/// rustls has a manual's page to say about an end without its farewell; here that is how sessions end.
+fn of_read(error: io::Error) -> StreamError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it has closed the connection").into(),
+        _ => error.into(),
+    }
 }

@@ -10,7 +10,7 @@ use antipode_tiebreaker::{
 };
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 /// A claim that is not answered in this time has found no tiebreaker.
@@ -155,6 +155,11 @@ impl<'t> Contest<'t> {
             let seen = self.read()?;
             self.tally.judge([&claims[0].0, &claims[1].0], (seen.0, &seen.1));
             let longest = claims[0].1.max(claims[1].1);
+            if longest > self.town.bound() {
+                // With the time of day that the nodes' logs have.
+                let at = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
+                eprintln!("lab: round {round}, {fault:?}, over at {at:.3}: a claim waited {longest:?}");
+            }
             self.tally
                 .note_waits(fault, longest, claims[0].1.min(claims[1].1));
             generation = seen.0;

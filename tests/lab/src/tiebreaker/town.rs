@@ -21,11 +21,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+/// Heartbeats after which the most eager node stands for election.
+pub(crate) const ELECTION_HEARTBEATS: u64 = 10;
 pub(crate) const NODES: [&str; 3] = ["east", "north", "west"];
 /// The configuration of [`Town::operator`].
 pub(crate) const OPERATOR_CONFIG: &str = "operator.toml";
-/// How long a client waits for one node before it asks the next.
-const REPLY_PATIENCE: Duration = Duration::from_millis(250);
+/// Heartbeats for which a client waits for one node before it asks the next: at the usual ones, as long as any client.
+const REPLY_HEARTBEATS: u64 = 15;
 
 #[derive(Debug)]
 struct HostTime;
@@ -209,6 +211,11 @@ impl Town {
         &self.folder
     }
 
+    /// Within what a claim should be answered whatever becomes of the leader: twice the election timeout.
+    pub(crate) fn bound(&self) -> Duration {
+        Duration::from_millis(2 * ELECTION_HEARTBEATS * self.plan.heartbeat_ms)
+    }
+
     /// Makes an operator's certificate and configuration, [`OPERATOR_CONFIG`].
     pub(crate) fn operator(&self) -> Result<()> {
         let paths = self.issue("antipode://operator/lab")?;
@@ -240,7 +247,8 @@ impl Town {
             name: "lab".parse()?,
             nodes: nodes.collect::<Result<BTreeMap<Name, String>>>()?,
         };
-        Ok(Client::new(cluster, credentials).patient_for(REPLY_PATIENCE))
+        let patience = Duration::from_millis(REPLY_HEARTBEATS * self.plan.heartbeat_ms);
+        Ok(Client::new(cluster, credentials).patient_for(patience))
     }
 
     /// The configuration of node `index`: it reaches the others through proxies.

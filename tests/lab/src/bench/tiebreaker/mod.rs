@@ -4,7 +4,7 @@
 //!  both clusters, links of 1 ms there and back:
 //!    each round   one client, one change after another:  ours │ sync probe, link probe │ etcd
 //!                 many clients, for seconds:             ours │ etcd
-//!    then         our leader is killed, again and again
+//!    then         our leader is killed, again and again, and frozen as often
 //!  a cluster of ours with 10,000 records: start, status, memory; a node loses its disk
 //! ```
 //!
@@ -15,7 +15,7 @@
 //!   echo through a proxy like those between the nodes; the sync by three writers at once, as all nodes share this disk.
 //! - **etcd speaks plain HTTP/2**, between nodes and with clients; ours is mutual TLS. Its clients speak to its leader.
 //!   Heartbeats and election timeouts are the same.
-//! - **Leader loss**: from the kill to the answer of a claim that was asked at that moment.
+//! - **Leader loss**: from the kill or the freeze to the answer of a claim that was asked at that moment.
 //!
 //! - [`ours`]: our cluster. - [`records`]: the one with many records. - [`etcd`]: the other cluster. - [`probe`]: disk and
 //!   link. - [`report`]: figures, bounds, and their two forms.
@@ -33,7 +33,7 @@ use crate::scenario::report::with_run;
 use crate::tiebreaker::town::{Plan, Town};
 use anyhow::Result;
 use etcd::Etcd;
-use ours::Ours;
+use ours::{Loss, Ours};
 use report::Samples;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,7 +57,7 @@ pub(super) struct TiebreakerArgs {
     /// Runs of each cluster
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Times that our leader is killed
+    /// Times that our leader is killed, and times that it is frozen
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     kills: u32,
     /// Records of the cluster with many
@@ -96,7 +96,8 @@ pub(super) fn run(args: &TiebreakerArgs) -> Result<ExitCode> {
         }
         drop(rival);
         for _ in 0..args.kills {
-            samples.leader_losses.push(ours.lose_leader()?);
+            samples.leader_kills.push(ours.lose_leader(Loss::Kill)?);
+            samples.leader_freezes.push(ours.lose_leader(Loss::Freeze)?);
         }
         drop(ours);
         samples.records = records::measure(run, &antipode, args.records)?;

@@ -74,6 +74,15 @@ impl Site {
     }
 }
 
+/// How a leader is lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Loss {
+    /// It is killed: its connections end.
+    Kill,
+    /// It is frozen, as by a power cut: nothing ends, and nothing comes.
+    Freeze,
+}
+
 /// Our cluster and its clients.
 pub(super) struct Ours {
     town: Town,
@@ -138,8 +147,8 @@ impl Ours {
         })
     }
 
-    /// Kills the leader and brings it back later; answers with how long a claim waited that was asked at that moment.
-    pub(super) fn lose_leader(&mut self) -> Result<Duration> {
+    /// Loses the leader and brings it back later; answers with how long a claim waited that was asked at that moment.
+    pub(super) fn lose_leader(&mut self, how: Loss) -> Result<Duration> {
         let Self {
             town, runtime, first, ..
         } = self;
@@ -149,9 +158,15 @@ impl Ours {
             let leader = town::leader(&mut first.client, PATIENCE).await?;
             anyhow::Ok((leader, first.pair().await?))
         })?;
-        town.kill(leader)?;
+        match how {
+            Loss::Kill => town.kill(leader)?,
+            Loss::Freeze => town.freeze(leader, true)?,
+        }
         let took = runtime.block_on(first.claim(pairing))?;
-        town.start(leader)?;
+        match how {
+            Loss::Kill => town.start(leader)?,
+            Loss::Freeze => town.freeze(leader, false)?,
+        }
         Ok(took)
     }
 }

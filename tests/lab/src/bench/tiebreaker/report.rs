@@ -4,11 +4,9 @@ use super::super::summary::Bound;
 use super::HEARTBEAT_MS;
 use super::records::Figures;
 use crate::scenario::report::{median, rounded};
+use crate::tiebreaker::town::ELECTION_HEARTBEATS;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-
-/// Heartbeats after which the most eager node stands for election.
-const ELECTION_HEARTBEATS: u64 = 10;
 
 /// All that was measured.
 #[derive(Debug, Default)]
@@ -19,7 +17,8 @@ pub(super) struct Samples {
     pub(super) round_trips: Vec<Duration>,
     pub(super) claims_per_s: Vec<f64>,
     pub(super) transactions_per_s: Vec<f64>,
-    pub(super) leader_losses: Vec<Duration>,
+    pub(super) leader_kills: Vec<Duration>,
+    pub(super) leader_freezes: Vec<Duration>,
     pub(super) records: Figures,
 }
 
@@ -43,7 +42,7 @@ impl Report {
         let claim = [50, 99].map(|part| at(&samples.claims, part));
         let transaction = [50, 99].map(|part| at(&samples.transactions, part));
         let rates = [&samples.claims_per_s, &samples.transactions_per_s].map(|rates| median(rates));
-        let losses = samples.leader_losses.iter().max().copied().unwrap_or_default();
+        let longest = |losses: &[Duration]| milliseconds(losses.iter().max().copied().unwrap_or_default());
         let election = ELECTION_HEARTBEATS * HEARTBEAT_MS;
         #[expect(clippy::cast_precision_loss, reason = "of numbers far below 2^53")]
         let (resident, election) = (samples.records.resident_bytes as f64, election as f64);
@@ -72,7 +71,16 @@ impl Report {
             free("changes_per_s", rates[0]),
             free("etcd_per_s", rates[1]),
             free("throughput_vs_etcd", rates[0] / rates[1]),
-            bounded("leader_loss_ms_max", milliseconds(losses), 2.0 * election),
+            bounded(
+                "leader_kill_ms_max",
+                longest(&samples.leader_kills),
+                2.0 * election,
+            ),
+            bounded(
+                "leader_freeze_ms_max",
+                longest(&samples.leader_freezes),
+                2.0 * election,
+            ),
             free("records", f64::from(records.count)),
             bounded("status_ms", milliseconds(records.status), 200.0),
             bounded("snapshot_ms", milliseconds(records.snapshot), 1000.0),
@@ -142,7 +150,8 @@ mod tests {
             round_trips: vec![ms(2)],
             claims_per_s: vec![300.0, 100.0, 200.0],
             transactions_per_s: vec![400.0],
-            leader_losses: vec![ms(1100), ms(1300)],
+            leader_kills: vec![ms(1100), ms(1300)],
+            leader_freezes: vec![ms(1600)],
             records: Figures {
                 count: 10,
                 start: ms(20),
@@ -164,7 +173,8 @@ mod tests {
             ("latency_vs_etcd_p50", 2.0),
             ("latency_vs_etcd_p99", 4.5),
             ("throughput_vs_etcd", 0.5),
-            ("leader_loss_ms_max", 1300.0),
+            ("leader_kill_ms_max", 1300.0),
+            ("leader_freeze_ms_max", 1600.0),
             ("resident_mib", 50.0),
         ];
         for (name, value) in expected {
@@ -176,9 +186,9 @@ mod tests {
     fn each_bound_is_told_when_it_is_broken() {
         let mut slow = samples();
         slow.claims = vec![Duration::from_millis(5)];
-        slow.leader_losses.push(Duration::from_millis(2001));
+        slow.leader_kills.push(Duration::from_millis(2001));
         slow.records.resident_bytes = 101 << 20;
-        let broken = ["claim_vs_needs", "leader_loss_ms_max", "resident_mib"];
+        let broken = ["claim_vs_needs", "leader_kill_ms_max", "resident_mib"];
         assert_eq!(Report::of(&slow).broken(), broken);
         assert!(
             !Report::of(&Samples::default()).broken().is_empty(),

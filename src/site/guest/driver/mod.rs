@@ -1,0 +1,296 @@
+//! The driver of a VM process: it owns the role, and everything that the role decides about.
+//!
+//! ```text
+//!   vCPU thread ─┐                                        ┌─▶ vCPU thread: orders
+//!   channel ─────┤                                        ├─▶ channel, heartbeats
+//!   heartbeats ──┼─▶ one happening at a time ─▶ Role ─▶ effects, in their order ─▶ tiebreaker, transfer, notes
+//!   tiebreaker ──┤                                        └─▶ output rule ─▶ network, console
+//!   operator ────┘
+//! ```
+//!
+//! Outputs leave after the effects of what happened are done, and in no other place (P1).
+
+mod effects;
+mod news;
+mod operator;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use antipode_certs::Name;
+use antipode_certs::tls::LiveCredentials;
+use antipode_tiebreaker::Incarnation;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::asker::Asker;
+use super::begin::Begin;
+use super::happening::Happening;
+use super::orders::FromVcpu;
+use super::pair::{LogEnd, Pair};
+use super::vcpu::Handle;
+use crate::base::clock::{HostClock, SystemClock};
+use crate::base::units::ExitOrdinal;
+use crate::channel::{Datagrams, Listener, Message, Writer};
+use crate::machine::HeldOutput;
+use crate::machine::launch::Birth;
+use crate::machine::started::Exits;
+use crate::machine::workers::DiskHandle;
+use crate::protocol::moment::Moment;
+use crate::protocol::output_rule::OutputRule;
+use crate::protocol::role::{Event, Gauges, Role};
+use crate::site::config::SiteConfig;
+use crate::site::store::VmFolder;
+use crate::transfer::{Go, Offer};
+
+/// When a VM that went live says where it is now (P5).
+const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
+/// Outputs whose hold is remembered.
+const HOLDS_MAX: usize = 512;
+
+/// The VM on its thread.
+#[derive(Debug)]
+struct Running {
+    handle: Handle,
+    exits: Exits,
+    disk: Option<DiskHandle>,
+}
+
+/// What a driver is made with.
+pub(super) struct Parts {
+    pub(super) name: Name,
+    pub(super) config: SiteConfig,
+    pub(super) folder: VmFolder,
+    pub(super) credentials: Arc<LiveCredentials>,
+    pub(super) role: Role,
+    pub(super) begin: std::sync::mpsc::Sender<Begin>,
+    pub(super) offer: Option<Offer>,
+    pub(super) happenings: UnboundedSender<Happening>,
+    pub(super) position: Arc<AtomicU64>,
+    /// Ports of the logging channel and heartbeats, and of a machine on its way in.
+    pub(super) ports: (u16, u16),
+}
+
+pub(super) struct Driver {
+    parts: Parts,
+    asker: Asker,
+    outputs: OutputRule<HeldOutput>,
+    holds: VecDeque<Duration>,
+    running: Option<Running>,
+    birth: Option<Birth>,
+    pair: Option<Pair>,
+    writer: Option<Writer>,
+    datagrams: Option<Datagrams>,
+    listener: Option<Listener>,
+    transfer: Option<std::sync::mpsc::Sender<Go>>,
+    stunned_at: Option<ExitOrdinal>,
+    /// The copy goes live, and its outside is not attached yet.
+    awaits_outside: bool,
+    incarnation: Incarnation,
+    todo: VecDeque<Event>,
+    announcements: Vec<Duration>,
+    next_tick: Duration,
+    is_over: bool,
+}
+
+/// What woke the driver.
+enum Woke {
+    Happening(Happening),
+    Vcpu(FromVcpu),
+    Drained(Result<(), String>),
+    Datagram(Vec<u8>),
+    Time,
+}
+
+impl Driver {
+    pub(super) fn new(
+        parts: Parts,
+        asker: Asker,
+        listener: Option<Listener>,
+        incarnation: Incarnation,
+    ) -> Self {
+        let lease = parts.role.gap_max();
+        Self {
+            parts,
+            asker,
+            outputs: OutputRule::new(lease),
+            holds: VecDeque::new(),
+            running: None,
+            birth: None,
+            pair: None,
+            writer: None,
+            datagrams: None,
+            listener,
+            transfer: None,
+            stunned_at: None,
+            awaits_outside: false,
+            incarnation,
+            todo: VecDeque::new(),
+            announcements: Vec::new(),
+            next_tick: Duration::ZERO,
+            is_over: false,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(SystemClock.monotonic_ns())
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::from_nanos(SystemClock.monotonic_ns())
+    }
+
+    /// Serves until the process is to end.
+    pub(super) async fn serve(
+        mut self,
+        mut happenings: UnboundedReceiver<Happening>,
+        mut vcpu: UnboundedReceiver<FromVcpu>,
+    ) {
+        while !self.is_over {
+            let wait = self.next_wake().saturating_sub(self.now());
+            let is_drained = self.writer.as_ref().is_none_or(Writer::is_drained);
+            let woke = tokio::select! {
+                Some(happening) = happenings.recv() => Woke::Happening(happening),
+                Some(told) = vcpu.recv() => Woke::Vcpu(told),
+                drained = drain(&mut self.writer), if !is_drained => Woke::Drained(drained),
+                datagram = hear(&self.datagrams), if self.datagrams.is_some() => Woke::Datagram(datagram),
+                () = tokio::time::sleep(wait) => Woke::Time,
+            };
+            match woke {
+                Woke::Happening(happening) => self.happened(happening),
+                Woke::Vcpu(told) => self.vcpu_told(told),
+                Woke::Drained(Ok(())) => {}
+                Woke::Drained(Err(why)) => self.lose_connection(&why),
+                Woke::Datagram(bytes) => self.heard(&bytes),
+                Woke::Time => {}
+            }
+            self.tick_if_due();
+            self.settle();
+        }
+        if let Some(running) = &self.running {
+            running.handle.destroy();
+        }
+        let _ = self.parts.begin.send(Begin::End);
+    }
+
+    fn next_wake(&self) -> Duration {
+        let ack = self.pair.as_ref().and_then(Pair::ack_due);
+        let announcement = self.announcements.first().copied();
+        [Some(self.next_tick), ack, announcement]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_tick)
+    }
+
+    fn tick_if_due(&mut self) {
+        let now = self.now();
+        if let (Some(pair), Some(writer)) = (&mut self.pair, &mut self.writer)
+            && !pair.is_closed
+            && let Some(ack) = pair.ack(now)
+        {
+            writer.put(Message::Ack(ack));
+        }
+        while self.announcements.first().is_some_and(|due| *due <= now) {
+            self.announcements.remove(0);
+            self.announce();
+        }
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + self.parts.role.heartbeat_interval();
+        self.beat(now);
+        let gauges = self.gauges();
+        self.todo.push_back(Event::Tick(gauges));
+    }
+
+    fn beat(&mut self, now: Duration) {
+        if let (Some(pair), Some(datagrams)) = (&mut self.pair, &mut self.datagrams)
+            && !pair.is_closed
+        {
+            let vitals = pair.vitals();
+            if let Some(heartbeats) = &mut pair.heartbeats {
+                datagrams.send(&heartbeats.next(now, vitals));
+            }
+        }
+    }
+
+    fn gauges(&self) -> Gauges {
+        let moment = self.moment();
+        let output_waits_since = self.outputs.waits_since();
+        match self.pair.as_ref().map(|pair| &pair.log) {
+            Some(LogEnd::Sending {
+                sender,
+                meter,
+                through,
+                ..
+            }) => Gauges {
+                logged: sender.last(),
+                position: *through,
+                lag: meter.lag(moment),
+                output_waits_since,
+            },
+            Some(LogEnd::Following {
+                receiver, position, ..
+            }) => Gauges {
+                logged: receiver.reached().received,
+                position: ExitOrdinal::new(position.load(Ordering::Relaxed)),
+                output_waits_since,
+                ..Gauges::default()
+            },
+            _ => Gauges {
+                output_waits_since,
+                ..Gauges::default()
+            },
+        }
+    }
+
+    /// Hands what happened to the role, does what follows, and lets out what may leave.
+    fn settle(&mut self) {
+        let mut has_acted = false;
+        while let Some(event) = self.todo.pop_front() {
+            let effects = self.parts.role.step(self.moment(), event);
+            for effect in effects {
+                tracing::debug!(?effect);
+                self.carry_out(effect);
+            }
+            has_acted = true;
+        }
+        if has_acted {
+            self.outputs.role_acted(self.moment(), self.parts.role.gap_max());
+        }
+        while !self.awaits_outside
+            && let Some((output, held)) = self.outputs.take(self.moment())
+        {
+            if self.holds.len() == HOLDS_MAX {
+                self.holds.pop_front();
+            }
+            self.holds.push_back(held);
+            if let Some(running) = &self.running {
+                running.exits.let_out(output);
+            }
+        }
+    }
+}
+
+async fn drain(writer: &mut Option<Writer>) -> Result<(), String> {
+    match writer {
+        Some(writer) => writer.drain().await.map_err(|error| error.to_string()),
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(datagrams: &Option<Datagrams>) -> Vec<u8> {
+    match datagrams {
+        Some(datagrams) => match datagrams.receive().await {
+            Ok(received) => received.bytes().to_vec(),
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat could not be heard");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Vec::new()
+            }
+        },
+        None => std::future::pending().await,
+    }
+}

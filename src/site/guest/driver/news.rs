@@ -1,0 +1,299 @@
+//! What happens to a driver, and what that means to the role.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::super::happening::{Happening, TransferNews};
+use super::super::line;
+use super::super::log_ends::Feeder;
+use super::super::orders::{Ending, FromVcpu};
+use super::super::pair::LogEnd;
+use super::{ANNOUNCEMENTS_MS, Driver, Running};
+use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::channel::{Heartbeats, Message, Opened, Receiver};
+use crate::machine::Outcome;
+use crate::machine::workers::Disk;
+use crate::protocol::detector::Heard;
+use crate::protocol::role::{Acknowledged, Event, Progress, ReplayId, Word};
+use crate::replay::Deframer;
+use crate::transfer::News;
+
+impl Driver {
+    pub(super) fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Opened(opened) => self.opened(*opened),
+            Happening::Message(number, message) => self.message(number, message),
+            Happening::Lost(number, why) => {
+                if self.pair.as_ref().is_some_and(|pair| pair.connection == number) {
+                    self.lose_connection(&why);
+                }
+            }
+            Happening::Answered(id, answer) => self.todo.push_back(Event::Answered { id, answer }),
+            Happening::RecordRead(read, record) => {
+                if let Some(Some(record)) = &record {
+                    self.incarnation = record.incarnation;
+                }
+                self.todo.push_back(Event::RecordRead { read, record });
+            }
+            Happening::Transfer(news) => self.transfer_told(news),
+            Happening::Received(Ok(())) => self.todo.push_back(Event::Joined),
+            Happening::Received(Err(why)) => {
+                tracing::error!("the machine of the other site did not arrive: {why}");
+                self.todo.push_back(Event::TransferFailed);
+            }
+            Happening::Prepared(birth) => self.birth = Some(*birth),
+            Happening::Durable(Ok(position)) => self.todo.push_back(Event::ReplicaDurable { position }),
+            Happening::Durable(Err(why)) => {
+                tracing::error!("this site's replica cannot be made durable: {why}");
+                self.todo.push_back(Event::ReplicaFailed);
+            }
+            Happening::Control(request, reply) => self.asked(request, reply),
+            Happening::Terminate => self.is_over = true,
+        }
+    }
+
+    pub(super) fn vcpu_told(&mut self, told: FromVcpu) {
+        match told {
+            FromVcpu::Ready { handle, exits, disk } => self.running = Some(Running { handle, exits, disk }),
+            FromVcpu::Born(birth) => self.birth = Some(*birth),
+            FromVcpu::Output { seq, output } => {
+                let now = self.moment();
+                self.outputs.submit(now, output, seq);
+            }
+            FromVcpu::Logged {
+                seq,
+                through,
+                is_urgent,
+                frame,
+            } => self.logged(seq, through, is_urgent, frame),
+            FromVcpu::Consumed { seq } => {
+                let now = self.now();
+                let over = self.pair.as_mut().and_then(|pair| pair.consumed(now, seq));
+                self.replay_over(over);
+            }
+            FromVcpu::Restored { position, feeder } => self.restored(position, feeder),
+            FromVcpu::Live(exits) => {
+                self.awaits_outside = false;
+                if let Some(running) = &mut self.running {
+                    running.exits = exits;
+                    lose_peer(running.disk.as_deref());
+                }
+                let now = self.now();
+                self.announcements = ANNOUNCEMENTS_MS
+                    .map(|after| now + Duration::from_millis(after))
+                    .into();
+            }
+            FromVcpu::Alone => {
+                if let Some(running) = &self.running {
+                    lose_peer(running.disk.as_deref());
+                }
+            }
+            FromVcpu::Ended(how) => self.vm_ended(how),
+        }
+    }
+
+    pub(super) fn vm_ended(&mut self, how: Result<(Outcome, ExitOrdinal), Ending>) {
+        if let Ok((outcome, position)) = &how {
+            tracing::info!(%position, "the VM has ended: {}", outcome.describe());
+        }
+        self.running = None;
+        self.awaits_outside = false;
+        self.todo.push_back(match how {
+            Ok((Outcome::PowerOff, position)) => Event::GuestStopped { position },
+            Ok(_) => Event::VmFailed,
+            Err(Ending::Diverged(why)) => {
+                tracing::error!("this copy is not the same machine any more: {why}");
+                Event::ReplayDiverged
+            }
+            Err(Ending::Failed(why)) => {
+                tracing::error!("the VM has failed: {why}");
+                Event::VmFailed
+            }
+        });
+    }
+
+    pub(super) fn logged(&mut self, seq: LogSeq, through: ExitOrdinal, is_urgent: bool, frame: Vec<u8>) {
+        let moment = self.moment();
+        let Some(pair) = &mut self.pair else { return };
+        if pair.is_closed {
+            return;
+        }
+        if let Some(frame) = pair.push(moment, through, is_urgent, frame) {
+            assert_eq!(frame.seq, seq, "the recorder and the channel count alike");
+            if let Some(writer) = &mut self.writer {
+                writer.put(Message::Log(frame));
+            }
+        }
+    }
+
+    pub(super) fn replay_over(&mut self, over: Option<(ReplayId, ExitOrdinal)>) {
+        if let Some((replay, position)) = over {
+            // A copy whose digests differ has ended.
+            let agrees = true;
+            self.todo.push_back(Event::ReplayReachedEnd {
+                replay,
+                position,
+                agrees,
+            });
+        }
+    }
+
+    /// The machine that arrived stands here, at `position`.
+    pub(super) fn restored(&mut self, position: ExitOrdinal, feeder: Feeder) {
+        let Some(pair) = &mut self.pair else { return };
+        let anchor = pair.hello.borrow().session.tag_bytes();
+        pair.log = LogEnd::Following {
+            receiver: Box::new(Receiver::new(position)),
+            deframer: Box::new(Deframer::anchored_to(&anchor, position)),
+            feeder,
+            position: Arc::clone(&self.parts.position),
+            ends: std::collections::BTreeMap::new(),
+            consumed: (LogSeq::NONE, position),
+            wanted: None,
+        };
+        self.parts.position.store(position.get(), Ordering::Relaxed);
+    }
+
+    pub(super) fn opened(&mut self, opened: Opened) {
+        let now = self.now();
+        let Some(pair) = &mut self.pair else { return };
+        if pair.is_closed {
+            return;
+        }
+        let Opened {
+            reader,
+            mut writer,
+            theirs,
+            keys,
+        } = opened;
+        if let Err(why) = pair.resume(now, &theirs, &mut writer) {
+            tracing::error!("the logging channel cannot be resumed: {why}");
+            return;
+        }
+        pair.connection += 1;
+        if let Some(reading) = pair.reader.take() {
+            reading.abort();
+        }
+        pair.reader = Some(line::read(pair.connection, reader, self.parts.happenings.clone()));
+        match &mut pair.heartbeats {
+            Some(heartbeats) => heartbeats.rekey(keys),
+            None => {
+                let session = pair.hello.borrow().session.clone();
+                pair.heartbeats = Some(Heartbeats::new(&session, pair.side, keys));
+            }
+        }
+        self.writer = Some(writer);
+        self.todo.push_back(Event::ChannelResumed);
+    }
+
+    pub(super) fn lose_connection(&mut self, why: &str) {
+        if self.writer.take().is_none() {
+            return;
+        }
+        tracing::warn!("the logging channel is down: {why}");
+        if let Some(pair) = &mut self.pair {
+            pair.update_hello();
+            if let Some(reading) = pair.reader.take() {
+                reading.abort();
+            }
+            pair.wanted.notify_one();
+        }
+        self.todo.push_back(Event::ChannelLost);
+    }
+
+    pub(super) fn message(&mut self, number: u64, message: Message) {
+        let now = self.now();
+        let Some(pair) = &mut self.pair else { return };
+        if pair.connection != number || pair.is_closed {
+            return;
+        }
+        self.todo.push_back(Event::ChannelHeard);
+        let fault = match message {
+            Message::Log(frame) => match pair.take(now, &frame) {
+                Ok(_) => None,
+                Err(why) => Some(why),
+            },
+            Message::Ack(ack) => match pair.acknowledge(ack) {
+                Ok(()) => {
+                    self.todo.push_back(Event::Acked(Acknowledged {
+                        received: ack.received,
+                        replayed: ack.replayed,
+                    }));
+                    None
+                }
+                Err(fault) => Some(fault.to_string()),
+            },
+            Message::Ping(stamp) => {
+                if let Some(writer) = &mut self.writer {
+                    writer.put(Message::Pong(stamp));
+                }
+                None
+            }
+            Message::Word(bytes) => match serde_json::from_slice::<Word>(&bytes) {
+                Ok(word) => {
+                    self.todo.push_back(Event::PeerSaid(word));
+                    None
+                }
+                Err(error) => Some(format!("a word that is none: {error}")),
+            },
+            Message::Pong(_) | Message::Bye(_) => None,
+            Message::Hello(_) => Some("a second Hello".to_owned()),
+        };
+        if let Some(why) = fault {
+            self.lose_connection(&why);
+        }
+    }
+
+    pub(super) fn heard(&mut self, datagram: &[u8]) {
+        let now = self.now();
+        let Some(pair) = &mut self.pair else { return };
+        let Some(heard) = pair
+            .heartbeats
+            .as_mut()
+            .and_then(|heartbeats| heartbeats.receive(now, datagram))
+        else {
+            return;
+        };
+        if let Some(round_trip) = heard.round_trip {
+            pair.round_trips.add(now, round_trip);
+        }
+        self.todo.push_back(Event::PeerHeard(Heard {
+            round_trip: heard.round_trip,
+            deaf_for: Duration::ZERO,
+            replayed: heard.vitals.map(|vitals| vitals.replayed).unwrap_or_default(),
+        }));
+    }
+
+    pub(super) fn transfer_told(&mut self, news: TransferNews) {
+        match news {
+            TransferNews::Ports { log } => self.dial(log),
+            TransferNews::StoodAt(position) => self.stunned_at = Some(position),
+            TransferNews::News(News::Progress {
+                done_bytes,
+                total_bytes,
+            }) => {
+                self.todo.push_back(Event::TransferProgress(Progress {
+                    done_bytes,
+                    total_bytes,
+                    left: None,
+                }));
+            }
+            TransferNews::News(News::DiskInSync) => self.todo.push_back(Event::DiskInSync),
+            TransferNews::News(News::RamInSync) => self.todo.push_back(Event::RamInSync),
+            TransferNews::News(News::Stunned) => {}
+            TransferNews::News(News::PeerReady) => self.todo.push_back(Event::PeerReady),
+            TransferNews::Failed(why) => {
+                tracing::warn!("the transfer to the other site: {why}");
+                self.transfer = None;
+                self.todo.push_back(Event::TransferFailed);
+            }
+        }
+    }
+}
+
+fn lose_peer(disk: Option<&Disk>) {
+    if let Some(Err(error)) = disk.map(Disk::lose_peer) {
+        tracing::error!(%error, "the replica's new content could not be named");
+    }
+}

@@ -1,0 +1,112 @@
+//! What an operator asks of a driver.
+
+use std::time::Duration;
+
+use antipode_disk_sync::disk;
+use antipode_disk_sync::replica::State;
+use antipode_tiebreaker::PairingId;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::super::happening::Request;
+use super::Driver;
+use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
+use crate::machine::config;
+use crate::protocol::role::{Command, Effect, Event, Replica};
+use crate::protocol::status::{Status, Surroundings};
+
+impl Driver {
+    pub(super) fn asked(&mut self, request: Request, reply: oneshot::Sender<Value>) {
+        let answer = match request {
+            Request::Ports => {
+                json!({ "ok": true, "log_port": self.parts.ports.0, "transfer_port": self.parts.ports.1 })
+            }
+            Request::Status => json!(self.status()),
+            Request::Start => match self.replica() {
+                Ok(replica) => self.command(Command::Start { replica }),
+                Err(why) => json!({ "ok": false, "error": why }),
+            },
+            Request::Protect => {
+                let pairing = PairingId(rand_number());
+                self.command(Command::Protect { pairing })
+            }
+            Request::Unprotect => self.command(Command::Unprotect),
+            Request::Stop => self.command(Command::Stop),
+            Request::End => {
+                self.is_over = true;
+                json!({ "ok": true })
+            }
+        };
+        // Who asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Value {
+        let effects = self.parts.role.step(self.moment(), Event::Command(command));
+        let refused = effects.iter().find_map(|effect| match effect {
+            Effect::Refuse(why) => Some(why.to_string()),
+            _ => None,
+        });
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        match refused {
+            Some(why) => json!({ "ok": false, "error": why }),
+            None => json!({ "ok": true }),
+        }
+    }
+
+    pub(super) fn status(&mut self) -> Status {
+        let mut holds: Vec<Duration> = self.holds.iter().copied().collect();
+        holds.sort_unstable();
+        let around = Surroundings {
+            vm: &self.parts.name,
+            peer: &self.parts.config.peer,
+            now: self.moment(),
+            now_unix_seconds: wall_clock_unix_seconds(),
+            output_hold_p50: holds.get(holds.len() / 2).copied(),
+        };
+        Status::new(&self.parts.role.view(), &around)
+    }
+
+    /// What this site's replica is. A VM without a disk has all that it needs.
+    pub(super) fn replica(&self) -> Result<Replica, String> {
+        let Some(paths) = self.replica_paths() else {
+            return Ok(Replica::Clean);
+        };
+        match disk::state_of(&paths).map_err(|error| error.to_string())? {
+            State::Clean => Ok(Replica::Clean),
+            State::Stale => Ok(Replica::Stale),
+            State::Syncing(_) => Ok(Replica::Syncing),
+        }
+    }
+
+    pub(super) fn replica_paths(&self) -> Option<disk::Paths> {
+        let config = config::load(&self.parts.folder.definition()).ok()?;
+        let disk = config.disk?;
+        Some(disk::Paths::new(disk.path, disk.metadata)).filter(|paths| paths.metadata.exists())
+    }
+
+    /// Changes what this site's replica is while no VM uses it.
+    pub(super) fn on_idle_replica(
+        &mut self,
+        change: impl FnOnce(&disk::Paths) -> Result<(), disk::DiskError>,
+    ) {
+        let Some(paths) = self.replica_paths() else { return };
+        if let Err(error) = change(&paths) {
+            tracing::error!(%error, "the replica's state could not be changed; this process ends");
+            self.is_over = true;
+        }
+    }
+}
+
+fn rand_number() -> u64 {
+    use crate::base::entropy::EntropySource;
+    let mut bytes = [0; 8];
+    let drawn = crate::machine::workers::HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut bytes));
+    if let Err(error) = drawn {
+        tracing::error!(%error, "the host has no random bytes; the clock names the pairing");
+        return SystemClock.monotonic_ns();
+    }
+    u64::from_le_bytes(bytes)
+}
