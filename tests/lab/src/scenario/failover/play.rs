@@ -4,6 +4,7 @@ use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
 use super::super::sites::{Site, Sites, SitesPlan, Watcher};
 use super::view::View;
+use crate::image::Service;
 use crate::judge::live::{Judgement, SeenAlone};
 use crate::load::watch::Report;
 use anyhow::{Context, Result, ensure};
@@ -89,11 +90,21 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
     let service = setup.service();
     view.say("three tiebreaker nodes start, and three emulated hosts boot: two sites and a client");
     let mut sites = Sites::open(setup, "demo", SitesPlan { rtt, seed })?;
+    let played = play_at(&mut sites, service, view);
+    match &played {
+        Ok(outcome) if outcome.violations().is_empty() => sites.finish(),
+        // The logs of a run that broke a promise are kept.
+        _ => sites.collect_logs(),
+    }
+    played
+}
+
+fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outcome> {
     let capture = sites.start_capture("lan")?;
     view.say(&format!("a Debian guest with {service} starts at site-a"));
     let started = Instant::now();
     sites.start_vm(Site::A)?;
-    view.follow(&sites)?;
+    view.follow(sites)?;
     let watcher = Watcher::start(sites.client()?, service, "demo", WRITE_EVERY, sites.logs())?;
     watcher.wait_ready(READY_TIMEOUT)?;
     let boot = started.elapsed();
@@ -102,7 +113,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
 
     view.say("`vm protect`: site-b receives the disk and the memory while the guest works, then follows in lockstep");
     let started = Instant::now();
-    let protected = protect(&sites, view, &watcher)?;
+    let protected = protect(sites, view, &watcher)?;
     let protect = started.elapsed();
     view.say("the VM is protected: every answer waits until site-b has what led to it");
     pause(view, &watcher, TOGETHER)?;
@@ -141,7 +152,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
     view.say("the client reads back everything that it was told");
     let client = watcher.finish()?;
     let (judgement, granted) = sites.judge(&capture, &SeenAlone)?;
-    let outcome = Outcome {
+    Ok(Outcome {
         boot,
         protect,
         failover,
@@ -151,12 +162,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
         client,
         judgement,
         granted,
-    };
-    // The logs of a run that broke a promise are kept.
-    if outcome.violations().is_empty() {
-        sites.finish();
-    }
-    Ok(outcome)
+    })
 }
 
 /// Carries `vm protect` out while the board is kept up to date; what it said at the end.
