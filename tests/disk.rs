@@ -147,6 +147,35 @@ fn the_digest_is_what_everybody_else_computes() {
     }
 }
 
+#[test]
+fn a_second_digest_of_a_replica_reads_only_what_changed() {
+    let folder = pair(40);
+    let here = folder.path();
+    // Not in the tick of the clock in which it is digested: what changes then is not kept.
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let image = OpenOptions::new().write(true).open(here.join("a.img")).unwrap();
+    image.set_modified(long_ago).unwrap();
+    let digest = |more: &[&str]| done(here, &[&["disk", "digest", "a.img"], more].concat());
+    let first = digest(&[]);
+    assert_eq!(first["bytes_hashed"], 40 * LEAF);
+    let second = digest(&[]);
+    assert_eq!(
+        (&second["bytes_hashed"], &second["blake3"], &second["content"]),
+        (&0.into(), &first["blake3"], &first["content"])
+    );
+    assert_eq!(digest(&["--full"])["bytes_hashed"], 40 * LEAF);
+    // A sync from it uses the replica and writes nothing.
+    done(here, &["disk", "sync", "a.img", "b.img"]);
+    assert_eq!(digest(&["--content"])["bytes_hashed"], 0);
+    write_behind(here, "a.img", 5, b"changed");
+    let after = digest(&[]);
+    let bytes = fs::read(here.join("a.img")).unwrap();
+    assert_eq!(
+        (&after["bytes_hashed"], &after["blake3"]),
+        (&(40 * LEAF).into(), &blake3::hash(&bytes).to_string().into())
+    );
+}
+
 /// A service that waits at a port that the host chose.
 struct Service {
     child: Child,

@@ -124,7 +124,7 @@ fn record_of(rounds: u64, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record,
     assert_eq!(report.outcome, Outcome::PowerOff);
     let digests = MachineDigests::of(&mut vm).unwrap();
     let time = report.totals.virtual_time;
-    let logged = recorder.finish("power_off", time, digests.clone()).unwrap();
+    let (_, logged) = recorder.finish("power_off", time, digests.clone()).unwrap();
     let record = Record {
         _folder: folder,
         log,
@@ -160,9 +160,9 @@ fn disturbed_replay(record: &Record, seed: u64) -> (MachineDigests, NoiseCounts)
     (digests, noise.unwrap())
 }
 
-fn finish<R: std::io::Read>(
+fn finish<S: antipode::replay::LogSource>(
     vm: &mut StartedVm,
-    mut replayer: Replayer<R>,
+    mut replayer: Replayer<S>,
 ) -> Result<(MachineDigests, Option<NoiseCounts>), LaunchError> {
     let report = vm.run(&mut replayer)?;
     assert_eq!(report.outcome, Outcome::PowerOff);

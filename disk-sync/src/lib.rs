@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   disk ──▶ protocol ──▶ tree ──▶ image
-//!    │           └──▶ decision ──┐
-//!    └──▶ replica ◀──────────────┘
+//!    │  │        └──▶ decision ──┐
+//!    │  └─────▶ online ────────┐ │
+//!    └──▶ replica ◀────────────┴─┘
 //! ```
 //!
 //! - [`image`]: bytes at an offset, a file or block device.

@@ -30,6 +30,10 @@ pub const LINEAGE_HISTORY_MAX: usize = 32;
 /// crash can leave unsure.
 pub const HOT_EXTENTS_MAX: usize = 2048;
 
+/// Extents that may enter the activity log together, before they are written to: 256 MiB. A guest that writes all over
+/// its disk waits for few updates then; what a crash leaves unsure, and is compared in vain, costs a hash for each MiB.
+pub const EXTENTS_AHEAD_MAX: u32 = 64;
+
 /// Extents that leave the activity log together when it is full, so that one update pays for many.
 pub const EXTENTS_EVICTED_AT_ONCE: usize = 256;
 
@@ -76,6 +80,8 @@ pub const REASON_BYTES_MAX: usize = 512;
 const _: () = assert!(IMAGE_BYTES_MAX / EXTENT_BYTES < u32::MAX as u64);
 const _: () = assert!(LEAVES_KEPT_IMAGE_BYTES_MAX / LEAF_BYTES * 32 <= 32 * MEBIBYTE);
 const _: () = assert!(EXTENTS_EVICTED_AT_ONCE < HOT_EXTENTS_MAX);
+const _: () =
+    assert!(EXTENTS_AHEAD_MAX.is_power_of_two() && (EXTENTS_AHEAD_MAX as usize) < HOT_EXTENTS_MAX / 2);
 const _: () = assert!(HOT_EXTENTS_MAX * 4 + LINEAGE_HISTORY_MAX * 16 + 1024 < SLOT_BYTES);
 const _: () = assert!(in_memory(REGION_BYTES) + 1024 < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_REGIONS_MAX * 33 + 64 < FRAME_BYTES_MAX);

@@ -68,6 +68,12 @@ pub const LOG_BATCH_CHECKS_MAX: usize = 1024 * 1024;
 /// Entries in one log batch.
 pub const LOG_BATCH_ENTRIES_MAX: usize = 1024 * 1024;
 
+/// Bytes of a message between two sites' supervisors, or on a control socket.
+pub const SITE_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a bulk frame's head: an offer with its texts is the longest.
+pub const TRANSFER_HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of one part of a saved machine: its disk's waiting writes are the longest.
 pub const STATE_PART_BYTES_MAX: usize = 2 * DISK_BYTES_IN_FLIGHT_MAX;
 
@@ -95,9 +101,67 @@ pub const VM_NAME_BYTES_MAX: usize = 63;
 /// Bytes of a network interface's name without the terminating zero (Linux `IFNAMSIZ` − 1).
 pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
 
+/// Bytes of one batch on the logging channel: a batch that could not be compressed, with what the log puts around it.
+pub const LOG_FRAME_BYTES_MAX: usize = LOG_BATCH_BYTES_MAX + 64 * 1024;
+
+/// Bytes of one frame of the logging channel.
+pub const CHANNEL_FRAME_BYTES_MAX: usize = LOG_FRAME_BYTES_MAX + 64;
+
+/// Bytes of log that the backup may be behind before the primary waits (P3): the lag target at a full gigabit per second,
+/// and what is under way at 80 ms, several times over.
+pub const LOG_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of what one role says to the other at once.
+pub const CHANNEL_WORD_BYTES_MAX: usize = 4096;
+
+/// Words that wait to be written.
+pub const CHANNEL_WORDS_WAITING_MAX: usize = 16;
+
+/// What a log frame counts for beside its bytes, so that tiny ones do not add up unseen.
+pub const LOG_FRAME_OVERHEAD_BYTES: usize = 128;
+
+/// Milliseconds for which the backup may keep to itself how far it is, while no output waits for it.
+pub const ACK_DELAY_MS_MAX: u64 = 10;
+
+/// Bytes that a channel's reader makes room for at a time.
+pub const CHANNEL_READ_BYTES: usize = 64 * 1024;
+
+/// Bytes of frames that are handed to TLS at a time; one frame may exceed it.
+pub const CHANNEL_WRITE_BYTES: usize = 64 * 1024;
+
+/// Bytes of a socket's buffers where the host lets us choose: what is under way at 80 ms and 1.6 Gbit/s.
+pub const CHANNEL_WINDOW_BYTES: usize = 16 * 1024 * 1024;
+
+/// Milliseconds from a connection's opening until both ends know whom they talk to, and again about what.
+pub const CHANNEL_HANDSHAKE_MS_MAX: u64 = 5_000;
+
+/// Connections of one VM whose other end has yet to show who it is.
+pub const CHANNEL_HANDSHAKES_MAX: usize = 16;
+
+/// Milliseconds for which what was sent may stay unacknowledged by the other end's kernel. Heartbeats have long judged the
+/// peer by then: this only gives up what belongs to a dead connection.
+pub const CHANNEL_UNACKNOWLEDGED_MS_MAX: u32 = 10_000;
+
+/// Bytes of the name of a CPU profile with its version.
+pub const CPU_PROFILE_BYTES_MAX: usize = 64;
+
+/// Round trips that are remembered.
+pub const ROUND_TRIP_SAMPLES_MAX: usize = 512;
+
+/// Milliseconds for which a round trip is remembered.
+pub const ROUND_TRIP_AGE_MS_MAX: u64 = 60_000;
+
 const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
 const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= DISK_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(LOG_BATCH_BYTES_TARGET + FRAME_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= POOLED_BYTES_MAX);
+const _: () =
+    assert!(LOG_BATCH_BYTES_MAX < LOG_FRAME_BYTES_MAX && LOG_FRAME_BYTES_MAX < CHANNEL_FRAME_BYTES_MAX);
+const _: () = assert!(CHANNEL_FRAME_BYTES_MAX <= u32::MAX as usize);
+// What is under way on a long line fits, with a longest frame beside it.
+const _: () = assert!(CHANNEL_WINDOW_BYTES + CHANNEL_FRAME_BYTES_MAX <= LOG_BUFFER_BYTES_MAX);
+// A Hello's texts have one byte for their length.
+const _: () = assert!(CPU_PROFILE_BYTES_MAX <= 255 && VM_NAME_BYTES_MAX <= 255);
+const _: () = assert!(CHANNEL_HANDSHAKE_MS_MAX < CHANNEL_UNACKNOWLEDGED_MS_MAX as u64);

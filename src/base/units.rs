@@ -103,6 +103,39 @@ impl fmt::Display for ExitOrdinal {
     }
 }
 
+/// The number of a log frame (one batch) in its pairing (P2). What one site acknowledges and the other waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct LogSeq(pub u64);
+
+impl LogSeq {
+    /// Before the first frame.
+    pub const NONE: Self = Self(0);
+
+    /// The `number`-th frame; the first is 1, and 0 is the pairing before it.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LogSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log {}", self.0)
+    }
+}
+
 /// Bytes in one mebibyte.
 pub const MEBIBYTE: u64 = 1 << 20;
 

@@ -8,7 +8,9 @@ use clap_complete::Shell;
 use super::certs::CertsCommand;
 use super::disk::DiskCommand;
 use super::exit_code;
+use super::site::SiteCommand;
 use super::tiebreaker::TiebreakerCommand;
+use super::vm::VmCommand;
 
 /// Keeps one virtual machine alive across two datacenters.
 #[derive(Debug, Parser)]
@@ -98,6 +100,12 @@ pub(super) enum Command {
     /// Run a node of the tiebreaker, or ask one.
     #[command(subcommand)]
     Tiebreaker(TiebreakerCommand),
+    /// Serve a site: start its VMs, and answer the other site.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Make, start, protect, stop and show VMs of a site.
+    #[command(subcommand)]
+    Vm(VmCommand),
     /// Write a shell's completions to standard output.
     Completions {
         /// For which shell.

@@ -101,7 +101,7 @@ exit_codes! {
     /// A sync ended early.
     SyncInterrupted = 52, "sync-interrupted", "A sync ended early: the connection broke, or the other end gave up. A target that was touched says `syncing`.", "Mend what the message names and run the same command again: it goes on where it was.";
     /// A replica's metadata cannot be used.
-    ReplicaRefused = 53, "replica-refused", "A replica's metadata is missing, damaged, or of another version.", "Make it with `antipode disk create`, or restore it; a damaged replica is made anew with `--empty` and synced.";
+    ReplicaRefused = 53, "replica-refused", "A replica's metadata is missing, damaged, or of another version; or the replica is not clean, and a VM shall run on it.", "Make it with `antipode disk create`, or restore it; a damaged replica is made anew with `--empty` and synced, one that is not clean is synced.";
     /// The data of a tiebreaker's node cannot be used.
     DataRefused = 60, "data-refused", "The data of this tiebreaker node is missing, there already, in use, another's, or damaged; nothing was changed.", "Do what the message says; docs/tiebreaker.md tells how a node comes back.";
     /// Nobody can be listened to at the address.
@@ -112,6 +112,8 @@ exit_codes! {
     Refused = 63, "refused", "The tiebreaker has refused the change, or the guard of an override has; nothing was changed.", "Do what the message says.";
     /// The tiebreaker works, with a gap.
     Degraded = 64, "degraded", "Of `tiebreaker status`: the tiebreaker has a gap, which is shown.", "Do what each problem says.";
+    /// A site or a VM of it does not do what was asked.
+    SiteRefused = 70, "site-refused", "A site, or a VM of it, does not do what was asked; the message says why.", "Do what the message says; `antipode vm status` shows how the VM is.";
     /// What was asked for cannot be had on this host, and no harm is done.
     Skipped = 77, "skipped", "What was asked for cannot be had on this host; the reason is shown.", "Nothing, or use another host.";
 }

@@ -28,7 +28,9 @@ mod replay;
 mod run;
 mod settings;
 mod signals;
+mod site;
 mod tiebreaker;
+mod vm;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -86,6 +88,8 @@ fn perform(settings: Settings, output: &mut dyn Write) -> Result<ExitCode, Failu
         Action::Certs(request) => certs::certs(&request, settings.json, output),
         Action::Disk(request) => disk::disk(&request, settings.json, output),
         Action::Tiebreaker(request) => tiebreaker::tiebreaker(&request, settings.json, output),
+        Action::Site(command) => site::site(&command, settings.json, output),
+        Action::Vm(command) => vm::vm(&command, settings.json, output),
         Action::Completions(shell) => manual::write_completions(shell, output),
         Action::Man(target) => manual::write_pages(&target, settings.json, output),
     }

@@ -41,8 +41,9 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
     let mut recorder = Recorder::new(vm.live(entropy, exit_cost)?, log, &vm.totals());
     let report = vm.run(&mut recorder)?;
     let digests = MachineDigests::of(&mut vm)?;
-    let logged = recorder
+    let (log_bytes, logged) = recorder
         .finish(report.outcome.name(), report.totals.virtual_time, digests.clone())
+        .and_then(|(mut log, logged)| log.sync().map(|()| (log.byte_count(), logged)))
         .map_err(|error| log_refused(&files.log, &error))?;
     if let Some(folder) = &files.dump {
         dump(&mut vm, folder)?;
@@ -54,7 +55,7 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
         summary["log_entries"] = json!(logged.entries);
         summary["log_expiries"] = json!(logged.expiries);
         summary["preemptions"] = json!(logged.preemptions);
-        summary["log_bytes"] = json!(logged.bytes);
+        summary["log_bytes"] = json!(log_bytes);
         summary["digest_seconds"] = json!(seconds(logged.digest_time));
         writeln!(output, "{summary}")
     } else {
@@ -64,7 +65,7 @@ pub(super) fn record(files: &RecordFiles, json: bool, output: &mut dyn Write) ->
                 error,
                 "  log: {} entries, {} bytes, in {}",
                 logged.entries,
-                logged.bytes,
+                log_bytes,
                 files.log.display()
             )
         })

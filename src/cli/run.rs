@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::disk::failures;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
 use super::signals::Signals;
@@ -150,8 +151,7 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Unreadable { what: "initrd", .. } | LaunchError::Boot(_) => ExitCode::InitrdRefused,
         LaunchError::Unreadable { .. } | LaunchError::Kernel { .. } => ExitCode::KernelRefused,
         LaunchError::Cmdline(_) => ExitCode::Config,
-        LaunchError::Disk(DiskError::Locked { .. }) => ExitCode::DiskLocked,
-        LaunchError::Disk(_) => ExitCode::DiskRefused,
+        LaunchError::Disk(error) => of_disk(error).0,
         LaunchError::Tap(_) => ExitCode::TapRefused,
         LaunchError::Kvm(KvmError::Open(_)) => ExitCode::KvmMissing,
         LaunchError::Kvm(_) | LaunchError::UnfitKvm(_) => ExitCode::KvmUnusable,
@@ -160,15 +160,30 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
         LaunchError::Run(RunError::Timeline(TimelineError::Diverged { .. })) => ExitCode::Diverged,
         LaunchError::Run(RunError::Timeline(TimelineError::Ended(_))) => ExitCode::RecordEnded,
+        LaunchError::Run(RunError::Timeline(TimelineError::Stopped)) => ExitCode::Interrupted,
         LaunchError::Run(RunError::Host { .. } | RunError::Timeline(TimelineError::Host { .. }))
         | LaunchError::Host { .. } => ExitCode::HostIo,
+    }
+}
+
+/// The exit code of a disk that a VM cannot be started on, and what to do.
+fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
+    match error {
+        DiskError::Image(error) => failures::of_image(error),
+        DiskError::Replica(error) => failures::of_disk(error),
+        DiskError::Size { .. } => (ExitCode::DiskRefused, ExitCode::DiskRefused.remedy()),
+        DiskError::Entropy { .. } => (ExitCode::HostIo, ExitCode::HostIo.remedy()),
     }
 }
 
 impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Self {
         let code = code_of(&error);
-        Self::new(code, Problem::new(error.to_string(), code.remedy()))
+        let mend = match &error {
+            LaunchError::Disk(error) => of_disk(error).1,
+            _ => code.remedy(),
+        };
+        Self::new(code, Problem::new(error.to_string(), mend))
     }
 }
 

@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Args, Command};
 use super::failure::{Failure, Problem};
+use super::site::SiteCommand;
+use super::vm::VmCommand;
 use super::{ExitCode, certs, disk, logging, tiebreaker};
 use crate::base::units::ExitOrdinal;
 
@@ -34,6 +36,8 @@ pub(super) enum Action {
     Certs(certs::Request),
     Disk(disk::Request),
     Tiebreaker(tiebreaker::Request),
+    Site(SiteCommand),
+    Vm(VmCommand),
     Completions(Shell),
     Man(ManTarget),
 }
@@ -123,6 +127,8 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             Command::Certs(command) => Action::Certs(certs::resolve(command)?),
             Command::Disk(command) => Action::Disk(disk::resolve(command)?),
             Command::Tiebreaker(command) => Action::Tiebreaker(tiebreaker::resolve(command)?),
+            Command::Site(command) => Action::Site(command),
+            Command::Vm(command) => Action::Vm(command),
             Command::Completions { shell } => Action::Completions(shell),
             Command::Man { folder: None } => Action::Man(ManTarget::StandardOutput),
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),

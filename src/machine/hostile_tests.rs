@@ -128,6 +128,7 @@ fn run(
     vm.enter_at(&entry).unwrap();
     let inbox = Inbox::new(vm.kicker().waker());
     let mut outside = Outside {
+        keeper: None,
         console: Console::start(&inbox, None, false, vm.console_room()).unwrap(),
         disk: None,
         network: None,

@@ -122,6 +122,8 @@ pub enum Connection {
     Tap,
     /// Not at all: what it sends is dropped, what it receives comes from a record.
     None,
+    /// Not before it goes live ([`StartedVm::attach_network`]).
+    Later,
 }
 
 /// A VM that is ready to start: everything is open and checked.
@@ -134,6 +136,8 @@ pub struct PreparedVm {
     disk: Option<(DiskFile, bool)>,
     mac: Option<[u8; 6]>,
     tap: Option<Tap>,
+    /// The TAP interface that it is connected to later.
+    tap_later: Option<String>,
     console: ConsoleMode,
     clock_start: Option<i64>,
     can_be_preempted: bool,
@@ -197,11 +201,18 @@ impl PreparedVm {
         let cmdline = CommandLine::build(&config.kernel.cmdline)?;
         boot::check_room(&kernel, &initrd, &cmdline, config.memory_bytes)?;
         let disk = match &config.disk {
-            Some(disk) => Some((DiskFile::open(&disk.path, disk.read_only)?, disk.read_only)),
+            Some(disk) => {
+                let opened = DiskFile::open(&disk.path, disk.metadata.as_deref(), disk.read_only)?;
+                Some((opened, disk.read_only))
+            }
             None => None,
         };
         let tap = match (&config.network, connection) {
             (Some(network), Connection::Tap) => Some(Tap::open(network.tap.as_str())?),
+            _ => None,
+        };
+        let tap_later = match (&config.network, connection) {
+            (Some(network), Connection::Later) => Some(network.tap.as_str().to_owned()),
             _ => None,
         };
         Ok(Self {
@@ -212,6 +223,7 @@ impl PreparedVm {
             disk,
             mac: config.network.as_ref().map(|network| network.mac.octets()),
             tap,
+            tap_later,
             console: config.console,
             clock_start: config.clock_start.map(|start| start.get().cast_signed()),
             can_be_preempted: false,
@@ -307,6 +319,7 @@ impl PreparedVm {
             console: self.console,
             disk: self.disk.map(|(disk, _)| disk),
             tap: self.tap,
+            tap_later: self.tap_later,
         };
         StartedVm::begin(vm, beginning, outside, rewritten)
     }

@@ -19,7 +19,7 @@ pub mod launch;
 mod outcome;
 mod paging;
 pub mod probe;
-mod started;
+pub mod started;
 mod user_tsc;
 mod vm;
 pub mod workers;
@@ -27,6 +27,7 @@ pub mod workers;
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
 pub use vm::{
-    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, RamSums, RestoreError, Resumption, RunError,
-    Standing, Timeline, TimelineError, Totals, Turn,
+    Arrival, CopiedPage, EpochDigests, ExitTrace, Filling, HeldOutput, Kick, Live, Output, OutputKeeper,
+    RamDigest, RamSums, Release, Rest, RestoreError, Resumption, RunError, Standing, Timeline, TimelineError,
+    Totals, Turn, all_pages,
 };

@@ -6,9 +6,12 @@ use super::boot::{EntryPoint, RewriteReport};
 use super::config::ConsoleMode;
 use super::kvm::{Kicker, KvmHost, Vcpu};
 use super::launch::{LaunchError, RunReport, host};
-use super::vm::{Live, Outside, RunError, Timeline, Totals, Vm};
+use super::vm::{
+    CopiedPage, HeldOutput, Live, OutputKeeper, Outside, RamDigest, RamSums, RunError, Timeline, Totals, Vm,
+};
 use super::workers::{
-    Console, DiskFile, DiskWorkers, Event, HostEntropy, Inbox, Network, Tap, TerminalGuard,
+    Console, DiskFile, DiskHandle, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap,
+    TerminalGuard, Transmitter,
 };
 use crate::base::clock::{HostClock, SystemClock, process_cpu_time};
 use crate::base::guest_memory::GuestMemory;
@@ -25,9 +28,28 @@ pub struct StartedVm {
     vm: Vm,
     outside: Outside,
     inbox: Inbox,
+    tap_later: Option<String>,
     rewritten: RewriteReport,
     /// Puts the terminal back when the VM is gone.
     _terminal: Option<TerminalGuard>,
+}
+
+/// Where kept outputs leave, from any thread.
+#[derive(Debug, Clone)]
+pub struct Exits {
+    network: Option<Transmitter>,
+    console: Shower,
+}
+
+impl Exits {
+    /// Lets `output` out. A frame of a VM that has no network is lost, as on a cable that is not plugged in.
+    pub fn let_out(&self, output: HeldOutput) {
+        match (output, &self.network) {
+            (HeldOutput::Frame(frame), Some(network)) => network.transmit([frame]),
+            (HeldOutput::Frame(_), None) => {}
+            (HeldOutput::Console(bytes), _) => self.console.show(&bytes),
+        }
+    }
 }
 
 /// What a VM begins as. Its RAM is filled already.
@@ -45,6 +67,7 @@ pub(super) struct Attached {
     pub(super) console: ConsoleMode,
     pub(super) disk: Option<DiskFile>,
     pub(super) tap: Option<Tap>,
+    pub(super) tap_later: Option<String>,
 }
 
 impl StartedVm {
@@ -63,6 +86,7 @@ impl StartedVm {
             console: ConsoleMode::Off,
             disk: None,
             tap: None,
+            tap_later: None,
         };
         Self::begin(vm, beginning, nothing, RewriteReport::default())
     }
@@ -78,6 +102,7 @@ impl StartedVm {
             Beginning::Saved(parts) => vm.restore(parts)?,
         }
         let unanswered = vm.unanswered();
+        let tap_later = outside.tap_later;
         let inbox = Inbox::new(vm.kicker().waker());
         let terminal = match outside.console {
             ConsoleMode::Interactive => {
@@ -85,9 +110,13 @@ impl StartedVm {
             }
             ConsoleMode::OutputOnly | ConsoleMode::Off => None,
         };
-        let start_disk = |disk| host("starting the disk's workers", DiskWorkers::start(disk, &inbox));
+        let start_disk = |disk: DiskFile| {
+            let disk = disk.into_service()?;
+            host("starting the disk's workers", DiskWorkers::start(disk, &inbox))
+        };
         let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
         let outside = Outside {
+            keeper: None,
             console: host(
                 "starting the console",
                 start_console(outside.console, &inbox, vm.console_room()),
@@ -99,6 +128,7 @@ impl StartedVm {
             vm,
             outside,
             inbox,
+            tap_later,
             rewritten,
             _terminal: terminal,
         };
@@ -132,6 +162,86 @@ impl StartedVm {
     #[must_use]
     pub fn unfinished_writes(&self) -> Vec<DiskRequestId> {
         self.vm.unfinished_writes()
+    }
+
+    /// Begins a copy of its RAM, held or before it runs: from here on it is known what is written.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn begin_copy(&mut self) -> Result<(), LaunchError> {
+        Ok(self.vm.begin_copy()?)
+    }
+
+    /// Addresses of the pages written since the copy began or this was last asked. It must be held.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn take_written(&mut self) -> Result<Vec<u64>, LaunchError> {
+        Ok(self.vm.take_written()?)
+    }
+
+    /// The pages at `addresses` as they are now, but those of zeros that were never copied. It must be held.
+    ///
+    /// # Errors
+    /// When a page is none of RAM's.
+    pub fn copy_pages(&mut self, addresses: &[u64]) -> Result<Vec<CopiedPage>, LaunchError> {
+        Ok(self.vm.copy_pages(addresses)?)
+    }
+
+    /// The digest of all pages copied.
+    #[must_use]
+    pub fn ram_sums(&self) -> RamSums {
+        self.vm.ram_sums()
+    }
+
+    /// Takes over the digest that was kept while its RAM was filled ([`super::Filling`]).
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn adopt(&mut self, digest: RamDigest) -> Result<(), LaunchError> {
+        Ok(self.vm.adopt(digest)?)
+    }
+
+    /// Gives `keeper` what may not leave the VM yet.
+    pub fn keep_outputs_with(&mut self, keeper: Box<dyn OutputKeeper>) {
+        self.outside.keeper = Some(keeper);
+    }
+
+    /// Connects it to its network, if it is apart from one ([`super::launch::Connection::Later`]).
+    ///
+    /// # Errors
+    /// When the TAP interface is refused, or the host refuses a thread or a descriptor.
+    pub fn attach_network(&mut self) -> Result<(), LaunchError> {
+        let Some(name) = self.tap_later.take() else {
+            return Ok(());
+        };
+        let tap = Tap::open(&name)?;
+        let network = host("starting the network", Network::start(tap, &self.inbox))?;
+        self.vm.show_receive_offloads(&network);
+        self.outside.network = Some(network);
+        Ok(())
+    }
+
+    /// The way for outputs that were kept ([`OutputKeeper`]) to the outside, of what there is of it now.
+    #[must_use]
+    pub fn exits(&self) -> Exits {
+        Exits {
+            network: self.outside.network.as_ref().map(Network::transmitter),
+            console: self.outside.console.shower(),
+        }
+    }
+
+    /// Its disk, for whoever copies it.
+    #[must_use]
+    pub fn disk(&self) -> Option<DiskHandle> {
+        self.outside.disk.as_ref().and_then(DiskWorkers::handle)
+    }
+
+    /// Waits until no disk request is under way; what they came to is in the inbox.
+    pub fn drain_disk(&self) {
+        if let Some(disk) = &self.outside.disk {
+            disk.drain();
+        }
     }
 
     /// The way to reach it from any thread.

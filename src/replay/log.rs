@@ -6,31 +6,28 @@
 //!   frame   …
 //! ```
 //!
-//! Integers are little-endian. A link is the beginning of the BLAKE3 of the link before it (of the head's digest, in the
-//! first frame) and the compressed batch, so that a frame that was changed, moved or lost is noticed. A file that
-//! ends within a frame was cut off: it is a log up to the frame before.
+//! Integers are little-endian; [`super::framing`] tells of the frames, whose chain is anchored to the head's digest. A file
+//! that ends within a frame was cut off: it is a log up to the frame before.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use super::batch::Batch;
-use super::catalogue::Entry;
-use super::codec::CodecError;
+use super::framing::{Deframer, FrameHead, Framer, HEAD_BYTES, length_field, word};
 use super::recipe::{Recipe, RecipeError};
-use crate::base::limits::{LOG_BATCH_BYTES_MAX, LOG_RECIPE_BYTES_MAX};
+use super::recorder::{Cadence, LogSink};
+use super::replayer::{Feed, LogSource};
+use crate::base::limits::LOG_RECIPE_BYTES_MAX;
 use crate::base::units::ExitOrdinal;
+use crate::machine::{Release, TimelineError};
 
 const MAGIC: [u8; 8] = *b"ANTIPLOG";
 const VERSION: u32 = 3;
-/// Fast, and what it is given is small already.
-const COMPRESSION_LEVEL: i32 = 1;
-/// For a batch with pages, which the guest waits for: a fifth more bytes in a third of the time.
-const COMPRESSION_LEVEL_OF_PAGES: i32 = -3;
-/// How much larger than the bytes themselves zstd may make what it cannot compress.
-const COMPRESSION_SLACK: usize = 1024;
 
-type Link = [u8; 16];
+/// Virtual time that a power cut can take.
+const BATCH_SPAN: Duration = Duration::from_secs(1);
 
 /// Why a log cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -60,24 +57,11 @@ pub enum LogError {
     },
 }
 
-fn link_after(link: &[u8], compressed: &[u8]) -> Link {
-    let digest = blake3::Hasher::new().update(link).update(compressed).finalize();
-    let mut link = Link::default();
-    link.copy_from_slice(&digest.as_bytes()[..size_of::<Link>()]);
-    link
-}
-
-fn length_field(length: usize) -> std::io::Result<[u8; 4]> {
-    let length =
-        u32::try_from(length).map_err(|_| std::io::Error::other("a part of the log is over-long"))?;
-    Ok(length.to_le_bytes())
-}
-
 /// A log being written.
 #[derive(Debug)]
 pub struct LogWriter {
     file: BufWriter<File>,
-    link: Link,
+    framer: Framer,
     byte_count: u64,
 }
 
@@ -99,7 +83,7 @@ impl LogWriter {
         file.flush()?;
         Ok(Self {
             file,
-            link: link_after(digest.as_bytes(), &[]),
+            framer: Framer::anchored_to(digest.as_bytes()),
             byte_count: head.len() as u64,
         })
     }
@@ -109,23 +93,9 @@ impl LogWriter {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
-        let bytes = batch.encode();
-        let has_pages = batch
-            .entries
-            .iter()
-            .any(|(_, entry)| matches!(entry, Entry::Page { .. }));
-        let level = if has_pages {
-            COMPRESSION_LEVEL_OF_PAGES
-        } else {
-            COMPRESSION_LEVEL
-        };
-        let compressed = zstd::bulk::compress(&bytes, level)?;
-        self.link = link_after(&self.link, &compressed);
-        self.file.write_all(&length_field(compressed.len())?)?;
-        self.file.write_all(&length_field(bytes.len())?)?;
-        self.file.write_all(&self.link)?;
-        self.file.write_all(&compressed)?;
-        self.byte_count += (8 + self.link.len() + compressed.len()) as u64;
+        let frame = self.framer.frame(batch)?;
+        self.file.write_all(&frame)?;
+        self.byte_count += frame.len() as u64;
         self.file.flush()
     }
 
@@ -150,10 +120,8 @@ impl LogWriter {
 pub struct LogReader<R = BufReader<File>> {
     source: R,
     recipe: Recipe,
-    link: Link,
+    deframer: Deframer,
     offset: u64,
-    /// The last watermark.
-    reached: ExitOrdinal,
     has_ended: bool,
     was_cut_off: bool,
 }
@@ -197,9 +165,8 @@ impl<R: Read> LogReader<R> {
         let recipe = Recipe::from_bytes(&head[16..])?;
         Ok(Self {
             source,
-            link: link_after(&digest, &[]),
+            deframer: Deframer::anchored_to(&digest, recipe.begins_at()),
             offset: (head.len() + digest.len()) as u64,
-            reached: recipe.begins_at(),
             recipe,
             has_ended: false,
             was_cut_off: false,
@@ -226,30 +193,13 @@ impl<R: Read> LogReader<R> {
         if self.has_ended {
             return self.expect_nothing_more();
         }
-        let Some((compressed, raw_length, link)) = self.next_frame()? else {
+        let Some((head, compressed)) = self.next_frame()? else {
             self.was_cut_off = true;
             return Ok(None);
         };
-        if link_after(&self.link, &compressed) != link {
-            return Err(damaged(
-                self.offset,
-                "a batch does not have the digest written before it".into(),
-            ));
-        }
-        let bytes = zstd::bulk::decompress(&compressed, raw_length)
-            .map_err(|error| damaged(self.offset, format!("a batch cannot be decompressed ({error})")))?;
-        if bytes.len() != raw_length {
-            return Err(damaged(
-                self.offset,
-                "a batch has another length than written before it".into(),
-            ));
-        }
-        let batch =
-            Batch::decode(&bytes).map_err(|error: CodecError| damaged(self.offset, error.to_string()))?;
-        self.check_order(&batch)?;
-        self.link = link;
-        self.offset += (8 + link.len() + compressed.len()) as u64;
-        self.reached = batch.through;
+        let batch = self.deframer.batch_of(&head, &compressed);
+        let batch = batch.map_err(|error| damaged(self.offset, error.to_string()))?;
+        self.offset += (HEAD_BYTES + compressed.len()) as u64;
         self.has_ended = batch.end.is_some();
         Ok(Some(batch))
     }
@@ -265,55 +215,57 @@ impl<R: Read> LogReader<R> {
     }
 
     /// `None` if the file ends before the frame does.
-    fn next_frame(&mut self) -> Result<Option<(Vec<u8>, usize, Link)>, LogError> {
-        let mut head = [0; 24];
+    fn next_frame(&mut self) -> Result<Option<(FrameHead, Vec<u8>)>, LogError> {
+        let mut head = [0; HEAD_BYTES];
         if read_up_to(&mut self.source, &mut head)? < head.len() {
             return Ok(None);
         }
-        let length = usize::try_from(word(&head[0..4])).unwrap_or(usize::MAX);
-        let raw_length = usize::try_from(word(&head[4..8])).unwrap_or(usize::MAX);
-        if raw_length > LOG_BATCH_BYTES_MAX || length > LOG_BATCH_BYTES_MAX + COMPRESSION_SLACK {
-            return Err(damaged(
-                self.offset,
-                format!("a batch of {length} bytes, {raw_length} before compression, is over-long"),
-            ));
-        }
-        let mut link = Link::default();
-        link.copy_from_slice(&head[8..24]);
-        let mut compressed = vec![0; length];
-        if read_up_to(&mut self.source, &mut compressed)? < length {
+        let head = FrameHead::parse(&head).map_err(|error| damaged(self.offset, error.to_string()))?;
+        let mut compressed = vec![0; head.length];
+        if read_up_to(&mut self.source, &mut compressed)? < head.length {
             return Ok(None);
         }
-        Ok(Some((compressed, raw_length, link)))
+        Ok(Some((head, compressed)))
+    }
+}
+
+impl LogSink for LogWriter {
+    fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+        Self::append(self, batch)
     }
 
-    /// Batches join without a gap, and entries come in order.
-    fn check_order(&self, batch: &Batch) -> Result<(), LogError> {
-        let reached = self.reached.get();
-        let checked_to = batch.first.get().checked_add(batch.checks.len() as u64);
-        let joins = Some(batch.first.get()) == reached.checked_add(1)
-            && checked_to.is_some_and(|end| end == batch.through.get().wrapping_add(1));
-        let positions = || batch.entries.iter().map(|(exit, _)| exit.get());
-        let is_sorted = positions().is_sorted();
-        let is_inside = positions().all(|exit| exit >= reached && exit <= batch.through.get());
-        if joins && is_sorted && is_inside {
-            return Ok(());
+    fn cadence(&self) -> Cadence {
+        Cadence {
+            at_outputs: false,
+            awake: BATCH_SPAN,
+            asleep: BATCH_SPAN,
         }
-        Err(damaged(
-            self.offset,
-            "a batch does not join the one before it".into(),
-        ))
+    }
+
+    fn release(&self) -> Release {
+        Release::Now
+    }
+}
+
+impl<R: Read + std::fmt::Debug> LogSource for LogReader<R> {
+    fn begins_at(&self) -> ExitOrdinal {
+        self.recipe.begins_at()
+    }
+
+    fn next(&mut self) -> Result<Feed, TimelineError> {
+        let batch = self.next_batch().map_err(|error| TimelineError::Host {
+            what: "reading the log",
+            source: match error {
+                LogError::Io(error) => error,
+                other => std::io::Error::other(other),
+            },
+        })?;
+        Ok(batch.map_or(Feed::Ended, |batch| Feed::Batch(Box::new(batch))))
     }
 }
 
 fn damaged(offset: u64, what: String) -> LogError {
     LogError::Damaged { offset, what }
-}
-
-fn word(bytes: &[u8]) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(bytes);
-    u32::from_le_bytes(word)
 }
 
 /// Fills `buffer` from the head, which a log always has whole.

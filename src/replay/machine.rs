@@ -34,8 +34,16 @@ impl MachineDigests {
         })?;
         Ok(Self {
             ram: *hasher.finalize().as_bytes(),
-            vcpu: *blake3::hash(registers(vm)?.as_bytes()).as_bytes(),
+            vcpu: Self::vcpu_of(vm)?,
         })
+    }
+
+    /// The digest of all registers of `vm`, which must not be running.
+    ///
+    /// # Errors
+    /// When KVM refuses to show registers.
+    pub fn vcpu_of(vm: &mut StartedVm) -> Result<[u8; 32], RunError> {
+        Ok(*blake3::hash(registers(vm)?.as_bytes()).as_bytes())
     }
 }
 

@@ -7,7 +7,9 @@
 //!   recipe      what the machine was made of, pinned by digest
 //!   catalogue   the entries: everything that enters, and what leaves
 //!   batch       entries of a stretch of execution, and a check of every exit in it
-//!   log         batches in a file: framed, chained, compressed
+//!   framing     batches as frames: chained, compressed
+//!   log         frames in a file
+//!   standby     a replayer that goes on alone where the log ends
 //!   checks      the rolling digest of exits
 //!   time_rule   virtual time between two samples
 //!   noise       disturbs a replay on purpose
@@ -33,6 +35,7 @@ mod batch;
 mod catalogue;
 mod checks;
 mod codec;
+mod framing;
 mod log;
 mod machine;
 mod noise;
@@ -41,16 +44,19 @@ mod patience;
 mod recipe;
 mod recorder;
 mod replayer;
+mod standby;
 mod state_file;
 mod time_rule;
 
 pub use batch::{Batch, End};
 pub use catalogue::{Entry, OutputKind};
 pub use codec::CodecError;
+pub use framing::{Deframer, FRAME_OF_LOG_BYTES_MAX, FrameError, Framer};
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
 pub use noise::NoiseCounts;
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
-pub use recorder::{Logged, Recorder};
-pub use replayer::Replayer;
+pub use recorder::{Cadence, LogSink, Logged, Recorder};
+pub use replayer::{Feed, LogSource, Replayer};
+pub use standby::{Reserve, Standby};
 pub use state_file::{SavedMachine, StateError, StateHead, save_machine};

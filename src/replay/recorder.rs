@@ -18,7 +18,6 @@ use std::time::Duration;
 use super::batch::{Batch, End};
 use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
-use super::log::LogWriter;
 use super::page_delta::ToldPages;
 use super::patience::{PREEMPT_AFTER_MIN, Patience};
 use super::{MachineDigests, time_rule};
@@ -27,23 +26,44 @@ use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
 use crate::machine::kvm::PostedWrite;
 use crate::machine::{
-    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, Resumption, Standing, Timeline, TimelineError,
-    Totals, Turn,
+    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, Release, Rest, Resumption, Standing, Timeline,
+    TimelineError, Totals, Turn,
 };
-
-/// Virtual time after which a batch is closed however small it is: what a power cut can take.
-const BATCH_SPAN: Duration = Duration::from_secs(1);
 
 /// Bytes of an entry besides its content, at most.
 const ENTRY_BYTES: usize = 24;
+
+/// When a batch is closed however small it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cadence {
+    /// At each exit with an output, as somebody waits for it.
+    pub at_outputs: bool,
+    /// After this much virtual time while the guest runs: what a power cut can take.
+    pub awake: Duration,
+    /// The same when it falls asleep.
+    pub asleep: Duration,
+}
+
+/// Where batches go.
+pub trait LogSink: std::fmt::Debug {
+    /// Appends `batch`. May wait while there is no room.
+    ///
+    /// # Errors
+    /// When nothing more can be appended.
+    fn append(&mut self, batch: &Batch) -> std::io::Result<()>;
+
+    /// When a batch is closed however small it is.
+    fn cadence(&self) -> Cadence;
+
+    /// When an output may leave whose entry is in the batch that is appended next.
+    fn release(&self) -> Release;
+}
 
 /// Counts of what was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Logged {
     /// Entries.
     pub entries: u64,
-    /// Bytes of the log.
-    pub bytes: u64,
     /// Timer expiries among the entries.
     pub expiries: u64,
     /// Times a guest that computed was stopped at a position of our making.
@@ -54,9 +74,12 @@ pub struct Logged {
 
 /// A timeline that records.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct Recorder<L> {
     live: Live,
-    log: LogWriter,
+    log: L,
+    cadence: Cadence,
+    /// The open batch tells of an output.
+    has_output: bool,
     rolling: Rolling,
     batch: Batch,
     batch_bytes: usize,
@@ -96,12 +119,14 @@ fn entry_of(arrival: &Arrival) -> Entry {
     }
 }
 
-impl Recorder {
+impl<L: LogSink> Recorder<L> {
     /// Records what `live` answers in `log`, from where `begun` says the machine stands.
     #[must_use]
-    pub fn new(live: Live, log: LogWriter, begun: &Totals) -> Self {
+    pub fn new(live: Live, log: L, begun: &Totals) -> Self {
         Self {
             live,
+            cadence: log.cadence(),
+            has_output: false,
             log,
             rolling: Rolling::default(),
             batch: Batch::starting_at(begun.exit_count),
@@ -126,18 +151,23 @@ impl Recorder {
         outcome: &str,
         virtual_time: VirtualTime,
         digests: MachineDigests,
-    ) -> std::io::Result<Logged> {
+    ) -> std::io::Result<(L, Logged)> {
         self.batch.end = Some(End {
             outcome: outcome.to_owned(),
             virtual_time,
             digests,
         });
         self.log.append(&self.batch)?;
-        self.log.sync()?;
-        Ok(Logged {
-            bytes: self.log.byte_count(),
-            ..self.logged
-        })
+        Ok((self.log, self.logged))
+    }
+
+    /// Ends the record where the VM stands, which is held: all that was logged is appended. The timeline goes on live.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn leave_off(mut self) -> Result<Live, TimelineError> {
+        self.close_batch()?;
+        Ok(self.live)
     }
 
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {
@@ -157,22 +187,31 @@ impl Recorder {
     }
 
     fn is_full(&self) -> bool {
-        self.shown - self.batch_began > BATCH_SPAN
+        self.shown - self.batch_began > self.cadence.awake
             || self.batch_bytes + self.batch.checks.len() >= LOG_BATCH_BYTES_TARGET
             || self.batch.checks.len() >= LOG_BATCH_CHECKS_MAX / 2
             || self.batch.entries.len() >= LOG_BATCH_ENTRIES_MAX / 2
     }
 
+    /// Whether an output in the open batch waits for its acknowledgement.
+    fn somebody_waits(&self) -> bool {
+        self.has_output && self.cadence.at_outputs
+    }
+
     fn close_batch(&mut self) -> Result<(), TimelineError> {
+        if self.batch.entries.is_empty() && self.batch.checks.is_empty() {
+            return Ok(());
+        }
         let next = Batch::starting_at(self.batch.through);
         let closed = std::mem::replace(&mut self.batch, next);
         self.batch_bytes = 0;
+        self.has_output = false;
         self.batch_began = self.shown;
         self.log.append(&closed).map_err(host("writing the log"))
     }
 }
 
-impl Timeline for Recorder {
+impl<L: LogSink> Timeline for Recorder<L> {
     fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
         let live = self.live.read_time(standing)?;
         if !time_rule::needs_sample(standing.now, live) {
@@ -197,12 +236,19 @@ impl Timeline for Recorder {
         Ok(bytes)
     }
 
-    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+    fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
+        let is_due = standing.now - self.batch_began > self.cadence.asleep;
+        if is_due || self.somebody_waits() {
+            self.close_batch()?;
+        }
         self.live.sleep(standing)
     }
 
     fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
         if !standing.is_between_exits {
+            if self.somebody_waits() {
+                self.close_batch()?;
+            }
             return self.live.enter_guest(standing);
         }
         self.live.reenter_guest();
@@ -292,10 +338,11 @@ impl Timeline for Recorder {
         }
     }
 
-    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError> {
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         self.note(standing.exit, Entry::Output { kind, digest });
-        Ok(())
+        self.has_output = true;
+        Ok(self.log.release())
     }
 }
 

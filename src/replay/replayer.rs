@@ -10,12 +10,10 @@
 //! Its disk requests are its own. A logged completion waits for the request of the same name here.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
 
 use super::batch::Batch;
 use super::catalogue::Entry;
 use super::checks::{REGISTERS, Rolling};
-use super::log::{LogError, LogReader};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
@@ -25,13 +23,37 @@ use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite, VcpuState};
 use crate::machine::workers::{Event, Inbox};
 use crate::machine::{
-    Arrival, EpochDigests, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+    Arrival, EpochDigests, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline,
+    TimelineError, Turn,
 };
+
+/// What a source has next.
+#[derive(Debug)]
+pub enum Feed {
+    /// The next batch.
+    Batch(Box<Batch>),
+    /// Nothing yet; whoever brings more wakes the vCPU's thread.
+    Waiting,
+    /// Nothing, and nothing will come.
+    Ended,
+}
+
+/// Where batches come from.
+pub trait LogSource: std::fmt::Debug {
+    /// The position that the first batch goes on from.
+    fn begins_at(&self) -> ExitOrdinal;
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn next(&mut self) -> Result<Feed, TimelineError>;
+}
 
 /// A timeline that replays.
 #[derive(Debug)]
-pub struct Replayer<R> {
-    log: LogReader<R>,
+pub struct Replayer<S> {
+    log: S,
     kicker: Kicker,
     inbox: Inbox,
     rolling: Rolling,
@@ -53,11 +75,11 @@ pub struct Replayer<R> {
     cut_off: Option<Batch>,
 }
 
-impl<R: Read> Replayer<R> {
+impl<S: LogSource> Replayer<S> {
     /// Replays `log` on the calling thread, which is the vCPU's and whose own `kicker` and `inbox` are.
     #[must_use]
-    pub fn new(log: LogReader<R>, kicker: Kicker, inbox: Inbox) -> Self {
-        let through = log.recipe().begins_at();
+    pub fn new(log: S, kicker: Kicker, inbox: Inbox) -> Self {
+        let through = log.begins_at();
         Self {
             log,
             kicker,
@@ -123,6 +145,14 @@ impl<R: Read> Replayer<R> {
         Ok(())
     }
 
+    /// What our own disk requests came to that the log has not told of yet.
+    pub(super) fn take_completions(&mut self) -> Vec<Input> {
+        self.look_into_inbox();
+        let done = std::mem::take(&mut self.disk_done).into_iter();
+        done.map(|(id, outcome)| Input::Disk(DiskCompletion { id, outcome }))
+            .collect()
+    }
+
     /// How the recorded execution ended, once the replay has come there.
     #[must_use]
     pub fn end(&self) -> Option<&End> {
@@ -133,13 +163,7 @@ impl<R: Read> Replayer<R> {
     fn read_batch(&mut self) -> Result<bool, TimelineError> {
         let next = match self.cut_off.take() {
             Some(rest) => Some(rest),
-            None => self.log.next_batch().map_err(|error| TimelineError::Host {
-                what: "reading the log",
-                source: match error {
-                    LogError::Io(error) => error,
-                    other => std::io::Error::other(other),
-                },
-            })?,
+            None => self.await_batch()?,
         };
         let Some(mut batch) = next else { return Ok(false) };
         self.cut_off = self.noise.as_mut().and_then(|noise| noise.cut(&mut batch));
@@ -149,6 +173,23 @@ impl<R: Read> Replayer<R> {
         self.through = batch.through;
         self.end = batch.end;
         Ok(true)
+    }
+
+    /// The next batch of the source, once it is there.
+    fn await_batch(&mut self) -> Result<Option<Batch>, TimelineError> {
+        loop {
+            match self.log.next()? {
+                Feed::Batch(batch) => return Ok(Some(*batch)),
+                Feed::Ended => return Ok(None),
+                Feed::Waiting => {
+                    self.look_into_inbox();
+                    if self.is_stopped {
+                        return Err(TimelineError::Stopped);
+                    }
+                    self.kicker.park(None);
+                }
+            }
+        }
     }
 
     /// Makes sure that no entry of exit `at` is missing.
@@ -161,9 +202,13 @@ impl<R: Read> Replayer<R> {
         Ok(())
     }
 
-    /// The next entry, if it belongs to the exit of `standing`.
+    /// The next entry, if it belongs to the exit of `standing`. One that is there is told before it is known whether more
+    /// will come: whatever the log holds, a backup executes before it goes on alone (P1).
     fn entry_here(&mut self, standing: Standing) -> Result<Option<&Entry>, TimelineError> {
-        self.cover(standing.exit)?;
+        let is_here = |(exit, _): &(ExitOrdinal, Entry)| *exit == standing.exit;
+        if !self.entries.front().is_some_and(is_here) {
+            self.cover(standing.exit)?;
+        }
         match self.entries.front() {
             Some((exit, entry)) if *exit < standing.exit => Err(diverged(
                 standing,
@@ -218,6 +263,8 @@ impl<R: Read> Replayer<R> {
                 }
                 // What is typed at a replay, and its power button, is nobody's.
                 Event::Device(_) => {}
+                // It is held where the log says.
+                Event::Hold => {}
             }
         }
     }
@@ -289,7 +336,7 @@ fn diverged(standing: Standing, what: String) -> TimelineError {
     }
 }
 
-impl<R: Read> Timeline for Replayer<R> {
+impl<S: LogSource> Timeline for Replayer<S> {
     fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
         let Some(Entry::TimeRead(time)) = self.entry_here(standing)? else {
             return Ok(time_rule::unsampled(standing.now));
@@ -345,7 +392,7 @@ impl<R: Read> Timeline for Replayer<R> {
         }
     }
 
-    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+    fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
         Err(diverged(
             standing,
             "the guest sleeps, and nothing in the record wakes it".into(),
@@ -438,7 +485,7 @@ impl<R: Read> Timeline for Replayer<R> {
         })
     }
 
-    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError> {
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         match self.entry_here(standing)? {
             Some(Entry::Output {
@@ -446,7 +493,7 @@ impl<R: Read> Timeline for Replayer<R> {
                 digest: recorded,
             }) if *recorded_kind == kind && *recorded == digest => {
                 self.entries.pop_front();
-                Ok(())
+                Ok(Release::Now)
             }
             Some(Entry::Output { kind: recorded, .. }) => {
                 let what = format!(

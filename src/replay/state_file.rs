@@ -18,6 +18,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{CodecError, Reader, put_bytes, put_number};
+use super::framing::length_field;
 use super::machine::for_each_chunk;
 use super::recipe::Recipe;
 use crate::base::guest_memory::GuestMemory;
@@ -93,12 +94,6 @@ impl<W: Write> Digesting<W> {
         self.put(&length_field(compressed.len())?)?;
         self.put(&compressed)
     }
-}
-
-fn length_field(length: usize) -> std::io::Result<[u8; 4]> {
-    let length = u32::try_from(length);
-    let length = length.map_err(|_| std::io::Error::other("a part of the machine is over-long"))?;
-    Ok(length.to_le_bytes())
 }
 
 /// Saves `vm`, which is held, as a new file at `path`.

@@ -18,6 +18,7 @@
 
 mod live;
 mod peer;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::identity::Identity;
 
 pub use live::{LiveCredentials, Refreshed};
 pub use peer::fault_in;
+pub use stream::{Secured, TlsError};
 
 /// The one cryptographic provider, with the cipher suites of TLS 1.3 alone.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

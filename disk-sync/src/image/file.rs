@@ -5,13 +5,15 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek64};
 
 use super::Image;
-use crate::units::{ImageLength, MEBIBYTE, TooLong, in_memory};
+use crate::leaf_set::LeafSet;
+use crate::units::{ImageLength, MEBIBYTE, TooLong, in_memory, on_disk};
 
 /// What an image is opened for. Writers are alone; readers share it with readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct FileImage {
     file: File,
     length: ImageLength,
     is_file: bool,
+    /// What was written to, if that is asked for.
+    noted: Option<Mutex<LeafSet>>,
 }
 
 impl FileImage {
@@ -99,13 +103,17 @@ impl FileImage {
             path: path.to_owned(),
             source,
         })?;
-        // Read-ahead helps, nothing depends on it.
-        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         Ok(Self {
             file,
             length,
             is_file: kind.is_file(),
+            noted: None,
         })
+    }
+
+    /// It will be read from its beginning to its end: the host reads further ahead. Nothing depends on it.
+    pub fn expect_sequential_reads(&self) {
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
     }
 
     /// What changes when the file is written to, or replaced: inode, length and time of change. None of a block
@@ -126,6 +134,41 @@ impl FileImage {
             hasher.update(&value.to_le_bytes());
         }
         Ok(Some(hasher.finalize().into()))
+    }
+
+    /// When it was last written to, in seconds and nanoseconds of the host's clock. None of a block device.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn modified(&self) -> io::Result<Option<(i64, i64)>> {
+        if !self.is_file {
+            return Ok(None);
+        }
+        let seen = self.file.metadata()?;
+        Ok(Some((seen.mtime(), seen.mtime_nsec())))
+    }
+
+    /// Notes from now on what is written to.
+    pub(crate) fn note_writes(&mut self) {
+        self.noted = Some(Mutex::new(LeafSet::none(self.length)));
+    }
+
+    /// What was noted.
+    pub(crate) fn noted(&self) -> LeafSet {
+        match &self.noted {
+            Some(noted) => noted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => LeafSet::none(self.length),
+        }
+    }
+
+    fn note(&self, range: &Range<u64>) {
+        if let Some(noted) = &self.noted {
+            let leaves = self.length.leaves_touched(range);
+            noted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(&leaves);
+        }
     }
 
     fn seek(&self, offset: u64, whence: Whence) -> nix::Result<u64> {
@@ -155,10 +198,12 @@ impl Image for FileImage {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.note(&(offset..offset.saturating_add(on_disk(bytes.len()))));
         self.file.write_all_at(bytes, offset)
     }
 
     fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
+        self.note(&range);
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let length = range.end.saturating_sub(range.start);
         match fallocate(&self.file, hole, range.start.cast_signed(), length.cast_signed()) {

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::image::Image;
+use crate::image::{FileImage, Image};
 use crate::leaf_set::LeafSet;
-use crate::replica::{Admission, GenerationId, Replica, ReplicaError, Store};
+use crate::replica::{Admission, GenerationId, Lineage, Replica, ReplicaError, ReplicaId, Store};
 use crate::units::{Run, in_memory, on_disk};
 
 use super::{Position, Unit};
@@ -102,6 +102,11 @@ impl<I: Image, S: Store> Live<I, S> {
         &self.image
     }
 
+    /// The replica's own name.
+    pub fn replica_id(&self) -> ReplicaId {
+        locked(&self.state).replica.id()
+    }
+
     /// Where the last write lies that has begun.
     pub fn position(&self) -> Position {
         locked(&self.state).last
@@ -168,9 +173,36 @@ impl<I: Image, S: Store> Live<I, S> {
         Ok(())
     }
 
-    /// The other replica is lost: as [`Replica::lose_peer`].
+    /// The other replica is lost, or there is none: as [`Replica::lose_peer`]. Of a replica that is alone already nothing
+    /// changes: whoever is made equal to it goes on with the marks it has.
     pub fn lose_peer(&self, next: GenerationId) {
-        locked(&self.state).replica.lose_peer(next);
+        let mut state = locked(&self.state);
+        if !state.replica.is_alone() {
+            state.replica.lose_peer(next);
+        }
+    }
+
+    /// The other replica has become equal to this one, durably, and nothing has been written since: as
+    /// [`Replica::peer_is_equal`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn peer_is_equal(&self) -> Result<(), LiveError> {
+        let nothing = LeafSet::none(self.image.length());
+        Ok(locked(&self.state).replica.peer_is_equal(&nothing)?)
+    }
+
+    /// Where its content comes from.
+    pub fn lineage(&self) -> Option<Lineage> {
+        locked(&self.state).replica.lineage().cloned()
+    }
+
+    /// It lacks writes from now on: as [`Replica::mark_stale`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn mark_stale(&self) -> Result<(), LiveError> {
+        Ok(locked(&self.state).replica.mark_stale()?)
     }
 
     /// What was written since this was last asked.
@@ -183,6 +215,21 @@ impl<I: Image, S: Store> Live<I, S> {
     pub fn into_parts(self) -> (I, Replica<S>) {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         (self.image, state.replica)
+    }
+}
+
+impl<S: Store> Live<FileImage, S> {
+    /// Ends the service in good order: what was written is durable, and nothing is unsure. Answers with the image, and the
+    /// number of the update that ended it.
+    ///
+    /// # Errors
+    /// [`LiveError`]. The next to open the replica finds it in use.
+    pub fn close(self) -> Result<(FileImage, u64), LiveError> {
+        self.flush()?;
+        let (image, replica) = self.into_parts();
+        let stamp = image.stamp()?;
+        let sequence = replica.close(stamp)?;
+        Ok((image, sequence))
     }
 }
 

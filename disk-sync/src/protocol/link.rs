@@ -153,6 +153,12 @@ impl Link {
         })
     }
 
+    /// Both ways of it, for another protocol than this one's.
+    #[must_use]
+    pub fn into_streams(self) -> (Box<dyn Read + Send>, Box<dyn Write + Send>) {
+        (self.reader, self.writer)
+    }
+
     /// Who is at the other end; none within this process.
     #[must_use]
     pub fn peer(&self) -> Option<&Identity> {

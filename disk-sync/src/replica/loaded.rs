@@ -132,6 +132,11 @@ impl Loaded {
         self.header.length
     }
 
+    /// The number of its last update.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.header.sequence
+    }
+
     /// What may be done with it.
     #[must_use]
     pub fn state(&self) -> State {

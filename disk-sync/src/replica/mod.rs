@@ -151,12 +151,12 @@ impl<S: Store> Replica<S> {
         Ok((replica, recovery))
     }
 
-    /// Ends the use in good order. `stamp` is what the image looks like now. Extents that were written to since the
-    /// last flush stay unsure.
+    /// Ends the use in good order, and answers with the number of the update that did so. `stamp` is what the image looks
+    /// like now. Extents that were written to since the last flush stay unsure.
     ///
     /// # Errors
     /// [`ReplicaError`]. The next to open it finds it in use.
-    pub fn close(mut self, stamp: Option<[u8; 32]>) -> Result<(), ReplicaError> {
+    pub fn close(mut self, stamp: Option<[u8; 32]>) -> Result<u64, ReplicaError> {
         self.save_map()?;
         let sure = self.activity.coldest(HOT_EXTENTS_MAX);
         self.activity.leave(&sure);
@@ -165,7 +165,8 @@ impl<S: Store> Replica<S> {
             stamp,
             ..self.current()
         };
-        self.save(next)
+        self.save(next)?;
+        Ok(self.header.sequence)
     }
 
     /// Of which VM.
@@ -193,6 +194,11 @@ impl<S: Store> Replica<S> {
         self.header.lineage.as_ref()
     }
 
+    /// Whether it goes on alone: its writes are marked, or will be from the next one on.
+    pub fn is_alone(&self) -> bool {
+        self.header.tracking || self.next_generation.is_some()
+    }
+
     /// What may differ from the replica that it was last equal to; of one that is being synced, what is still to be
     /// compared.
     pub fn dirty(&self) -> &LeafSet {
@@ -209,10 +215,10 @@ impl<S: Store> Replica<S> {
         self.save_map()
     }
 
-    /// The other replica is lost: writes are marked from now on, and the first of them begins `next`. What is hot is
-    /// marked at once, for nobody knows how much of it the other one has.
+    /// The other replica is lost: writes are marked from now on, and the first of them begins `next`. What is hot and was
+    /// written to is marked at once, for nobody knows how much of it the other one has.
     pub fn lose_peer(&mut self, next: GenerationId) {
-        let hot: Vec<u32> = self.activity.extents().collect();
+        let hot: Vec<u32> = self.activity.written().collect();
         fold(&hot, &mut self.dirty);
         for extent in hot {
             self.touch_page(u64::from(extent));
@@ -264,7 +270,10 @@ impl<S: Store> Replica<S> {
             .extents()
             .filter(|extent| !leaving.contains(extent))
             .collect();
+        let extents = u32::try_from(self.header.length.extents()).unwrap_or(u32::MAX);
+        let ahead = self.activity.ahead(cold, extents);
         next.activity.extend(cold);
+        next.activity.extend(&ahead);
         next.activity.sort_unstable();
         if let Some(generation) = self.next_generation {
             match &mut next.lineage {
@@ -276,6 +285,9 @@ impl<S: Store> Replica<S> {
         self.save(next)?;
         self.next_generation = None;
         self.activity.leave(&leaving);
+        if !cold.is_empty() {
+            self.activity.enter(&ahead);
+        }
         Ok(true)
     }
 

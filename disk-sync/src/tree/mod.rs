@@ -62,6 +62,26 @@ impl Tree {
         }
     }
 
+    /// The tree over regions of these values, which came from [`Tree::region_values`]. Leaves are not known.
+    pub(crate) fn of_regions(length: ImageLength, regions: Vec<Value>, plain: Option<Vec<[u8; 32]>>) -> Self {
+        Self {
+            length,
+            regions,
+            plain,
+            leaves: None,
+        }
+    }
+
+    /// The value of each region, and BLAKE3's own if they are there.
+    pub(crate) fn region_values(&self) -> (&[Value], Option<&[[u8; 32]]>) {
+        (&self.regions, self.plain.as_deref())
+    }
+
+    /// Whether it has BLAKE3's own values.
+    pub(crate) fn has_plain(&self) -> bool {
+        self.plain.is_some()
+    }
+
     /// Hashes all of `image`.
     ///
     /// # Errors
@@ -97,7 +117,7 @@ impl Tree {
         threads: Threads,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, HashError> {
-        let wanted = if self.plain.is_some() {
+        let wanted = if self.has_plain() {
             Wanted::Both
         } else {
             Wanted::Content

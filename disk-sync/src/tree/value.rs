@@ -2,7 +2,7 @@
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use crate::units::{LEAF_BYTES, REGION_LEAVES, in_memory, on_disk};
+use crate::units::{LEAF_BYTES, REGION_LEAVES, in_memory};
 
 /// Sets nodes of ours apart from plain BLAKE3's, which are computed from the same leaves.
 const NODE_KEY: [u8; 32] = *b"antipode disk content tree, v1.\0";
@@ -120,11 +120,6 @@ fn plain_split(count: usize) -> usize {
 #[must_use]
 pub(crate) fn region_value(leaves: &[Value]) -> Value {
     Value::over(leaves, REGION_LEAVES)
-}
-
-/// The offset of the leaf.
-pub(crate) fn leaf_offset(region: u64, index: usize) -> u64 {
-    (region * on_disk(REGION_LEAVES) + on_disk(index)) * LEAF_BYTES
 }
 
 #[cfg(test)]

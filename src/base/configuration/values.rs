@@ -1,8 +1,10 @@
 //! Values that every kind of configuration has.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use antipode_certs::Name;
 use toml::de::DeValue;
 
 use super::{Wrong, described};
@@ -39,4 +41,43 @@ pub(crate) fn number(value: &DeValue<'_>, range: &RangeInclusive<u64>) -> Result
         .ok()
         .filter(|number| range.contains(number))
         .ok_or_else(|| Wrong::new(format!("is {number}, which is out of range"), mend))
+}
+
+/// A name of a site, a node or a VM.
+pub(crate) fn name(value: &DeValue<'_>) -> Result<Name, Wrong> {
+    let word = text(value)?;
+    word.parse().map_err(|_| {
+        Wrong::new(
+            format!("{word:?} is no name"),
+            "use 1 to 63 of a-z, 0-9 and -, with no - at either end",
+        )
+    })
+}
+
+/// A host and a port. Whether the host is there is found out when it is called.
+pub(crate) fn address(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let word = text(value)?;
+    let sound = word.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+        let printable = host.chars().all(|letter| letter.is_ascii_graphic());
+        !host.is_empty() && bare && printable && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if sound {
+        Ok(word.to_owned())
+    } else {
+        Err(Wrong::new(
+            format!("{word:?} is no host with a port"),
+            "write host:port, such as north.example.org:7600 or [fd00::1]:7600",
+        ))
+    }
+}
+
+/// An address to listen on.
+pub(crate) fn listen(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+    text(value)?.parse().map_err(|_| {
+        Wrong::new(
+            "is no address to listen on",
+            "write an IP address and a port, such as 0.0.0.0:7600 or [::]:7600",
+        )
+    })
 }

@@ -38,6 +38,13 @@ pub(in crate::cli) enum DiskCommand {
         /// The content root alone: holes and zeros take no time then.
         #[arg(long)]
         content: bool,
+        /// Read everything, also what did not change since the last digest: a bad disk changes things by itself.
+        #[arg(long)]
+        full: bool,
+        /// The replica's metadata, if it is one and that is not beside the image: what it was digested to before and did
+        /// not change is not read again.
+        #[arg(long, value_name = "FILE")]
+        metadata: Option<PathBuf>,
     },
     /// Compare any two files or block devices of this host, and show where they differ.
     Diff {

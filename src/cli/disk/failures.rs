@@ -12,42 +12,56 @@ fn failure(code: ExitCode, what: impl Into<String>, mend: &str) -> Failure {
     Failure::new(code, Problem::new(what, mend))
 }
 
+/// The exit code of an image that cannot be opened, and what to do.
+pub(in crate::cli) fn of_image(error: &OpenError) -> (ExitCode, &'static str) {
+    match error {
+        OpenError::Locked { .. } => (ExitCode::DiskLocked, "stop the VM or tool that uses it"),
+        OpenError::Refused { .. } => (ExitCode::DiskRefused, "name an image that this user may open"),
+        OpenError::WrongKind { .. } => (ExitCode::DiskRefused, "name a raw image file or a block device"),
+        OpenError::TooLong { .. } => (ExitCode::DiskRefused, "use a smaller disk"),
+    }
+}
+
+/// The exit code of a replica that cannot be made or opened, and what to do.
+pub(in crate::cli) fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
+    match error {
+        DiskError::Image(error) => of_image(error),
+        DiskError::NoReplica(_) => (
+            ExitCode::ReplicaRefused,
+            "make it with `antipode disk create IMAGE --vm NAME`, with `--empty` if the image shall become a copy",
+        ),
+        DiskError::Exists(_) => (ExitCode::FileExists, "name another place, or move the file away"),
+        DiskError::InUse(_) => (ExitCode::DiskLocked, "stop the VM or tool that uses it"),
+        DiskError::Metadata {
+            source: ReplicaError::Io(_),
+            ..
+        } => (ExitCode::HostIo, ExitCode::HostIo.remedy()),
+        DiskError::Metadata { .. } => (ExitCode::ReplicaRefused, ExitCode::ReplicaRefused.remedy()),
+        DiskError::NotClean { .. } => (
+            ExitCode::ReplicaRefused,
+            "make it equal to a clean replica with `antipode disk sync`",
+        ),
+        DiskError::Length { .. } => (
+            ExitCode::DiskRefused,
+            "restore the image's length; a disk that shall have another one is a new replica",
+        ),
+        DiskError::Sectors { .. } => (
+            ExitCode::DiskRefused,
+            "give a size of whole sectors, or extend the image with `truncate`",
+        ),
+    }
+}
+
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
-        let (code, mend) = match &error {
-            OpenError::Locked { .. } => (ExitCode::DiskLocked, "stop the VM or tool that uses it"),
-            OpenError::Refused { .. } => (ExitCode::DiskRefused, "name an image that this user may open"),
-            OpenError::WrongKind { .. } => (ExitCode::DiskRefused, "name a raw image file or a block device"),
-            OpenError::TooLong { .. } => (ExitCode::DiskRefused, "use a smaller disk"),
-        };
+        let (code, mend) = of_image(&error);
         failure(code, error.to_string(), mend)
     }
 }
 
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Self {
-        let (code, mend) = match error {
-            DiskError::Image(error) => return error.into(),
-            DiskError::NoReplica(_) => (
-                ExitCode::ReplicaRefused,
-                "make it with `antipode disk create IMAGE --vm NAME`, with `--empty` if the image shall become a copy",
-            ),
-            DiskError::Exists(_) => (ExitCode::FileExists, "name another place, or move the file away"),
-            DiskError::InUse(_) => (ExitCode::DiskLocked, "stop the VM or tool that uses it"),
-            DiskError::Metadata {
-                source: ReplicaError::Io(_),
-                ..
-            } => (ExitCode::HostIo, ExitCode::HostIo.remedy()),
-            DiskError::Metadata { .. } => (ExitCode::ReplicaRefused, ExitCode::ReplicaRefused.remedy()),
-            DiskError::Length { .. } => (
-                ExitCode::DiskRefused,
-                "restore the image's length; a disk that shall have another one is a new replica",
-            ),
-            DiskError::Sectors { .. } => (
-                ExitCode::DiskRefused,
-                "give a size of whole sectors, or extend the image with `truncate`",
-            ),
-        };
+        let (code, mend) = of_disk(&error);
         failure(code, error.to_string(), mend)
     }
 }

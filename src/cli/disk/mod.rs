@@ -3,7 +3,7 @@
 //! `show` reads (info, digest, diff); `sync` moves data (sync, verify, serve). What goes wrong is told in `failures`.
 
 mod args;
-mod failures;
+pub(super) mod failures;
 mod progress;
 mod request;
 mod show;
@@ -37,7 +37,11 @@ pub(super) fn disk(request: &Request, json: bool, output: &mut dyn Write) -> Res
             is_empty,
         } => create(paths, vm, *size, *is_empty, json, output),
         Request::Info(paths) => show::info(paths, json, output),
-        Request::Digest { image, content_only } => show::digest(image, *content_only, json, output),
+        Request::Digest {
+            paths,
+            content_only,
+            reading,
+        } => show::digest(paths, *content_only, *reading, json, output),
         Request::Diff(one, other) => show::diff(one, other, json, output),
         Request::Sync(sync) => sync::sync(sync, json, output),
         Request::Serve {

@@ -23,6 +23,10 @@ impl Bar {
         Self(bar)
     }
 
+    pub(super) fn set_length(&self, bytes: u64) {
+        self.0.set_length(bytes);
+    }
+
     pub(super) fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }

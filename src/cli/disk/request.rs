@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use antipode_certs::{Identity, Paths as CertificatePaths, PeerRule, Role as CertificateRole, TRUST_FILE};
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::Paths;
+use antipode_disk_sync::disk::{Paths, Reading};
 use antipode_disk_sync::protocol::Role;
 use antipode_disk_sync::replica::VmId;
 
@@ -25,8 +25,9 @@ pub(in crate::cli) enum Request {
     },
     Info(Paths),
     Digest {
-        image: PathBuf,
+        paths: Paths,
         content_only: bool,
+        reading: Reading,
     },
     Diff(PathBuf, PathBuf),
     Sync(Sync),
@@ -89,9 +90,15 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             is_empty: empty,
         },
         DiskCommand::Info { image, metadata } => Request::Info(Paths::new(image, metadata)),
-        DiskCommand::Digest { image, content } => Request::Digest {
+        DiskCommand::Digest {
             image,
+            content,
+            full,
+            metadata,
+        } => Request::Digest {
+            paths: Paths::new(image, metadata),
             content_only: content,
+            reading: reading(full),
         },
         DiskCommand::Diff { one, other } => Request::Diff(one, other),
         DiskCommand::Sync {
@@ -110,16 +117,7 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             dry_run,
             is_verify: false,
         }),
-        DiskCommand::Verify { ends } => Request::Sync(Sync {
-            ends: place(ends)?,
-            consent: Consent {
-                discard: true,
-                compare_all: true,
-            },
-            bytes_per_second: None,
-            dry_run: true,
-            is_verify: true,
-        }),
+        DiskCommand::Verify { ends } => Request::Sync(verification(ends)?),
         DiskCommand::Serve {
             image,
             role,
@@ -140,6 +138,28 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             bytes_per_second: rate(limit)?,
             proof: prove(proof, &[CertificateRole::Site, CertificateRole::Operator])?,
         },
+    })
+}
+
+fn reading(is_full: bool) -> Reading {
+    if is_full {
+        Reading::Everything
+    } else {
+        Reading::Changed
+    }
+}
+
+/// A comparison is a dry run that believes no marks and may pass over what the target alone holds.
+fn verification(ends: Ends) -> Result<Sync, Failure> {
+    Ok(Sync {
+        ends: place(ends)?,
+        consent: Consent {
+            discard: true,
+            compare_all: true,
+        },
+        bytes_per_second: None,
+        dry_run: true,
+        is_verify: true,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use antipode_disk_sync::disk::{self, DiskInfo, Paths};
+use antipode_disk_sync::disk::{self, Digest, DigestError, DiskInfo, Paths, Reading};
 use antipode_disk_sync::image::{Access, FileImage, Image};
 use antipode_disk_sync::protocol::{Clock, RunError};
 use antipode_disk_sync::replica::State;
@@ -107,8 +107,9 @@ fn info_as_text(paths: &Paths, info: &DiskInfo, output: &mut dyn Write) -> io::R
 }
 
 pub(super) fn digest(
-    image: &Path,
+    paths: &Paths,
     content_only: bool,
+    reading: Reading,
     json: bool,
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
@@ -118,29 +119,47 @@ pub(super) fn digest(
         Wanted::Both
     };
     let begun = Monotonic.now();
-    let tree = tree_of(image, wanted, json)?;
+    let bar = Bar::new("hashing", 0, json);
+    let done_now = |bytes| bar.advance(bytes);
+    let found = disk::digest(
+        paths,
+        wanted,
+        reading,
+        Threads::all(),
+        &mut |bytes| bar.set_length(bytes),
+        &done_now,
+    );
+    let Digest { tree, bytes_hashed } = found.map_err(|error| match error {
+        DigestError::Image(error) => error.into(),
+        DigestError::Hash(error) => unreadable(&paths.image, error),
+    })?;
+    drop(bar);
     let took = Monotonic.now().saturating_sub(begun);
-    let bytes = tree.length().bytes();
+    let plain = tree.plain_root().filter(|_| !content_only);
     let shown = if json {
         let mut told = done(ExitCode::Done);
-        told["image"] = json!(image);
-        told["bytes"] = json!(bytes);
-        told["blake3"] = json!(tree.plain_root().map(|root| root.to_string()));
+        told["image"] = json!(paths.image);
+        told["bytes"] = json!(tree.length().bytes());
+        told["bytes_hashed"] = json!(bytes_hashed);
+        told["blake3"] = json!(plain.map(|root| root.to_string()));
         told["content"] = json!(tree.content_root().to_string());
         told["seconds"] = json!(seconds(took));
         writeln!(output, "{told}")
     } else {
-        let plain = tree.plain_root().map(|root| format!("blake3  {root}\n"));
+        let plain = plain.map(|root| format!("blake3  {root}\n"));
         let content = tree.content_root();
         writeln!(output, "{}content {content}", plain.unwrap_or_default())
     };
     written(shown).map(|()| ExitCode::Done)
 }
 
-fn tree_of(path: &Path, wanted: Wanted, json: bool) -> Result<Tree, Failure> {
+fn tree_of(path: &Path, json: bool) -> Result<Tree, Failure> {
     let image = FileImage::open(path, Access::Read)?;
+    image.expect_sequential_reads();
     let bar = Bar::new("hashing", image.length().bytes(), json);
-    let tree = Tree::build(&image, Threads::all(), wanted, &|bytes| bar.advance(bytes));
+    let tree = Tree::build(&image, Threads::all(), Wanted::Content, &|bytes| {
+        bar.advance(bytes)
+    });
     tree.map_err(|error| unreadable(path, error))
 }
 
@@ -155,10 +174,7 @@ pub(super) fn diff(
     json: bool,
     output: &mut dyn Write,
 ) -> Result<ExitCode, Failure> {
-    let trees = [
-        tree_of(one, Wanted::Content, json)?,
-        tree_of(other, Wanted::Content, json)?,
-    ];
+    let trees = [tree_of(one, json)?, tree_of(other, json)?];
     let lengths = trees.each_ref().map(Tree::length);
     let runs = if lengths[0] == lengths[1] {
         differing(&trees, [one, other])?

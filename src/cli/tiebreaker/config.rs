@@ -75,7 +75,7 @@ fn parse(text: &str, folder: &Path) -> Result<Config, Vec<ConfigMistake>> {
 fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> Option<Config> {
     let known = &["cluster", "certificates", "node", "here", "timing"];
     let root = Section::root(document, known, mistakes);
-    let cluster = root.required("cluster", "cluster = \"prod\"", mistakes, name);
+    let cluster = root.required("cluster", "cluster = \"prod\"", mistakes, values::name);
     let seats = read_seats(root, mistakes);
     let credentials = read_credentials(root, folder, mistakes);
     let heartbeat_ms = root
@@ -114,12 +114,12 @@ fn read_seats(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> BTreeMap<Na
     }
     let mut seats = BTreeMap::new();
     for section in sections {
-        let seat = section.required("name", "name = \"north\"", mistakes, name);
+        let seat = section.required("name", "name = \"north\"", mistakes, values::name);
         let address = section.required(
             "address",
             "address = \"north.example.org:7600\"",
             mistakes,
-            address,
+            values::address,
         );
         let range = 0..=PRIORITY_MAX;
         let priority = section.optional("priority", mistakes, |value| values::number(value, &range));
@@ -172,7 +172,7 @@ fn read_here(
     mistakes: &mut Mistakes<'_>,
 ) -> Option<Here> {
     let among = |value: &DeValue<'_>| {
-        let found = name(value)?;
+        let found = values::name(value)?;
         if seats.is_empty() || seats.contains_key(&found) {
             return Ok(found);
         }
@@ -181,14 +181,7 @@ fn read_here(
         Err(Wrong::new(what, format!("name one of {}", names.join(", "))))
     };
     let name = section.required("name", "name = \"north\"", mistakes, among);
-    let listen = section.required("listen", "listen = \"0.0.0.0:7600\"", mistakes, |value| {
-        values::text(value)?.parse().map_err(|_| {
-            Wrong::new(
-                "is no address to listen on",
-                "write an IP address and a port, such as 0.0.0.0:7600 or [::]:7600",
-            )
-        })
-    });
+    let listen = section.required("listen", "listen = \"0.0.0.0:7600\"", mistakes, values::listen);
     let example = "data = \"/var/lib/antipode/tiebreaker\"";
     let data = section.required("data", example, mistakes, |value| values::path(value, folder));
     Some(Here {
@@ -196,34 +189,6 @@ fn read_here(
         listen: listen?,
         data: data?,
     })
-}
-
-fn name(value: &DeValue<'_>) -> Result<Name, Wrong> {
-    let word = values::text(value)?;
-    word.parse().map_err(|_| {
-        Wrong::new(
-            format!("{word:?} is no name"),
-            "use 1 to 63 of a-z, 0-9 and -, with no - at either end",
-        )
-    })
-}
-
-/// A host and a port. Whether the host is there is found out when it is called.
-fn address(value: &DeValue<'_>) -> Result<String, Wrong> {
-    let word = values::text(value)?;
-    let sound = word.rsplit_once(':').is_some_and(|(host, port)| {
-        let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
-        let printable = host.chars().all(|letter| letter.is_ascii_graphic());
-        !host.is_empty() && bare && printable && port.parse::<u16>().is_ok_and(|port| port != 0)
-    });
-    if sound {
-        Ok(word.to_owned())
-    } else {
-        Err(Wrong::new(
-            format!("{word:?} is no host with a port"),
-            "write host:port, such as north.example.org:7600 or [fd00::1]:7600",
-        ))
-    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub struct KernelConfig {
 pub struct DiskConfig {
     /// The file or block device.
     pub path: PathBuf,
+    /// The metadata of the replica that it is, if that is not beside it.
+    pub metadata: Option<PathBuf>,
     /// Whether the guest may only read.
     pub read_only: bool,
 }

@@ -33,7 +33,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let memory_bytes = root.required("memory_mib", "memory_mib = 512", mistakes, fields::memory_bytes);
     let kernel = read_kernel(root, folder, mistakes);
     let disk = root
-        .subsection("disk", &["path", "read_only"], mistakes)
+        .subsection("disk", &["path", "metadata", "read_only"], mistakes)
         .map(|section| read_disk(section, folder, mistakes));
     let network = root
         .subsection("network", &["tap", "mac"], mistakes)
@@ -87,9 +87,11 @@ fn read_disk(section: Section<'_, '_>, folder: &Path, mistakes: &mut Mistakes<'_
     let path = section.required("path", "path = \"disk.img\"", mistakes, |value| {
         values::path(value, folder)
     });
+    let metadata = section.optional("metadata", mistakes, |value| values::path(value, folder));
     let read_only = section.optional("read_only", mistakes, fields::boolean);
     Some(DiskConfig {
         path: path?,
+        metadata,
         read_only: read_only.unwrap_or(false),
     })
 }

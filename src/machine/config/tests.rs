@@ -42,6 +42,7 @@ fn the_documented_sample_parses() {
             },
             disk: Some(DiskConfig {
                 path: PathBuf::from("/srv/vm/redis-1.img"),
+                metadata: Some(PathBuf::from("/srv/vm/redis-1.replica")),
                 read_only: false,
             }),
             network: Some(NetworkConfig {

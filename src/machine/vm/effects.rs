@@ -1,11 +1,12 @@
 //! Between the devices and the workers: what arrived goes in, what the devices ask for goes out.
 
 use super::epoch::roll_disk_writes;
-use super::{Output, Outside, RunError, Timeline, Vm};
+use super::{HeldOutput, Output, Outside, RunError, Timeline, Vm};
 use crate::base::units::GuestPhys;
 use crate::devices::board::Moment;
 use crate::devices::{Effect, Input};
 use crate::machine::outcome::Outcome;
+use crate::machine::workers::Network;
 
 /// The BIOS data area's reset flag, and the value by which Linux asks for a warm boot. The command line makes a
 /// panicking kernel, and only that, reboot warm.
@@ -32,8 +33,8 @@ impl Vm {
                     Effect::ConsoleOutput(byte) => self.console_bytes.push(byte),
                     Effect::Disk(request) => requests.push(request),
                     Effect::Transmit(frame) => {
-                        timeline.output(self.standing(), Output::Frame(&frame))?;
-                        frames.push(frame);
+                        let release = timeline.output(self.standing(), Output::Frame(&frame))?;
+                        frames.push((release, frame));
                     }
                     Effect::EntropyWanted { byte_count } => self.provide_entropy(byte_count, timeline)?,
                     Effect::PowerOff => {
@@ -48,8 +49,8 @@ impl Vm {
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
                 disk.submit(requests);
             }
-            if let (Some(network), false) = (&outside.network, frames.is_empty()) {
-                network.transmit(frames);
+            for (release, frame) in frames {
+                outside.put_out(release, HeldOutput::Frame(frame));
             }
             self.show_console_lines(timeline, outside)?;
             if outcome.is_some() {
@@ -59,7 +60,11 @@ impl Vm {
     }
 
     /// Console bytes go out by lines, so that a guest that prints does not cost a wake-up a byte.
-    fn show_console_lines(&mut self, timeline: &mut dyn Timeline, outside: &Outside) -> Result<(), RunError> {
+    fn show_console_lines(
+        &mut self,
+        timeline: &mut dyn Timeline,
+        outside: &mut Outside,
+    ) -> Result<(), RunError> {
         if self.console_bytes.ends_with(b"\n") || self.console_bytes.len() >= 256 {
             self.show_console(timeline, outside)?;
         }
@@ -70,11 +75,12 @@ impl Vm {
     pub(super) fn show_console(
         &mut self,
         timeline: &mut dyn Timeline,
-        outside: &Outside,
+        outside: &mut Outside,
     ) -> Result<(), RunError> {
         if !self.console_bytes.is_empty() {
-            timeline.output(self.standing(), Output::Console(&self.console_bytes))?;
-            outside.console.show(&std::mem::take(&mut self.console_bytes));
+            let release = timeline.output(self.standing(), Output::Console(&self.console_bytes))?;
+            let bytes = std::mem::take(&mut self.console_bytes);
+            outside.put_out(release, HeldOutput::Console(bytes));
         }
         Ok(())
     }
@@ -85,6 +91,12 @@ impl Vm {
             outside.console.input_taken(room - self.console_room);
         }
         self.console_room = room;
+    }
+
+    /// Tells a network that is attached late what the guest's driver takes.
+    pub(in crate::machine) fn show_receive_offloads(&mut self, network: &Network) {
+        self.receive_offloads = self.board.receive_offloads();
+        network.set_receive_offloads(self.receive_offloads);
     }
 
     fn follow_receive_offloads(&mut self, outside: &Outside) {

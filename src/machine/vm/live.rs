@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::epoch::EpochDigests;
 use super::timeline::{
-    Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn,
+    Arrival, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline, TimelineError, Turn,
 };
 use crate::base::clock::{SystemClock, VirtualClock};
 use crate::base::entropy::EntropySource;
@@ -36,6 +36,8 @@ pub struct Live {
     timer_guard: Duration,
     /// Until when a guest that has not slept since the last timer expiry is left alone.
     guarded_until: VirtualTime,
+    /// The VM is to be held at the next position.
+    hold_wanted: bool,
 }
 
 impl Live {
@@ -61,7 +63,22 @@ impl Live {
             timer_armed_for: None,
             timer_guard: (exit_cost * TIMER_GUARD_EXITS).clamp(TIMER_GUARD_MIN, TIMER_GUARD_MAX),
             guarded_until: VirtualTime::ZERO,
+            hold_wanted: false,
         })
+    }
+
+    /// The same, with what has arrived already.
+    #[must_use]
+    pub fn after(self, arrived: impl IntoIterator<Item = Arrival>) -> Self {
+        Self {
+            arrived: arrived.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// Holds the VM at the next position.
+    pub fn want_hold(&mut self) {
+        self.hold_wanted = true;
     }
 
     /// When the next timer shall expire: when it is due, but not before the guest has had time for the last one.
@@ -146,11 +163,13 @@ impl Timeline for Live {
             }
         }
         if self.arrived.is_empty() && self.kicker.take_work() {
-            let arrivals = self.inbox.take().into_iter().map(|event| match event {
-                Event::Device(input) => Arrival::Device(input),
-                Event::Stop => Arrival::Stop,
-            });
-            self.arrived.extend(arrivals);
+            for event in self.inbox.take() {
+                match event {
+                    Event::Device(input) => self.arrived.push_back(Arrival::Device(input)),
+                    Event::Stop => self.arrived.push_back(Arrival::Stop),
+                    Event::Hold => self.hold_wanted = true,
+                }
+            }
         }
         Ok(self.arrived.pop_front())
     }
@@ -166,7 +185,10 @@ impl Timeline for Live {
         Ok(bytes)
     }
 
-    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError> {
+    fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
+        if standing.is_at_exit && std::mem::take(&mut self.hold_wanted) {
+            return Ok(Rest::Hold);
+        }
         // It has halted, so it has done all that the last expiry gave it to do.
         self.guarded_until = VirtualTime::ZERO;
         let limit = standing
@@ -176,7 +198,7 @@ impl Timeline for Live {
             self.disarm_timer()?;
             self.kicker.park(limit);
         }
-        Ok(())
+        Ok(Rest::Over)
     }
 
     fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
@@ -186,6 +208,9 @@ impl Timeline for Live {
                 self.kick_after(Duration::ZERO)?;
             }
             return Ok(Turn::Run);
+        }
+        if standing.is_at_exit && std::mem::take(&mut self.hold_wanted) {
+            return Ok(Turn::Hold);
         }
         self.arm_timer(standing)?;
         Ok(if self.kicker.enter_guest() {
@@ -225,7 +250,7 @@ impl Timeline for Live {
         Ok(())
     }
 
-    fn output(&mut self, _: Standing, _: Output<'_>) -> Result<(), TimelineError> {
-        Ok(())
+    fn output(&mut self, _: Standing, _: Output<'_>) -> Result<Release, TimelineError> {
+        Ok(Release::Now)
     }
 }

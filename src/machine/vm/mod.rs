@@ -39,6 +39,7 @@
 //! What would break it: reading the host's clock or an inbox elsewhere; asking for a window after a kick; a device that
 //! acts between exits; an exit reason that KVM sometimes handles itself.
 
+mod copy;
 mod effects;
 mod epoch;
 mod exits;
@@ -59,17 +60,19 @@ use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
-use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
-use crate::devices::Input;
+use crate::base::units::{ExitOrdinal, GuestPhys, LogSeq, VirtualTime};
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
+use crate::devices::{Frame, Input};
+pub use copy::{CopiedPage, Filling, all_pages};
 pub use epoch::EpochDigests;
 pub use live::Live;
-use ram_digest::RamDigest;
-pub use ram_digest::RamSums;
+pub use ram_digest::{RamDigest, RamSums};
 pub use saved::RestoreError;
-pub use timeline::{Arrival, ExitTrace, Kick, Output, Resumption, Standing, Timeline, TimelineError, Turn};
+pub use timeline::{
+    Arrival, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline, TimelineError, Turn,
+};
 
 /// The host failed the VM.
 #[derive(Debug, thiserror::Error)]
@@ -94,15 +97,49 @@ pub enum RunError {
     },
 }
 
+/// What left the guest and may not leave the VM yet (P1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeldOutput {
+    /// A frame.
+    Frame(Frame),
+    /// Console bytes.
+    Console(Vec<u8>),
+}
+
+/// Keeps what may not leave yet, on the vCPU's thread. It must not wait.
+pub trait OutputKeeper: std::fmt::Debug {
+    /// Keeps `output`, whose entry is in frame `seq` of the log; of a VM that writes no log, in frame 0.
+    fn keep(&mut self, seq: LogSeq, output: HeldOutput);
+}
+
 /// What carries a VM's effects to the outside.
 #[derive(Debug)]
 pub(super) struct Outside {
+    /// Takes all that leaves, of a VM that has a second copy or may get one.
+    pub keeper: Option<Box<dyn OutputKeeper>>,
     /// The console.
     pub console: Console,
     /// The disk's workers, if the VM has a disk.
     pub disk: Option<DiskWorkers>,
     /// The network, if the VM has one.
     pub network: Option<Network>,
+}
+
+impl Outside {
+    /// Lets `output` go its way.
+    fn put_out(&mut self, release: Release, output: HeldOutput) {
+        let seq = match release {
+            Release::Never => return,
+            Release::Now => LogSeq::default(),
+            Release::After(seq) => seq,
+        };
+        match (&mut self.keeper, output, &self.network) {
+            (Some(keeper), output, _) => keeper.keep(seq, output),
+            (None, HeldOutput::Frame(frame), Some(network)) => network.transmit([frame]),
+            (None, HeldOutput::Frame(_), None) => {}
+            (None, HeldOutput::Console(bytes), _) => self.console.show(&bytes),
+        }
+    }
 }
 
 /// Totals of a run.
@@ -147,6 +184,8 @@ pub(super) struct Vm {
     user_tsc: UserTsc,
     is_halted: bool,
     is_between_exits: bool,
+    /// The guest has not run since its last counted exit.
+    is_at_exit: bool,
     window_just_opened: bool,
     awaits_window: bool,
     /// What the guest wrote since the last counted exit without another one.
@@ -194,6 +233,7 @@ impl Vm {
             user_tsc: UserTsc::searching(kernel_iretq),
             is_halted: false,
             is_between_exits: false,
+            is_at_exit: true,
             window_just_opened: false,
             awaits_window: false,
             posted: Vec::new(),
@@ -274,6 +314,7 @@ impl Vm {
                     // Effects of the last exit (console bytes, a final write) still go out.
                     break self.carry_out_effects(timeline, outside).map(|_| outcome);
                 }
+                Err(RunError::Timeline(TimelineError::Stopped)) => break Ok(Outcome::Stopped),
                 Err(error) => break Err(error),
             }
         };
@@ -307,8 +348,10 @@ impl Vm {
                 return Ok(None);
             }
         } else if self.is_halted {
-            timeline.sleep(self.standing())?;
-            return Ok(None);
+            return Ok(match timeline.sleep(self.standing())? {
+                Rest::Over => None,
+                Rest::Hold => Some(Outcome::Held),
+            });
         }
         self.run_once(timeline)
     }
@@ -320,6 +363,7 @@ impl Vm {
             deadline: self.board.next_deadline(),
             is_between_exits: self.is_between_exits,
             awaits_window: self.awaits_window,
+            is_at_exit: self.is_at_exit,
         }
     }
 
@@ -387,6 +431,7 @@ impl Vm {
         if !self.is_between_exits {
             self.prepare_entry()?;
         }
+        self.is_at_exit = false;
         let exit = match turn {
             Turn::Become(resumption) => self.become_resumed(&resumption, timeline),
             Turn::Run | Turn::Wait | Turn::Hold => self.vcpu.run().map_err(RunError::from),
@@ -408,6 +453,7 @@ impl Vm {
         };
         if let Some(kind) = exit.counted() {
             self.is_between_exits = false;
+            self.is_at_exit = true;
             self.forget_posted_writes()?;
             self.window_just_opened = kind == ExitKind::IrqWindow;
             self.totals.exit_count = self.totals.exit_count.next();

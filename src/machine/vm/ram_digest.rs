@@ -117,7 +117,7 @@ fn bucket_of(page: u64) -> usize {
 
 /// The digest, kept up with a machine's RAM.
 #[derive(Debug, Default)]
-pub(super) struct RamDigest {
+pub struct RamDigest {
     /// By page number; zero if it was never written.
     pages: Vec<u64>,
     sums: RamSums,
@@ -137,16 +137,27 @@ impl RamDigest {
                 what: "reading a page that the guest wrote",
                 source: std::io::Error::other(outside),
             })?;
-            let page = address / PAGE_BYTES;
-            let index = usize::try_from(page).unwrap_or(usize::MAX);
-            if index >= self.pages.len() {
-                self.pages.resize(index + 1, 0);
-            }
-            let digest = XxHash3_64::oneshot_with_seed(*address, &content) % P;
-            let old = std::mem::replace(&mut self.pages[index], digest);
-            self.sums.change(page, old, digest);
+            self.set(*address, &content);
         }
         Ok(())
+    }
+
+    /// Takes in what the page at `address` holds.
+    pub(super) fn set(&mut self, address: u64, content: &[u8; PAGE_SIZE]) {
+        let page = address / PAGE_BYTES;
+        let index = usize::try_from(page).unwrap_or(usize::MAX);
+        if index >= self.pages.len() {
+            self.pages.resize(index + 1, 0);
+        }
+        let digest = XxHash3_64::oneshot_with_seed(address, content) % P;
+        let old = std::mem::replace(&mut self.pages[index], digest);
+        self.sums.change(page, old, digest);
+    }
+
+    /// Whether the page at `address` was ever taken in.
+    pub(super) fn knows(&self, address: u64) -> bool {
+        let index = usize::try_from(address / PAGE_BYTES).unwrap_or(usize::MAX);
+        self.pages.get(index).is_some_and(|digest| *digest != 0)
     }
 }
 

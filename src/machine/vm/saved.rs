@@ -20,6 +20,15 @@ pub enum RestoreError {
     /// A part of the saved state is at fault.
     #[error(transparent)]
     Part(#[from] PartError),
+    /// Whoever sent it has given up.
+    #[error("it did not arrive whole")]
+    GivenUp,
+    /// There is no such page in this VM.
+    #[error("it holds a page at {0:#x}, where this VM has no RAM")]
+    NoSuchPage(u64),
+    /// It is another machine than was sent.
+    #[error("it differs from what was sent in {0}")]
+    Differs(String),
     /// KVM does not take the vCPU's state.
     #[error("KVM refuses the saved vCPU: {0}")]
     Kvm(#[from] KvmError),

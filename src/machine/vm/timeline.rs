@@ -8,7 +8,7 @@
 use kvm_bindings::kvm_regs;
 
 use super::epoch::EpochDigests;
-use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
+use crate::base::units::{ExitOrdinal, LogSeq, PAGE_SIZE, VirtualTime};
 use crate::devices::{Frame, Input};
 use crate::machine::kvm::{Disturbance, Exit, PostedWrite, VcpuState};
 
@@ -45,6 +45,26 @@ pub enum Turn {
     Hold,
     /// By becoming what it was when it was stopped, before its next exit. Never between two exits.
     Become(Box<Resumption>),
+}
+
+/// How a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Something may have arrived.
+    Over,
+    /// Here the VM is held, as by [`Turn::Hold`].
+    Hold,
+}
+
+/// When something that leaves the VM may be shown to the outside (P1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// At once.
+    Now,
+    /// When the other site has acknowledged that frame of the log, or this one is alone.
+    After(LogSeq),
+    /// Not from here: another copy shows it.
+    Never,
 }
 
 /// What a kick is for.
@@ -85,6 +105,8 @@ pub struct Standing {
     pub is_between_exits: bool,
     /// A window exit was asked for, and will come by itself.
     pub awaits_window: bool,
+    /// The guest made that exit and has not run since: here is a position.
+    pub is_at_exit: bool,
 }
 
 /// A counted exit and what led to it, for whoever compares two executions.
@@ -114,6 +136,9 @@ pub enum TimelineError {
         /// What differs, by name.
         what: String,
     },
+    /// The operator stops the VM while it waits for what comes next.
+    #[error("the VM was stopped while it waited for the log")]
+    Stopped,
     /// The host failed.
     #[error("{what}: {source}")]
     Host {
@@ -150,7 +175,7 @@ pub trait Timeline {
     ///
     /// # Errors
     /// [`TimelineError`].
-    fn sleep(&mut self, standing: Standing) -> Result<(), TimelineError>;
+    fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError>;
 
     /// The guest is about to be entered, at the exit in `standing` or between two.
     ///
@@ -208,9 +233,9 @@ pub trait Timeline {
     /// [`TimelineError`].
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError>;
 
-    /// Something leaves the VM.
+    /// Something leaves the VM, when the answer says so.
     ///
     /// # Errors
     /// [`TimelineError`].
-    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<(), TimelineError>;
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError>;
 }

@@ -92,10 +92,27 @@ impl OutputQueue {
     }
 }
 
+/// The console's output, from any thread.
+#[derive(Debug, Clone)]
+pub struct Shower(Arc<(Mutex<OutputQueue>, Condvar)>);
+
+impl Shower {
+    /// Shows bytes that the guest wrote.
+    pub fn show(&self, bytes: &[u8]) {
+        let mut output = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.closed {
+            return;
+        }
+        output.push(bytes);
+        drop(output);
+        self.0.1.notify_one();
+    }
+}
+
 /// A running console.
 #[derive(Debug)]
 pub struct Console {
-    output: Arc<(Mutex<OutputQueue>, Condvar)>,
+    shower: Shower,
     input_credits: Credits,
     stop: StopFlag,
     threads: Vec<JoinHandle<()>>,
@@ -130,7 +147,7 @@ impl Console {
             threads.push(reader.spawn(move || read_in(&stop, &credits, &inbox))?);
         }
         Ok(Self {
-            output,
+            shower: Shower(output),
             input_credits,
             stop,
             threads,
@@ -139,13 +156,13 @@ impl Console {
 
     /// Shows bytes that the guest wrote.
     pub fn show(&self, bytes: &[u8]) {
-        let mut output = self.output.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if output.closed {
-            return;
-        }
-        output.push(bytes);
-        drop(output);
-        self.output.1.notify_one();
+        self.shower.show(bytes);
+    }
+
+    /// The same, for another thread.
+    #[must_use]
+    pub fn shower(&self) -> Shower {
+        self.shower.clone()
     }
 
     /// The guest's serial port has taken `count` typed bytes.
@@ -156,12 +173,9 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        self.output
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = true;
-        self.output.1.notify_all();
+        let (output, wakeup) = &*self.shower.0;
+        output.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        wakeup.notify_all();
         self.input_credits.close();
         self.stop.raise();
         for thread in self.threads.drain(..) {

@@ -18,14 +18,15 @@ mod entropy;
 mod network;
 mod stop;
 mod tap;
+mod write_limit;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use console::{Console, TerminalGuard};
+pub use console::{Console, Shower, TerminalGuard};
 pub use credits::Credits;
-pub use disk::{DiskError, DiskFile, DiskWorkers};
+pub use disk::{Disk, DiskError, DiskFile, DiskHandle, DiskWorkers};
 pub use entropy::HostEntropy;
-pub use network::Network;
+pub use network::{Network, Transmitter};
 pub use tap::{Tap, TapError};
 
 use super::kvm::VcpuWaker;
@@ -38,6 +39,8 @@ pub enum Event {
     Device(Input),
     /// The operator wants the VM stopped at once.
     Stop,
+    /// The VM is to be held at the next position ([`crate::machine::Outcome::Held`]).
+    Hold,
 }
 
 /// The way from any thread to the vCPU thread.

@@ -41,10 +41,26 @@ impl TransmitQueue {
     }
 }
 
+/// The guest's way out, from any thread.
+#[derive(Debug, Clone)]
+pub struct Transmitter(Arc<(Mutex<TransmitQueue>, Condvar)>);
+
+impl Transmitter {
+    /// Sends frames of the guest.
+    pub fn transmit(&self, frames: impl IntoIterator<Item = Frame>) {
+        let mut queue = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for frame in frames {
+            queue.push(frame);
+        }
+        drop(queue);
+        self.0.1.notify_one();
+    }
+}
+
 /// A running network: frames from the TAP go to the inbox, frames of the guest to the TAP.
 #[derive(Debug)]
 pub struct Network {
-    transmit: Arc<(Mutex<TransmitQueue>, Condvar)>,
+    transmitter: Transmitter,
     receive_credits: Credits,
     stop: StopFlag,
     tap: Arc<Tap>,
@@ -79,7 +95,7 @@ impl Network {
                 .spawn(move || send(&tap, &stop, &queue))?
         };
         Ok(Self {
-            transmit,
+            transmitter: Transmitter(transmit),
             receive_credits,
             stop,
             tap,
@@ -89,12 +105,13 @@ impl Network {
 
     /// Sends frames of the guest.
     pub fn transmit(&self, frames: impl IntoIterator<Item = Frame>) {
-        let mut queue = self.transmit.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for frame in frames {
-            queue.push(frame);
-        }
-        drop(queue);
-        self.transmit.1.notify_one();
+        self.transmitter.transmit(frames);
+    }
+
+    /// The same, for another thread.
+    #[must_use]
+    pub fn transmitter(&self) -> Transmitter {
+        self.transmitter.clone()
     }
 
     /// Tells the TAP what the guest's driver takes unfinished.
@@ -112,7 +129,12 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let mut queue = self.transmit.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self
+            .transmitter
+            .0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
         if queue.dropped > 0 {
             tracing::warn!(
@@ -121,7 +143,7 @@ impl Drop for Network {
             );
         }
         drop(queue);
-        self.transmit.1.notify_all();
+        self.transmitter.0.1.notify_all();
         self.receive_credits.close();
         self.stop.raise();
         for thread in self.threads.drain(..) {

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::limits::{REPLY_MS_MAX, RETRY_MS};
 use crate::node::{Demand, NodeStatus, Query, Reply, Summary};
-use crate::wire::{ClientStream, Hello, Kind, StreamError, dial};
+use crate::wire::{Hello, Kind, Stream, StreamError, dial};
 use crate::{Answer, Record, Request};
 
 /// Whom to ask.
@@ -77,7 +77,7 @@ pub struct Client {
     cluster: Cluster,
     credentials: Arc<LiveCredentials>,
     /// The node that answered last, and the connection to it.
-    connection: Option<(Name, ClientStream)>,
+    connection: Option<(Name, Stream)>,
     /// Whom to ask first.
     favourite: Option<Name>,
     /// How long it waits for one node's reply before it asks another.
@@ -283,7 +283,7 @@ impl Client {
     }
 
     /// The connection to `name`; taken out, so that one that fails in use is gone.
-    async fn connect(&mut self, name: &Name) -> Result<ClientStream, StreamError> {
+    async fn connect(&mut self, name: &Name) -> Result<Stream, StreamError> {
         if let Some((to, stream)) = self.connection.take()
             && to == *name
         {

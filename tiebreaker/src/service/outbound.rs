@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::inbox::{Inbox, Work};
 use crate::limits::{FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, REDIAL_MS, UNACKNOWLEDGED_MS_MAX};
 use crate::node::{Event, NodeId};
-use crate::wire::{ClientStream, Hello, Kind, StreamError, dial, parts_of};
+use crate::wire::{Hello, Kind, Stream, StreamError, dial, parts_of};
 
 pub(super) struct Outbound {
     pub(super) name: Name,
@@ -26,7 +26,7 @@ pub(super) struct Outbound {
 impl Outbound {
     /// Sends what `queue` brings until it ends.
     pub(super) async fn run(self, mut queue: Receiver<Message>) {
-        let mut connection: Option<ClientStream> = None;
+        let mut connection: Option<Stream> = None;
         let mut was_reachable = true;
         while let Some(first) = queue.recv().await {
             let mut messages = vec![first];
@@ -58,11 +58,7 @@ impl Outbound {
         }
     }
 
-    async fn send(
-        &self,
-        connection: &mut Option<ClientStream>,
-        messages: &[Message],
-    ) -> Result<(), StreamError> {
+    async fn send(&self, connection: &mut Option<Stream>, messages: &[Message]) -> Result<(), StreamError> {
         let stream = match connection {
             Some(stream) => stream,
             None => connection.insert(self.connect().await?),
@@ -85,7 +81,7 @@ impl Outbound {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<ClientStream, StreamError> {
+    async fn connect(&self) -> Result<Stream, StreamError> {
         let exactly = PeerRule::Exactly(Identity {
             role: Role::Tiebreaker,
             name: self.name.clone(),

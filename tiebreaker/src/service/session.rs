@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::inbox::{Inbox, View, Work};
 use crate::limits::{HANDSHAKE_MS_MAX, SILENT_CLIENT_MS_MAX};
 use crate::node::{Demand, Event, Query, Reply};
-use crate::wire::{Assembler, Hello, HelloError, Kind, Listener, MessageError, ServerStream, StreamError};
+use crate::wire::{Assembler, Hello, HelloError, Kind, Listener, MessageError, Stream, StreamError};
 
 /// Whether the holder of a certificate may ask for `demand`. Of a change, the record decides whose it is.
 ///
@@ -92,7 +92,7 @@ async fn converse(
 }
 
 async fn listen_to_node(
-    mut stream: ServerStream,
+    mut stream: Stream,
     mut assembler: Assembler,
     inbox: &Inbox,
 ) -> Result<(), SessionError> {
@@ -105,7 +105,7 @@ async fn listen_to_node(
     }
 }
 
-async fn serve_client(mut stream: ServerStream, inbox: &Inbox) -> Result<(), SessionError> {
+async fn serve_client(mut stream: Stream, inbox: &Inbox) -> Result<(), SessionError> {
     loop {
         let demand: Demand = stream.receive_json(Kind::Demand, SILENT_CLIENT_MS_MAX).await?;
         let reply = match authorise(stream.peer(), &demand) {

@@ -24,7 +24,7 @@ mod stream;
 pub use frame::{FrameError, HEAD_BYTES, Head, Kind};
 pub use hello::{Hello, HelloError, PROTOCOL_VERSION};
 pub use parts::{Assembler, MessageError, parts_of};
-pub use stream::{ClientStream, Listener, ServerStream, Stream, StreamError, dial};
+pub use stream::{Listener, Stream, StreamError, dial};
 
 #[cfg(test)]
 mod tests;

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antipode_certs::tls::{LiveCredentials, peer_identity, server_name};
+use antipode_certs::tls::{LiveCredentials, Secured, TlsError};
 use antipode_certs::{CertificateFault, Identity, PeerRule};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, rustls, server};
+use tokio_rustls::TlsStream;
 
 use super::frame::{FrameError, HEAD_BYTES, Head, Kind};
 use crate::limits::{HANDSHAKE_MS_MAX, KEEPALIVE_SECONDS, UNACKNOWLEDGED_MS_MAX};
@@ -49,18 +49,28 @@ impl StreamError {
     }
 }
 
+impl From<TlsError> for StreamError {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Io(error) => Self::Io(error),
+            TlsError::Certificate(fault) => Self::Certificate(fault),
+            other => Self::Io(io::Error::other(other)),
+        }
+    }
+}
+
 /// One end of a connection that carries frames.
 #[derive(Debug)]
-pub struct Stream<S> {
-    tls: S,
+pub struct Stream {
+    tls: TlsStream<TcpStream>,
     peer: Identity,
 }
 
-/// The end that dialled.
-pub type ClientStream = Stream<client::TlsStream<TcpStream>>;
-
-/// The end that was dialled.
-pub type ServerStream = Stream<server::TlsStream<TcpStream>>;
+impl From<Secured> for Stream {
+    fn from(Secured { tls, peer }: Secured) -> Self {
+        Self { tls, peer }
+    }
+}
 
 /// Connects to `address` and makes sure that whoever answers is one that `rule` admits.
 ///
@@ -70,18 +80,11 @@ pub async fn dial(
     address: &str,
     credentials: &Arc<LiveCredentials>,
     rule: PeerRule,
-) -> Result<ClientStream, StreamError> {
+) -> Result<Stream, StreamError> {
     let connected = async {
-        let config = credentials.client_config(rule).map_err(of_rustls)?;
         let tcp = TcpStream::connect(address).await?;
         tune(&tcp)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let tls = connector
-            .connect(server_name(), tcp)
-            .await
-            .map_err(of_handshake)?;
-        let peer = peer_identity(tls.get_ref().1).map_err(StreamError::Certificate)?;
-        Ok(Stream { tls, peer })
+        Ok(Secured::connect(tcp, credentials, rule).await?.into())
     };
     in_time(HANDSHAKE_MS_MAX, connected).await
 }
@@ -131,25 +134,17 @@ impl Listener {
     ///
     /// # Errors
     /// Where the other end is nobody that is admitted, or takes too long.
-    pub async fn welcome(&self, tcp: TcpStream) -> Result<ServerStream, StreamError> {
+    pub async fn welcome(&self, tcp: TcpStream) -> Result<Stream, StreamError> {
         let welcomed = async {
             tune(&tcp)?;
-            let config = self
-                .credentials
-                .server_config(self.rule.clone())
-                .map_err(of_rustls)?;
-            let tls = TlsAcceptor::from(Arc::new(config))
-                .accept(tcp)
-                .await
-                .map_err(of_handshake)?;
-            let peer = peer_identity(tls.get_ref().1).map_err(StreamError::Certificate)?;
-            Ok(Stream { tls, peer })
+            let rule = self.rule.clone();
+            Ok(Secured::accept(tcp, &self.credentials, rule).await?.into())
         };
         in_time(HANDSHAKE_MS_MAX, welcomed).await
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
+impl Stream {
     /// Who is at the other end.
     pub const fn peer(&self) -> &Identity {
         &self.peer
@@ -214,20 +209,4 @@ async fn in_time<T>(ms: u64, work: impl Future<Output = Result<T, StreamError>>)
     timeout(Duration::from_millis(ms), work)
         .await
         .unwrap_or(Err(StreamError::Late(ms)))
-}
-
-fn of_rustls(error: rustls::Error) -> StreamError {
-    StreamError::Io(io::Error::other(error))
-}
-
-/// Our own verdict on the other end's certificate comes back inside an I/O error.
-fn of_handshake(error: io::Error) -> StreamError {
-    let ours = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        .and_then(antipode_certs::tls::fault_in);
-    match ours {
-        Some(fault) => StreamError::Certificate(fault.clone()),
-        None => StreamError::Io(error),
-    }
 }

@@ -49,9 +49,7 @@ pub fn run(args: &Args) -> Result<u64> {
         written.insert(leaf);
     }
     if !args.crash {
-        live.flush().map_err(|error| anyhow!("{error}"))?;
-        let (image, replica) = live.into_parts();
-        replica.close(image.stamp()?)?;
+        live.close().map_err(|error| anyhow!("{error}"))?;
     }
     Ok(written.len() as u64)
 }

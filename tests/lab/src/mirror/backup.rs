@@ -22,6 +22,9 @@ const QUEUE_MAX: usize = 1024;
 const LAG_CHANCE_PPM: u32 = 20_000;
 const LAG_MAX_MS: u64 = 60;
 
+/// After so many entries the backup says how far it is.
+const ENTRIES_PER_REPORT: u64 = 16;
+
 /// What is asked of the backup.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -82,9 +85,7 @@ pub(super) fn serve(listener: &TcpListener, files: &Files, seed: u64) -> Result<
             .map_err(|_| anyhow!("the log's executor panicked"))?;
         heard.and(executed)
     })?;
-    let (image, replica) = execution.live.into_parts();
-    image.flush()?;
-    replica.close(image.stamp()?)?;
+    execution.live.close()?;
     Ok(Message::Ready.send(&mut stream)?)
 }
 
@@ -149,6 +150,9 @@ impl Execution<'_> {
             ensure!(written == Position(position), "{written:?} should be {position}");
             let due = placer.reached(written);
             self.make(due)?;
+            if position.is_multiple_of(ENTRIES_PER_REPORT) {
+                self.answer(&Message::Reached { position })?;
+            }
         }
         Ok(())
     }

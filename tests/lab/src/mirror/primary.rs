@@ -5,19 +5,25 @@ use super::writer::Guest;
 use super::{Files, LEAF, PAIRING};
 use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::image::{FileImage, Image};
-use antipode_disk_sync::online::{Carried, Live, Mover, Next, Passes, Position, Reply, StunBudget, Unit};
+use antipode_disk_sync::online::{
+    Carried, Live, Mover, Next, Order, Passes, Position, Reply, StunBudget, Unit,
+};
 use antipode_disk_sync::replica::FileStore;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the guest may stand still for the rest.
 const STUN_BUDGET: Duration = Duration::from_millis(500);
+
+/// One leaf of so many is written to after it was read, and what was read arrives after that write was executed: as on a
+/// second connection that lags behind the log's.
+const UNITS_PER_OVERTAKEN: usize = 32;
 
 /// A backup that says nothing for so long is gone.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,8 +75,10 @@ pub struct Outcome {
     pub writes_while_comparing: u64,
     /// Leaves compared.
     pub compared: u64,
-    /// Leaves that were written to meanwhile and compared again.
+    /// Leaves that were written to meanwhile and moved again.
     pub again: u64,
+    /// Leaves that were sent only once the backup had executed a newer write to them: each must be moved again.
+    pub overtaken: u64,
     /// Leaves said to differ that did not.
     pub false_alarms: u64,
     /// Leaves that were damaged, found to differ, and equal after they were put right.
@@ -117,19 +125,40 @@ pub fn run(args: &Args) -> Result<Outcome> {
     guest.send(&Message::End)?;
     ready(&answers)?;
     outcome.writes = guest.writes.load(Ordering::Relaxed);
-    let (image, replica) = guest.into_live().into_parts();
-    image.flush()?;
-    replica.close(image.stamp()?)?;
+    guest.into_live().close()?;
     Ok(outcome)
 }
 
-fn ready(answers: &Receiver<Message>) -> Result<()> {
-    match answers
+fn answer(answers: &Receiver<Message>) -> Result<Message> {
+    answers
         .recv_timeout(ANSWER_TIMEOUT)
-        .context("the backup says nothing")?
-    {
-        Message::Ready => Ok(()),
-        other => bail!("the backup said {other:?}"),
+        .context("the backup says nothing")
+}
+
+fn ready(answers: &Receiver<Message>) -> Result<()> {
+    loop {
+        match answer(answers)? {
+            Message::Ready => return Ok(()),
+            Message::Reached { .. } => {}
+            other => bail!("the backup said {other:?}"),
+        }
+    }
+}
+
+/// Orders of a round that a newer write shall overtake.
+#[derive(Default)]
+struct Overtaken {
+    /// Units of which the order is still to be written.
+    units: BTreeSet<Unit>,
+    /// Orders, by the position of the newer write to their unit.
+    held: BTreeMap<Position, Message>,
+}
+
+impl Overtaken {
+    /// Takes the orders out whose newer write the backup has executed.
+    fn due(&mut self, reached: Position) -> impl Iterator<Item = Message> {
+        let after = self.held.split_off(&Position(reached.0 + 1));
+        std::mem::replace(&mut self.held, after).into_values()
     }
 }
 
@@ -212,19 +241,26 @@ impl Primary<'_> {
         Ok(())
     }
 
-    /// Compares units, or puts them in place; answers with those that differed.
+    /// Compares units, or puts them in place; answers with those that differed. Some orders are overtaken by a newer write
+    /// to their unit: the first and every [`UNITS_PER_OVERTAKEN`]th after it.
     fn move_units(&mut self, units: impl Iterator<Item = Unit>, is_repair: bool) -> Result<BTreeSet<u64>> {
+        let units: Vec<Unit> = units.collect();
+        let mut overtaken = Overtaken {
+            units: units.iter().copied().step_by(UNITS_PER_OVERTAKEN).collect(),
+            held: BTreeMap::new(),
+        };
+        self.outcome.overtaken += overtaken.units.len() as u64;
         let mut mover = Mover::new(PAIRING, units);
         let mut differing = BTreeSet::new();
         while !mover.is_done() {
-            self.send_orders(&mut mover, is_repair)?;
-            let reply = match self.answers.recv_timeout(ANSWER_TIMEOUT) {
-                Ok(message) => message,
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    bail!("the backup says nothing")
+            self.send_orders(&mut mover, &mut overtaken, is_repair)?;
+            let reply = match answer(self.answers)? {
+                Message::Reached { position } => {
+                    for order in overtaken.due(Position(position)) {
+                        self.guest.send(&order)?;
+                    }
+                    continue;
                 }
-            };
-            let reply = match reply {
                 Message::Done {
                     unit,
                     read_at,
@@ -250,7 +286,7 @@ impl Primary<'_> {
         Ok(differing)
     }
 
-    fn send_orders(&self, mover: &mut Mover, is_repair: bool) -> Result<()> {
+    fn send_orders(&self, mover: &mut Mover, overtaken: &mut Overtaken, is_repair: bool) -> Result<()> {
         while let Some(unit) = mover.next() {
             let Some((position, bytes)) = self.guest.live.snapshot(unit)? else {
                 thread::yield_now();
@@ -261,26 +297,34 @@ impl Primary<'_> {
             } else {
                 Carried::Hash(*blake3::hash(&bytes).as_bytes())
             };
-            let order = mover.read(unit, position, carried);
-            ensure!(order.generation == PAIRING, "an order of another pairing");
-            let (unit, read_at, horizon) = (order.unit.0, order.read_at.0, order.horizon.0);
-            self.guest.send(&match order.carried {
-                Carried::Data(bytes) => Message::Place {
-                    unit,
-                    read_at,
-                    horizon,
-                    bytes,
-                },
-                Carried::Hash(hash) => Message::Compare {
-                    unit,
-                    read_at,
-                    horizon,
-                    hash: hash.to_vec(),
-                },
-            })?;
+            let order = message_of(mover.read(unit, position, carried))?;
+            if overtaken.units.remove(&unit) {
+                overtaken.held.insert(self.guest.write_into(unit.0)?, order);
+            } else {
+                self.guest.send(&order)?;
+            }
         }
         Ok(())
     }
+}
+
+fn message_of(order: Order) -> Result<Message> {
+    ensure!(order.generation == PAIRING, "an order of another pairing");
+    let (unit, read_at, horizon) = (order.unit.0, order.read_at.0, order.horizon.0);
+    Ok(match order.carried {
+        Carried::Data(bytes) => Message::Place {
+            unit,
+            read_at,
+            horizon,
+            bytes,
+        },
+        Carried::Hash(hash) => Message::Compare {
+            unit,
+            read_at,
+            horizon,
+            hash: hash.to_vec(),
+        },
+    })
 }
 
 /// A leaf as it is now: what is written meanwhile is noted and sent again.

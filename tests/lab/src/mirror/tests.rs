@@ -53,6 +53,9 @@ fn a_disk_is_cloned_and_compared_under_a_writer_that_never_stops() {
         outcome.compared >= 3 * LEAVES as u64 && outcome.writes_while_comparing > 0,
         "{outcome:?}"
     );
+    // Three comparisons, and the repair of three leaves.
+    assert_eq!(outcome.overtaken, 3 * LEAVES.div_ceil(32) as u64 + 1);
+    assert!(outcome.again >= outcome.overtaken, "{outcome:?}");
     assert!(fs::read(&source.image).unwrap() == fs::read(&target.image).unwrap());
     assert_eq!(open_replica(&target.metadata).unwrap().state(), State::Clean);
 }

@@ -46,6 +46,8 @@ pub(super) enum Message {
     Done { unit: u64, read_at: u64, is_equal: bool },
     /// A leaf was written to since.
     Again { unit: u64 },
+    /// The log was executed up to here.
+    Reached { position: u64 },
 }
 
 impl Message {
@@ -81,6 +83,7 @@ impl Message {
                 is_equal,
             } => (9, [*unit, *read_at, u64::from(*is_equal)], NONE),
             Self::Again { unit } => (10, [*unit, 0, 0], NONE),
+            Self::Reached { position } => (11, [*position, 0, 0], NONE),
         };
         let mut whole = Vec::with_capacity(29 + bytes.len());
         whole.push(kind);
@@ -141,6 +144,7 @@ impl Message {
                 is_equal: third == 1,
             },
             10 => Self::Again { unit: first },
+            11 => Self::Reached { position: first },
             _ => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,

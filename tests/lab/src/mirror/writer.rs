@@ -5,7 +5,7 @@ use super::wire::Message;
 use super::{LEAF, WRITE};
 use crate::switch::random::Random;
 use antipode_disk_sync::image::{FileImage, Image};
-use antipode_disk_sync::online::Live;
+use antipode_disk_sync::online::{Live, Position};
 use antipode_disk_sync::replica::FileStore;
 use anyhow::{Result, anyhow};
 use std::net::TcpStream;
@@ -82,13 +82,20 @@ impl Guest {
         Ok(())
     }
 
-    fn write_one(&self, offset: u64, bytes: Vec<u8>) -> Result<()> {
+    /// One write more, into this leaf, beside the writer's own; answers with its position.
+    pub(super) fn write_into(&self, leaf: u64) -> Result<Position> {
+        let now = self.live.position().0;
+        let offset = leaf * LEAF as u64 + now % (LEAF / WRITE) as u64 * WRITE as u64;
+        self.write_one(offset, now.to_le_bytes().repeat(WRITE / 8))
+    }
+
+    fn write_one(&self, offset: u64, bytes: Vec<u8>) -> Result<Position> {
         let mut line = self.line();
         let failed = |error| anyhow!("the guest's write failed: {error}");
-        let position = self.live.write(offset, &bytes).map_err(failed)?.0;
+        let position = self.live.write(offset, &bytes).map_err(failed)?;
         if line.is_lockstep {
             Message::Write {
-                position,
+                position: position.0,
                 offset,
                 bytes,
             }
@@ -102,7 +109,7 @@ impl Guest {
         {
             self.live.flush().map_err(failed)?;
         }
-        Ok(())
+        Ok(position)
     }
 }
 

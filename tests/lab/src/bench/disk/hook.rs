@@ -1,4 +1,8 @@
 //! What the write hook costs a guest: 4 KiB writes at random, through it and past it.
+//!
+//! Two images are written to alike, a slice of writes at a time, by turns: what the host does meanwhile hits both. The
+//! replica is alone, so each write is marked, and fresh, so the first write to an extent waits for a durable update. The
+//! whole run counts, and its second half by itself: what each write costs once the guest has been everywhere.
 
 use super::Bench;
 use crate::switch::random::Random;
@@ -7,20 +11,30 @@ use antipode_disk_sync::disk::{Paths, create};
 use antipode_disk_sync::image::{Access, FileImage, Image};
 use antipode_disk_sync::online::{Live, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Replica, ReplicaId};
-use anyhow::{Result, anyhow};
-use std::fs;
+use anyhow::Result;
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::Instant;
 
 const IMAGE_BYTES: u64 = 1 << 30;
 const WRITE_BYTES: u64 = 4096;
-const WRITES: u64 = 8192;
+/// Writes in a slice, and slices of a run.
+const SLICE_WRITES: u64 = 512;
+const SLICES: u64 = 48;
 
 /// After so many writes a guest flushes. A file server does so more often, which hides the hook's cost behind the disk.
 const WRITES_PER_FLUSH: u64 = 64;
 
+/// Seconds of the same writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Took {
+    pub(super) past: f64,
+    pub(super) through: f64,
+}
+
 impl Bench {
-    /// Seconds of the same writes past the hook, and through it, with a replica that is alone: each is marked.
-    pub(super) fn hook(&self, round: u32) -> Result<(f64, f64)> {
+    /// The whole run, and its second half.
+    pub(super) fn hook(&self) -> Result<(Took, Took)> {
         let paths = Paths::new(self.path("hooked"), None);
         let new = NewDisk {
             vm: "bench".parse()?,
@@ -29,54 +43,81 @@ impl Bench {
             size: Some(IMAGE_BYTES),
         };
         create(&paths, new)?;
-        let image = FileImage::open(&paths.image, Access::Write)?;
-        // Room is made beforehand: what is measured is no file system's.
-        for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
-            image.write_at(offset, &[1; 1 << 20])?;
-        }
-        image.flush()?;
+        let plain_path = self.path("plain");
+        File::create(&plain_path)?.set_len(IMAGE_BYTES)?;
+        let plain = filled(&plain_path)?;
+        let image = filled(&paths.image)?;
         let (replica, _) = Replica::open(FileStore::open(&paths.metadata, true)?)?;
         let live = Live::new(image, replica, Position(0));
         live.lose_peer(GenerationId([2; 16]));
-        let past = || {
-            writes(
-                |offset, bytes| Ok(live.image().write_at(offset, bytes)?),
-                || Ok(live.image().flush()?),
-            )
-        };
-        let through = || {
-            writes(
-                |offset, bytes| {
-                    live.write(offset, bytes)
-                        .map(drop)
-                        .map_err(|error| anyhow!("{error}"))
-                },
-                || live.flush().map_err(|error| anyhow!("{error}")),
-            )
-        };
-        // The first write to an extent waits for a durable update, and the whole image fits the log: what is measured is
-        // what each write costs from then on.
-        past()?;
-        through()?;
-        let took = if round.is_multiple_of(2) {
-            let first = past()?;
-            (first, through()?)
-        } else {
-            let first = through()?;
-            (past()?, first)
-        };
-        drop(live);
-        fs::remove_file(&paths.image)?;
-        fs::remove_file(&paths.metadata)?;
-        Ok(took)
+        let (mut whole, mut late) = (Took::default(), Took::default());
+        for slice in 0..SLICES {
+            let past = || {
+                writes(
+                    slice,
+                    |offset, bytes| Ok(plain.write_at(offset, bytes)?),
+                    || Ok(plain.flush()?),
+                )
+            };
+            let through = || {
+                writes(
+                    slice,
+                    |offset, bytes| Ok(live.write(offset, bytes).map(drop)?),
+                    || Ok(live.flush()?),
+                )
+            };
+            let took = if slice.is_multiple_of(2) {
+                let past = past()?;
+                Took {
+                    past,
+                    through: through()?,
+                }
+            } else {
+                let through = through()?;
+                Took {
+                    past: past()?,
+                    through,
+                }
+            };
+            whole.add(took);
+            if slice >= SLICES / 2 {
+                late.add(took);
+            }
+        }
+        drop((live, plain));
+        for path in [&paths.image, &paths.metadata, &plain_path] {
+            fs::remove_file(path)?;
+        }
+        Ok((whole, late))
     }
 }
 
-fn writes(write: impl Fn(u64, &[u8]) -> Result<()>, flush: impl Fn() -> Result<()>) -> Result<f64> {
-    let mut random = Random::new(1, "hook");
+impl Took {
+    fn add(&mut self, more: Self) {
+        self.past += more.past;
+        self.through += more.through;
+    }
+}
+
+/// Opens an image and makes room for all of it: what is measured is no file system's.
+fn filled(path: &Path) -> Result<FileImage> {
+    let image = FileImage::open(path, Access::Write)?;
+    for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
+        image.write_at(offset, &[1; 1 << 20])?;
+    }
+    image.flush()?;
+    Ok(image)
+}
+
+fn writes(
+    slice: u64,
+    write: impl Fn(u64, &[u8]) -> Result<()>,
+    flush: impl Fn() -> Result<()>,
+) -> Result<f64> {
+    let mut random = Random::new(slice, "hook");
     let bytes = vec![7; usize::try_from(WRITE_BYTES)?];
     let begun = Instant::now();
-    for count in 1..=WRITES {
+    for count in 1..=SLICE_WRITES {
         write(random.up_to(IMAGE_BYTES / WRITE_BYTES - 1) * WRITE_BYTES, &bytes)?;
         if count.is_multiple_of(WRITES_PER_FLUSH) {
             flush()?;

@@ -1,6 +1,14 @@
 //! A replica as files: an image, and its metadata beside it.
 //!
-//! The image may be a block device; then the metadata is best kept elsewhere, and is named.
+//! The image may be a block device; then the metadata is best kept elsewhere, and is named. Beside the metadata stands the
+//! tree of the last digest (`kept_tree`).
+
+mod digest;
+mod kept_tree;
+mod service;
+mod sync_target;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -17,6 +25,12 @@ use crate::replica::{
     VmId,
 };
 use crate::units::{ImageLength, Run};
+
+pub use digest::{Digest, DigestError, Reading, digest};
+pub use service::{LiveDisk, Standby, open_to_read};
+pub use sync_target::{SyncTarget, adopt, mark_stale, state_of};
+
+use kept_tree::{Claim, Key};
 
 /// What is appended to an image's path to name its metadata.
 const METADATA_ENDING: &str = ".replica";
@@ -78,6 +92,14 @@ pub enum DiskError {
         found: u64,
         /// What its length was.
         expected: u64,
+    },
+    /// It may not be used by a VM: part or all of what it should hold is missing.
+    #[error("{path}: this replica is {state}, and only a clean one may go live", path = path.display())]
+    NotClean {
+        /// The image.
+        path: PathBuf,
+        /// What it is, in a word.
+        state: &'static str,
     },
     /// The image's length is none that a disk can have.
     #[error("{path}: has {bytes} bytes, which is no whole number of {SECTOR_BYTES}-byte sectors above zero", path = path.display())]
@@ -165,6 +187,76 @@ fn open_store(paths: &Paths, writable: bool) -> Result<FileStore, DiskError> {
     })
 }
 
+/// An image and its metadata, locked and found to belong together.
+struct Opened {
+    image: FileImage,
+    store: FileStore,
+    loaded: Loaded,
+    was_changed_behind: bool,
+}
+
+impl Opened {
+    fn at(paths: &Paths, access: Access, writable: bool) -> Result<Self, DiskError> {
+        let image = FileImage::open(&paths.image, access)?;
+        let store = open_store(paths, writable)?;
+        let loaded = Loaded::read(&store).map_err(|error| metadata_error(paths, error))?;
+        if loaded.length() != image.length() {
+            return Err(DiskError::Length {
+                path: paths.image.clone(),
+                found: image.length().bytes(),
+                expected: loaded.length().bytes(),
+            });
+        }
+        let stamp = image
+            .stamp()
+            .map_err(|error| metadata_error(paths, error.into()))?;
+        Ok(Self {
+            was_changed_behind: loaded.was_changed_behind(stamp),
+            image,
+            store,
+            loaded,
+        })
+    }
+}
+
+/// A replica in use.
+struct InUse {
+    image: FileImage,
+    replica: Replica<FileStore>,
+    recovery: Recovery,
+    claim: Option<Claim>,
+}
+
+fn take_into_use(paths: &Paths, opened: Opened) -> Result<InUse, DiskError> {
+    let Opened {
+        mut image,
+        store,
+        loaded,
+        was_changed_behind,
+    } = opened;
+    let claim = key_of(&loaded, &image).and_then(|key| Claim::stake(paths, key, &mut image));
+    let failed = |error| metadata_error(paths, error);
+    let (mut replica, recovery) = Replica::open(store).map_err(failed)?;
+    if was_changed_behind {
+        // The stamp that tells is gone from now on; without marks whoever fails would forget it.
+        replica.mark_everything().map_err(failed)?;
+    }
+    Ok(InUse {
+        image,
+        replica,
+        recovery,
+        claim,
+    })
+}
+
+/// Under which key a tree of this replica is kept; none as long as somebody uses it.
+fn key_of(loaded: &Loaded, image: &FileImage) -> Option<Key> {
+    if loaded.is_in_use() {
+        return None;
+    }
+    Key::now(loaded.replica(), loaded.sequence(), image).ok()
+}
+
 /// What is opened of a replica.
 #[derive(Debug)]
 enum Metadata {
@@ -180,6 +272,7 @@ pub struct Disk {
     image: FileImage,
     metadata: Metadata,
     was_changed_behind: bool,
+    claim: Option<Claim>,
 }
 
 impl Disk {
@@ -192,36 +285,22 @@ impl Disk {
             Role::Target if !dry_run => Access::Write,
             _ => Access::Read,
         };
-        let image = FileImage::open(&paths.image, access)?;
-        let store = open_store(&paths, !dry_run)?;
-        let loaded = Loaded::read(&store).map_err(|error| metadata_error(&paths, error))?;
-        if loaded.length() != image.length() {
-            return Err(DiskError::Length {
-                path: paths.image,
-                found: image.length().bytes(),
-                expected: loaded.length().bytes(),
-            });
-        }
-        let stamp = image
-            .stamp()
-            .map_err(|error| metadata_error(&paths, error.into()))?;
-        let was_changed_behind = loaded.was_changed_behind(stamp);
-        let metadata = if dry_run {
-            Metadata::Read(Box::new(loaded))
+        let opened = Opened::at(&paths, access, !dry_run)?;
+        let was_changed_behind = opened.was_changed_behind;
+        let (image, metadata, claim) = if dry_run {
+            (opened.image, Metadata::Read(Box::new(opened.loaded)), None)
         } else {
-            let failed = |error| metadata_error(&paths, error);
-            let (mut replica, recovery) = Replica::open(store).map_err(failed)?;
-            if was_changed_behind {
-                // The stamp that tells is gone from now on; without marks a session that fails would forget it.
-                replica.mark_everything().map_err(failed)?;
-            }
-            Metadata::Used(Box::new(replica), recovery)
+            let used = take_into_use(&paths, opened)?;
+            let metadata = Metadata::Used(Box::new(used.replica), used.recovery);
+            (used.image, metadata, used.claim)
         };
+        image.expect_sequential_reads();
         Ok(Self {
             paths,
             image,
             metadata,
             was_changed_behind,
+            claim,
         })
     }
 
@@ -282,7 +361,11 @@ impl Disk {
             && is_orderly
         {
             let stamp = self.image.stamp().map_err(ReplicaError::Io)?;
-            replica.close(stamp)?;
+            let id = replica.id();
+            let sequence = replica.close(stamp)?;
+            if let Some(claim) = self.claim {
+                claim.renew(Key::now(id, sequence, &self.image), &self.image);
+            }
         }
         outcome
     }

@@ -1,0 +1,115 @@
+//! A replica that is filled by somebody who knows which leaves: a running machine's disk, while it is copied (P6). And what
+//! a replica is, and what an operator may make of it, while nobody uses it.
+
+use std::io;
+
+use super::{DiskError, InUse, Opened, Paths, metadata_error, take_into_use};
+use crate::image::{Access, FileImage, Image};
+use crate::leaf_set::LeafSet;
+use crate::replica::{FileStore, GenerationId, Lineage, Replica, ReplicaId, State, SyncKey};
+use crate::units::Run;
+
+/// A replica that says `syncing` until all of it is there.
+#[derive(Debug)]
+pub struct SyncTarget {
+    paths: Paths,
+    image: FileImage,
+    replica: Replica<FileStore>,
+}
+
+impl SyncTarget {
+    /// Opens a replica to make it a copy of replica `source`. It says so durably before this returns.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was overwritten.
+    pub fn begin(paths: Paths, source: [u8; 16]) -> Result<Self, DiskError> {
+        let opened = Opened::at(&paths, Access::Write, true)?;
+        let InUse {
+            image, mut replica, ..
+        } = take_into_use(&paths, opened)?;
+        let key = SyncKey {
+            source: ReplicaId(source),
+            // The source goes on being written to: what it will be called is known at the end.
+            generation: GenerationId(source),
+        };
+        let begun = replica.begin_sync(key, &LeafSet::all(image.length()));
+        begun.map_err(|error| metadata_error(&paths, error))?;
+        Ok(Self {
+            paths,
+            image,
+            replica,
+        })
+    }
+
+    /// Writes the bytes of leaf `index`.
+    ///
+    /// # Errors
+    /// The image's, and `InvalidInput` for what is no leaf of it.
+    pub fn write_leaf(&self, index: u64, bytes: &[u8]) -> io::Result<()> {
+        let length = self.image.length();
+        let range = length.bytes_of(&Run::new(index.min(length.leaves()), 1));
+        if index >= length.leaves() || range.end - range.start != bytes.len() as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} bytes are no leaf {index} of it", bytes.len()),
+            ));
+        }
+        self.image.write_at(range.start, bytes)
+    }
+
+    /// All of it is there, and is of this lineage: it is made durable, and then clean.
+    ///
+    /// # Errors
+    /// [`DiskError`]; it is still `syncing` then.
+    pub fn finish(mut self, current: [u8; 16], history: Vec<[u8; 16]>) -> Result<(), DiskError> {
+        let failed = |error| metadata_error(&self.paths, error);
+        self.image.flush().map_err(|error| failed(error.into()))?;
+        let lineage = Lineage {
+            current: GenerationId(current),
+            base: None,
+            history: history.into_iter().map(GenerationId).collect(),
+        };
+        self.replica.finish_sync(lineage).map_err(failed)?;
+        let stamp = self.image.stamp().map_err(|error| failed(error.into()))?;
+        self.replica.close(stamp).map(drop).map_err(failed)
+    }
+}
+
+/// What may be done with a replica that nobody uses.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
+    Ok(Opened::at(paths, Access::Read, false)?.loaded.state())
+}
+
+/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4). One that is being
+/// synced is half another's, and stays what it is.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
+    let InUse {
+        image, mut replica, ..
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
+    let failed = |error| metadata_error(paths, error);
+    if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
+        replica.finish_sync(lineage).map_err(failed)?;
+    }
+    let stamp = image.stamp().map_err(|error| failed(error.into()))?;
+    replica.close(stamp).map(drop).map_err(failed)
+}
+
+/// Says durably that a replica that nobody uses lacks writes.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn mark_stale(paths: &Paths) -> Result<(), DiskError> {
+    let InUse {
+        image, mut replica, ..
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
+    let failed = |error| metadata_error(paths, error);
+    replica.mark_stale().map_err(failed)?;
+    let stamp = image.stamp().map_err(|error| failed(error.into()))?;
+    replica.close(stamp).map(drop).map_err(failed)
+}

@@ -1,0 +1,71 @@
+//! The logging channel between the two copies of one VM (P2, P3, P4): pure cores, and one file of sockets each for TCP
+//! and UDP.
+//!
+//! ```text
+//!             primary                                                          backup
+//!   recorder ──batch──▶ Sender ──Log──▶ Writer ══ TLS 1.3 ══▶ Reader ──Log──▶ Receiver ──batch──▶ replay
+//!                         ▲                                                      │                  │
+//!   outputs ◀──received── │ ◀──Ack──── Reader ◀══════════════ Writer ◀───Ack──── │ ◀──replayed──────┘
+//!                         │
+//!                    lag, room: the VM waits where there is none
+//!
+//!              Heartbeats ══ UDP, MAC by a key of that TLS session ══ Heartbeats ──▶ RoundTrips
+//! ```
+//!
+//! | file | what |
+//! | ---- | ---- |
+//! | `session` | what a channel belongs to: VM, incarnation, generation, pairing; and which end one is |
+//! | `hello` | the first frame both ways, and why two ends do not belong together |
+//! | `frame` | the frames, and frames from bytes in whatever pieces they come |
+//! | `gate` | which frames an open connection lets through |
+//! | `sender`, `receiver` | both ends of the log: numbers, acknowledgements, room, lag, resuming |
+//! | `outbox` | what waits to be written |
+//! | `heartbeat`, `round_trip` | datagrams, and what they measure |
+//! | `transport`, `datagrams` | the sockets: nothing else here does I/O |
+//!
+//! # A session and its connections
+//!
+//! ```text
+//!   (no session) ──dial/accept, greet──▶ open ──cut──▶ no connection ──dial/accept, greet, resume──▶ open
+//!                        │                │                  │                  │
+//!                        └─ Refused ──────┴─ Misbehaviour, Bye, a claim ────────┴──▶ over: the tiebreaker decides
+//! ```
+//!
+//! Whoever holds [`Sender`] or [`Receiver`] holds the session: connections come and go under it. A connection that is cut
+//! changes nothing of what was acknowledged. Over the next one, both ends say in their Hello where they are, and the
+//! primary sends what the backup lacks ([`Sender::resume`]). That it may be done at all is for the role to say: not after
+//! a claim was sent, which [`Hello::claimed`] tells the other end (P2).
+//!
+//! There is one connection at a time: before a new one is greeted the reader of the old one is dropped, or what still
+//! comes from it contradicts what the Hello has said.
+//!
+//! Time is handed in, as a reading of the host's monotonic clock.
+
+mod datagrams;
+mod fault;
+mod frame;
+mod gate;
+mod heartbeat;
+mod hello;
+mod outbox;
+mod receiver;
+mod round_trip;
+mod sender;
+mod session;
+mod transport;
+
+pub use datagrams::{Datagrams, Received};
+pub use fault::Misbehaviour;
+pub use frame::{Ack, ByeReason, Deframer, Frame, FrameError, HEAD_BYTES, LogFrame, Message};
+pub use gate::Gate;
+pub use heartbeat::{Dropped, HEARTBEAT_BYTES, Heard, HeartbeatKeys, Heartbeats, Vitals};
+pub use hello::{CHANNEL_VERSION, Common, Hello, HelloError, Refusal};
+pub use outbox::Outbox;
+pub use receiver::{Arrival, Receiver};
+pub use round_trip::{Quantiles, RoundTrips};
+pub use sender::{Full, Lag, Sender};
+pub use session::{LogSeq, Session, Side, Tag};
+pub use transport::{Connection, Listener, Opened, Reader, TransportError, Writer, dial};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! `antipode vm`: what an operator does with a VM of this site (P7, O3).
+
+mod show;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::exit_code::ExitCode;
+use super::failure::{Failure, Problem, written};
+use crate::site::config::SiteConfig;
+use crate::site::control;
+use crate::site::guest::happening::Request;
+use crate::site::store::VmFolder;
+use crate::site::supervisor::SiteRequest;
+
+/// Between two looks at what is under way.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a start may take.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which VM of which site.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// The VM's name.
+    name: String,
+    /// The site's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// What was typed after `antipode vm`.
+#[derive(Debug, Subcommand)]
+pub(super) enum VmCommand {
+    /// Make a VM known to this site: kernel and initrd are copied, its disk becomes a replica where it is none.
+    Create {
+        #[command(flatten)]
+        which: Which,
+        /// The VM's configuration file, as for `antipode run`.
+        #[arg(long, value_name = "FILE")]
+        vm: PathBuf,
+    },
+    /// Start a VM here, if the tiebreaker grants it.
+    Start(Which),
+    /// Protect a running VM by a copy at the other site; shows how far it is until it is protected.
+    Protect(Which),
+    /// End a VM's protection; it runs on here.
+    Unprotect(Which),
+    /// Stop a VM in order, at both sites.
+    Stop(Which),
+    /// Show how a VM is: its role here, the other site, lag, and what to do where it is not well.
+    Status(Which),
+    /// Show the VMs of this site.
+    List {
+        /// The site's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Carries out `command`.
+pub(super) fn vm(command: &VmCommand, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    match command {
+        VmCommand::Create { which, vm } => {
+            let site = SiteConfig::load(&which.config)?;
+            let vm = std::fs::canonicalize(vm).unwrap_or_else(|_| vm.clone());
+            let name = which.name.clone();
+            done(ask_site(&site, &SiteRequest::Create { name, vm })?, json, output)
+        }
+        VmCommand::Start(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            let name = which.name.clone();
+            granted(&ask_site(&site, &SiteRequest::Start { name })?)?;
+            let status = wait(
+                &site,
+                which,
+                START_PATIENCE,
+                |role| role != "idle" && role != "starting",
+                |_| {},
+            )?;
+            show::status(&status, json, output)
+        }
+        VmCommand::Protect(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            granted(&ask_vm(&site, which, &Request::Protect)?)?;
+            let bar = show::Progress::new(json);
+            let is_over =
+                |role: &str| matches!(role, "primary" | "unprotected" | "solo" | "stale" | "stopped");
+            let status = wait(&site, which, Duration::MAX, is_over, |status| bar.show(status))?;
+            drop(bar);
+            show::status(&status, json, output)?;
+            if status["role"] == "primary" {
+                return Ok(ExitCode::Done);
+            }
+            let why = status["because"]
+                .as_str()
+                .unwrap_or("the VM's log says why")
+                .to_owned();
+            Err(refused(format!("the VM is not protected: {why}")))
+        }
+        VmCommand::Unprotect(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            done(ask_vm(&site, which, &Request::Unprotect)?, json, output)
+        }
+        VmCommand::Stop(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            done(ask_vm(&site, which, &Request::Stop)?, json, output)
+        }
+        VmCommand::Status(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            show::status(&ask_vm(&site, which, &Request::Status)?, json, output)
+        }
+        VmCommand::List { config } => {
+            let site = SiteConfig::load(config)?;
+            show::list(&ask_site(&site, &SiteRequest::List)?, json, output)
+        }
+    }
+}
+
+fn ask_site(site: &SiteConfig, request: &SiteRequest) -> Result<Value, Failure> {
+    let socket = site.state.join("control.sock");
+    control::ask(&socket, request).map_err(|error| {
+        let what = format!("the site's supervisor does not answer: {error}");
+        let problem =
+            Problem::new(what, "start it with `antipode site run`").at(socket.display().to_string());
+        Failure::new(ExitCode::SiteRefused, problem)
+    })
+}
+
+fn ask_vm(site: &SiteConfig, which: &Which, request: &Request) -> Result<Value, Failure> {
+    let socket = VmFolder::of(&site.state, &which.name).control();
+    control::ask(&socket, request).map_err(|error| no_process(&socket, &which.name, &error))
+}
+
+fn no_process(socket: &Path, name: &str, error: &std::io::Error) -> Failure {
+    let what = format!("VM {name} has no process here: {error}");
+    let problem = Problem::new(
+        what,
+        "start it with `antipode vm start`; `antipode vm list` shows what is there",
+    );
+    Failure::new(ExitCode::SiteRefused, problem.at(socket.display().to_string()))
+}
+
+/// Looks at the VM until its role is one that `is_over` names.
+fn wait(
+    site: &SiteConfig,
+    which: &Which,
+    patience: Duration,
+    is_over: impl Fn(&str) -> bool,
+    mut watch: impl FnMut(&Value),
+) -> Result<Value, Failure> {
+    let begun = Instant::now();
+    let mut has_begun = false;
+    loop {
+        let status = ask_vm(site, which, &Request::Status)?;
+        watch(&status);
+        let role = status["role"].as_str().unwrap_or_default();
+        // What was asked for shows a moment later.
+        has_begun |= !matches!(role, "unprotected" | "solo");
+        let is_early = !has_begun && begun.elapsed() < LOOK * 3 && patience == Duration::MAX;
+        if is_over(role) && !is_early {
+            return Ok(status);
+        }
+        if begun.elapsed() >= patience {
+            return Err(refused(format!("VM {} is still {role}", which.name)));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn granted(answer: &Value) -> Result<(), Failure> {
+    if answer["ok"] == true {
+        return Ok(());
+    }
+    Err(refused(
+        answer["error"].as_str().unwrap_or("it was not done").to_owned(),
+    ))
+}
+
+fn done(answer: Value, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    granted(&answer)?;
+    if json {
+        written(writeln!(output, "{answer}"))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+fn refused(why: String) -> Failure {
+    let code = ExitCode::SiteRefused;
+    Failure::new(code, Problem::new(why, code.remedy()))
+}

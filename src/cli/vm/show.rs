@@ -1,0 +1,106 @@
+//! What an operator is shown of VMs.
+
+use std::io::Write;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{Failure, written};
+
+/// One VM, whole.
+pub(super) fn status(status: &Value, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let told = if json {
+        writeln!(output, "{status}")
+    } else {
+        in_words(status, output)
+    };
+    written(told).map(|()| ExitCode::Done)
+}
+
+fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
+    let text = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
+    let colour = if status["green"] == true {
+        "well"
+    } else {
+        "NOT WELL"
+    };
+    writeln!(
+        output,
+        "{}: {} here, the other site is {}: {colour}",
+        text("vm"),
+        text("role"),
+        text("peer")
+    )?;
+    if let Some(why) = status["because"].as_str() {
+        writeln!(output, "  because  {why}")?;
+    }
+    if let Some(next) = status["next"].as_str() {
+        writeln!(output, "  do       {next}")?;
+    }
+    writeln!(
+        output,
+        "  generation {}, exit {}, lag {:.1} ms ({}), round trip {} ms, outputs held {} ms",
+        status["generation"],
+        status["position"],
+        status["lag_ms"].as_f64().unwrap_or_default(),
+        HumanBytes(status["lag_bytes"].as_u64().unwrap_or_default()),
+        number(&status["rtt_ms"]),
+        number(&status["output_hold_ms_p50"]),
+    )
+}
+
+fn number(value: &Value) -> String {
+    value
+        .as_f64()
+        .map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
+}
+
+/// All VMs, one a line.
+pub(super) fn list(answer: &Value, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
+    if json {
+        return written(writeln!(output, "{answer}")).map(|()| ExitCode::Done);
+    }
+    for vm in answer["vms"].as_array().into_iter().flatten() {
+        let text = |key: &str| vm[key].as_str().unwrap_or("-").to_owned();
+        let colour = if vm["green"] == true { "well" } else { "not well" };
+        written(writeln!(output, "{:<24}{:<14}{colour}", text("vm"), text("role")))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// How far a protection is, on the terminal.
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(super) fn new(json: bool) -> Self {
+        let bar = if json {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(0)
+        };
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg:<12} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    pub(super) fn show(&self, status: &Value) {
+        self.0
+            .set_message(status["role"].as_str().unwrap_or_default().to_owned());
+        let progress = &status["progress"];
+        if let (Some(done), Some(total)) = (progress["done_bytes"].as_u64(), progress["total_bytes"].as_u64())
+        {
+            self.0.set_length(total);
+            self.0.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

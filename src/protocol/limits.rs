@@ -1,0 +1,49 @@
+//! The protocol's times and sizes, each named once.
+
+use std::time::Duration;
+
+/// Below this no silence is taken for a failure, however short the way (P4); a site's configuration may say otherwise.
+pub const FAILURE_TIMEOUT_FLOOR: Duration = Duration::from_millis(300);
+/// What is added to four round trips.
+pub const FAILURE_TIMEOUT_MARGIN: Duration = Duration::from_millis(100);
+/// No heartbeats more often than this.
+pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Heartbeats in one failure timeout.
+pub const HEARTBEATS_PER_TIMEOUT: u32 = 8;
+/// Round trips that are remembered.
+pub const ROUND_TRIPS_MAX: usize = 256;
+/// A replay position that has not moved for so long, with work to do, makes the backup suspect (P4).
+pub const BACKUP_STALL: Duration = Duration::from_secs(5);
+/// What the preferred site's head start has beyond two round trips (P5).
+pub const HEAD_START_MARGIN: Duration = Duration::from_millis(50);
+/// How long `pair` may be unanswered before the backup is asked to renounce (P6), and how often it is asked again.
+pub const PAIR_PATIENCE: Duration = Duration::from_secs(2);
+/// A read of the record counts as of now for so long: the stun's precondition (P6).
+pub const RECORD_FRESH: Duration = Duration::from_secs(1);
+/// A stun that takes longer is given up; the bound is one second at 1 Gbit/s (P6), a thinner line may take longer.
+pub const STUN_MAX: Duration = Duration::from_secs(5);
+/// Between two asks for the same thing.
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a site that starts out of a standing pairing lets the other one claim first.
+pub const COLD_START_GRACE: Duration = Duration::from_secs(5);
+/// A site that runs alone asks whether it still may, when it has not acted for so long.
+pub const ALONE_GAP_MAX: Duration = Duration::from_secs(5);
+/// The lag above which the guest is slowed (P3).
+pub const LAG_TARGET: Duration = Duration::from_millis(100);
+/// Between two steps of the guest's share.
+pub const LAG_STEP_INTERVAL: Duration = Duration::from_millis(200);
+/// The least share, in percent.
+pub const SHARE_PERCENT_MIN: u8 = 10;
+/// Marks of when the primary was where, for the lag in time.
+pub const LAG_MARKS_MAX: usize = 1024;
+
+const _: () = {
+    assert!(
+        RECORD_FRESH.as_millis() <= PAIR_PATIENCE.as_millis(),
+        "a pairing is asked for while the record's reading still counts"
+    );
+    assert!(
+        ALONE_GAP_MAX.as_millis() >= FAILURE_TIMEOUT_FLOOR.as_millis(),
+        "who runs alone is trusted for longer than one whose peer may claim"
+    );
+};

@@ -1,0 +1,27 @@
+//! What the two sites of a VM decide, and when: pure, without I/O and without a clock.
+//!
+//! ```text
+//!            commands, channel, heartbeats, tiebreaker, the VM itself
+//!                                   │ Event
+//!        ┌──────────────────────────▼───────────────────────────┐
+//!        │ Role: one per VM process; who is live, and who may be │── Effect ──▶ the driver, which does all I/O
+//!        │   Detector: is the other one there?  (P4)             │
+//!        │   LagControl: how fast may the guest go?  (P3)        │
+//!        └───────────────────────────────────────────────────────┘
+//!        OutputRule: which outputs may leave  (P1)   ◀── the effects that open, hold, release and discard
+//!        Status: what an operator is shown  (O3)
+//! ```
+//!
+//! [`role`] draws the states. `docs/no-split-brain.md` and `docs/no-lost-output.md` argue what follows from them, and
+//! link each claim to the test that checks it.
+
+pub mod detector;
+pub mod lag;
+pub mod limits;
+pub mod moment;
+pub mod output_rule;
+pub mod role;
+pub mod status;
+
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,199 @@
+//! Asking the tiebreaker: one request and one reading at a time, each repeated until it is answered.
+
+use antipode_tiebreaker::{Answer, Operation, Record, RequestId, State};
+
+use super::{Ask, Effect, Phase, ReadId, Refused, Role};
+use crate::protocol::limits::ASK_AGAIN;
+use crate::protocol::moment::Moment;
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) ask: Ask,
+    pub(super) sent_at: Moment,
+    /// Since when the outcome is known to be unknown, and whether the request is on its way again.
+    pub(super) unknown_since: Option<Moment>,
+    pub(super) under_way: bool,
+}
+
+/// Why the record is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Start,
+    Stun,
+    Unprotect,
+    /// Of a candidate whose primary is gone.
+    Confirmation,
+    Wake,
+}
+
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) id: ReadId,
+    pub(super) purpose: Purpose,
+    pub(super) asked_at: Moment,
+    pub(super) under_way: bool,
+}
+
+/// What the record makes of this site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It runs alone, by this very start.
+    Alone,
+    /// It is the primary of this very pairing.
+    Primary,
+    /// It is the backup of this very pairing.
+    Backup,
+    /// The VM is parked, and this site has a place in it.
+    Parked,
+    /// Anything else.
+    Elsewhere,
+}
+
+impl Role {
+    /// Sends a new request; whatever was asked before has lost its number.
+    pub(super) fn ask(&mut self, operation: Operation) {
+        self.notes.last_request += 1;
+        let ask = Ask {
+            id: RequestId(self.notes.last_request),
+            expected: self.generation,
+            operation,
+        };
+        self.notes.asked = Some(ask.clone());
+        self.emit(Effect::Persist(self.notes.clone()));
+        self.emit(Effect::AskTiebreaker(ask.clone()));
+        self.asked = Some(Asked {
+            ask,
+            sent_at: self.now,
+            unknown_since: None,
+            under_way: true,
+        });
+    }
+
+    pub(super) fn read_record(&mut self, purpose: Purpose) {
+        self.reads = ReadId(self.reads.0 + 1);
+        self.reading = Some(Reading {
+            id: self.reads,
+            purpose,
+            asked_at: self.now,
+            under_way: true,
+        });
+        self.emit(Effect::ReadRecord(self.reads));
+    }
+
+    /// The same as [`Self::read_record`], after a while.
+    pub(super) fn read_later(&mut self, purpose: Purpose) {
+        self.reading = Some(Reading {
+            id: self.reads,
+            purpose,
+            asked_at: self.now,
+            under_way: false,
+        });
+    }
+
+    /// The same again of what got no answer.
+    pub(super) fn ask_again(&mut self) {
+        if let Some(asked) = &mut self.asked
+            && !asked.under_way
+            && self.now.saturating_since(asked.sent_at) >= ASK_AGAIN
+        {
+            asked.under_way = true;
+            asked.sent_at = self.now;
+            let ask = asked.ask.clone();
+            self.emit(Effect::AskTiebreaker(ask));
+        }
+        if let Some(reading) = &self.reading
+            && !reading.under_way
+            && self.now.saturating_since(reading.asked_at) >= ASK_AGAIN
+        {
+            let purpose = reading.purpose;
+            self.read_record(purpose);
+        }
+    }
+
+    pub(super) fn answered(&mut self, id: RequestId, answer: Option<Box<Answer>>) {
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.ask.id == id) else {
+            return;
+        };
+        asked.under_way = false;
+        let Some(answer) = answer else {
+            if asked.unknown_since.is_none() {
+                asked.unknown_since = Some(self.now);
+                self.emit(Effect::Report);
+            }
+            return;
+        };
+        self.asked = None;
+        self.notes.asked = None;
+        self.generation = answer.generation;
+        let granted = answer.verdict.is_ok();
+        let standing = self.standing(answer.state.as_ref());
+        // What was asked for before this site slept was asked for anew: this answer is of now.
+        if matches!(standing, Standing::Alone | Standing::Primary) {
+            self.end_doubt();
+        }
+        match self.phase {
+            Phase::Starting => self.start_answered(granted, standing, &answer),
+            Phase::Pairing => self.pair_answered(granted, standing),
+            Phase::Cancelling => self.cancel_answered(granted, standing),
+            Phase::Settling => self.settle_answered(granted, standing),
+            Phase::Claiming(side) => self.claim_answered(side, granted, standing),
+            Phase::Parking => self.park_answered(granted, standing),
+            _ => {}
+        }
+    }
+
+    pub(super) fn record_read(&mut self, read: ReadId, record: Option<Option<Box<Record>>>) {
+        let Some(reading) = self.reading.as_mut().filter(|reading| reading.id == read) else {
+            return;
+        };
+        reading.under_way = false;
+        let (purpose, asked_at) = (reading.purpose, reading.asked_at);
+        let Some(record) = record else {
+            if self.unread_since.is_none() {
+                self.unread_since = Some(self.now);
+                self.emit(Effect::Report);
+            }
+            if purpose == Purpose::Unprotect {
+                self.reading = None;
+                self.emit(Effect::Refuse(Refused::TiebreakerSilent));
+            }
+            return;
+        };
+        self.unread_since = None;
+        self.reading = None;
+        let record = record.as_deref();
+        match purpose {
+            Purpose::Start => self.start_read(record),
+            Purpose::Stun => self.stun_read(record, asked_at),
+            Purpose::Unprotect => self.unprotect_read(record),
+            Purpose::Confirmation => self.confirmation_read(record),
+            Purpose::Wake => self.wake_read(record),
+        }
+    }
+
+    pub(super) fn standing(&self, state: Option<&State>) -> Standing {
+        let own = &self.settings.own;
+        match state {
+            Some(State::Solo { site, boot }) if site == own && *boot == Some(self.settings.boot) => {
+                Standing::Alone
+            }
+            Some(State::Paired {
+                primary,
+                backup,
+                pairing,
+                ..
+            }) if Some(*pairing) == self.pairing => {
+                if primary == own {
+                    Standing::Primary
+                } else if backup == own {
+                    Standing::Backup
+                } else {
+                    Standing::Elsewhere
+                }
+            }
+            Some(state @ State::Parked { .. }) if state.names(own) => Standing::Parked,
+            _ => Standing::Elsewhere,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Live in a pairing: outputs leave as they are acknowledged (P1), the guest is slowed for its backup (P3), the backup
+//! is watched (P4).
+
+use antipode_tiebreaker::Record;
+
+use super::{
+    Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word,
+};
+use crate::protocol::detector::Level;
+
+impl Role {
+    pub(super) fn acked(&mut self, acknowledged: Acknowledged) {
+        self.detector.channel_heard(self.now);
+        if !self.channel_open || !self.phase.is_live() {
+            return;
+        }
+        self.detector.replayed(self.now, acknowledged.replayed);
+        let received = acknowledged.received.max(self.acknowledged.received);
+        let rises = received > self.acknowledged.received;
+        self.acknowledged = Acknowledged {
+            received,
+            replayed: acknowledged.replayed.max(self.acknowledged.replayed),
+        };
+        if self.gate == Gate::Acknowledged {
+            if self.doubt.is_some() {
+                self.reassured_by(received);
+            } else if rises {
+                self.emit(Effect::ReleaseThrough(received));
+            }
+        }
+    }
+
+    pub(super) fn tick_primary(&mut self) {
+        if !self.channel_open {
+            return;
+        }
+        let gauges = self.gauges;
+        self.detector
+            .waits(self.now, gauges.position, gauges.output_waits_since);
+        if let Some(share) = self.lag.step(self.now, gauges.lag.time) {
+            self.emit(Effect::Throttle(share));
+        }
+        let suspecting = self.phase == Phase::Suspecting(Side::Primary);
+        match self.detector.of_backup(self.now) {
+            Level::Suspect(suspicion) if !suspecting => {
+                self.enter(Phase::Suspecting(Side::Primary), Some(Cause::PeerLost(suspicion)));
+                self.suspected_at = Some(self.now);
+                self.claim_when_due(Side::Primary);
+            }
+            Level::Suspect(_) => self.claim_when_due(Side::Primary),
+            _ if suspecting => self.go_on_as_primary(),
+            _ => self.confirm_stop_again(),
+        }
+    }
+
+    fn go_on_as_primary(&mut self) {
+        let phase = if self.stop_wanted {
+            Phase::Stopping
+        } else {
+            Phase::Primary
+        };
+        self.enter(phase, None);
+        self.confirm_stop();
+    }
+
+    /// The other role has left the pairing.
+    pub(super) fn peer_left(&mut self, why: Leaving) {
+        let cause = Cause::PeerLeft(why);
+        match self.phase {
+            Phase::Syncing | Phase::Cloning | Phase::Stunned => self.give_transfer_up(cause),
+            Phase::Pairing => self.cancel(cause),
+            Phase::Primary | Phase::Stopping | Phase::Suspecting(Side::Primary) if self.channel_open => {
+                self.claim(Side::Primary, Some(cause));
+            }
+            Phase::Joining
+            | Phase::Candidate
+            | Phase::Backup
+            | Phase::Halting
+            | Phase::Halted
+            | Phase::Suspecting(Side::Backup) => self.primary_left(why),
+            _ => {}
+        }
+    }
+
+    pub(super) fn unprotect(&mut self) {
+        match self.phase {
+            Phase::Syncing | Phase::Cloning | Phase::Stunned => {
+                self.tell_left(Leaving::Unprotected);
+                self.give_transfer_up(Cause::Unprotected);
+            }
+            Phase::Pairing => {
+                self.tell_left(Leaving::Unprotected);
+                self.cancel(Cause::Unprotected);
+            }
+            Phase::Primary if self.doubt.is_none() && self.reading.is_none() => {
+                self.read_record(Purpose::Unprotect);
+            }
+            Phase::Primary | Phase::Suspecting(Side::Primary) | Phase::Stopping => {
+                self.emit(Effect::Refuse(Refused::Busy));
+            }
+            _ => self.emit(Effect::Refuse(Refused::State)),
+        }
+    }
+
+    /// The tiebreaker answers, so the claim will not take long; the backup follows until it is granted, so that outputs
+    /// go on leaving.
+    pub(super) fn unprotect_read(&mut self, record: Option<&Record>) {
+        if self.phase != Phase::Primary {
+            return;
+        }
+        if self.standing(record.map(|record| &record.state)) != Standing::Primary {
+            return self.lose(Cause::Lost);
+        }
+        self.enter(Phase::Claiming(Side::Primary), Some(Cause::Unprotected));
+        self.ask_claim();
+    }
+
+    pub(super) fn tell_left(&mut self, why: Leaving) {
+        if let Some(pairing) = self.pairing {
+            self.emit(Effect::Tell(Word::Left { pairing, why }));
+        }
+    }
+}

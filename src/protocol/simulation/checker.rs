@@ -1,0 +1,111 @@
+//! What must hold at every moment.
+
+use std::collections::BTreeSet;
+
+use antipode_tiebreaker::{Boot, PairingId, Record, State};
+
+use super::world::site_name;
+use crate::protocol::role::Replica;
+
+/// A rule of T3 that was broken, or the end that was not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Harm {
+    /// Outputs of two sites are open at once.
+    TwoOpen,
+    /// A site opened its outputs, alone, though the record does not have it so.
+    OpenUnwon,
+    /// Whoever went live lacks an output that a client has seen.
+    OutputLost,
+    /// Clients saw two histories.
+    TwoHistories,
+    /// A site went live from a replica that was behind or half made.
+    LiveFromStale,
+    /// All was healed, and the VM was not protected within a minute.
+    NeverProtected,
+}
+
+/// A guest's outputs so far. Each entry stands for itself and all before it.
+pub(super) type History = Vec<u64>;
+
+/// Judges what happens.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    /// What clients have seen.
+    shown: History,
+    /// A site that an operator has put in, and that has not started.
+    forced: Option<usize>,
+    /// The first harm.
+    pub(super) harm: Option<Harm>,
+    /// All kinds of it.
+    pub(super) found: BTreeSet<Harm>,
+}
+
+impl Checker {
+    pub(super) fn blame(&mut self, harm: Harm) {
+        self.harm.get_or_insert(harm);
+        self.found.insert(harm);
+    }
+
+    /// An operator says that this site starts with what it has: what it lacks is lost by that word.
+    pub(super) const fn forces(&mut self, site: usize) {
+        self.forced = Some(site);
+    }
+
+    /// A site starts to run the guest with this history.
+    pub(super) fn goes_live(&mut self, site: usize, history: &[u64], replica: Replica) {
+        if self.forced.take_if(|forced| *forced == site).is_some() {
+            self.shown = history.to_vec();
+        }
+        let holds_all = self.shown.len() <= history.len()
+            && self
+                .shown
+                .last()
+                .is_none_or(|last| history[self.shown.len() - 1] == *last);
+        if !holds_all {
+            self.blame(Harm::OutputLost);
+        }
+        if replica != Replica::Clean {
+            self.blame(Harm::LiveFromStale);
+        }
+    }
+
+    /// A site opens its outputs. `renounced`: what the other one will never act in.
+    pub(super) fn opens(
+        &mut self,
+        site: usize,
+        boot: Boot,
+        record: Option<&Record>,
+        renounced: Option<PairingId>,
+    ) {
+        let own = site_name(site);
+        let won = match record.map(|record| &record.state) {
+            Some(State::Solo { site, boot: held }) => *site == own && *held == Some(boot),
+            Some(State::Paired { primary, pairing, .. }) => *primary == own && renounced == Some(*pairing),
+            // Its own park is granted and it does not know yet: what the stopped guest had still to say may leave,
+            // since nobody else has a place in that record.
+            Some(State::Parked { primary, backup, .. }) => *primary == own && backup.is_none(),
+            _ => false,
+        };
+        if !won {
+            self.blame(Harm::OpenUnwon);
+        }
+    }
+
+    /// How many sites would show anything now.
+    pub(super) fn open_sites(&mut self, count: usize) {
+        if count > 1 {
+            self.blame(Harm::TwoOpen);
+        }
+    }
+
+    /// The last output of `history` leaves.
+    pub(super) fn leaves(&mut self, history: &[u64]) {
+        let common = history.len().min(self.shown.len());
+        if common > 0 && history[common - 1] != self.shown[common - 1] {
+            return self.blame(Harm::TwoHistories);
+        }
+        if history.len() > self.shown.len() {
+            self.shown.extend_from_slice(&history[common..]);
+        }
+    }
+}

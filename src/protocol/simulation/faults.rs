@@ -1,0 +1,164 @@
+//! What people do, and what goes wrong.
+
+use antipode_certs::Identity;
+use antipode_tiebreaker::{Operation, Reason, Request, RequestId, decide};
+
+use super::Flaw;
+use super::world::{FAULTS_END, Happening, World, site_name};
+use crate::protocol::limits::ALONE_GAP_MAX;
+use crate::protocol::role::{Command, Event, Notes, Phase, Replica};
+
+/// A site that stands still for so long finds out when it wakes.
+#[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
+const STANDS_STILL: u64 = ALONE_GAP_MAX.as_millis() as u64;
+
+impl World {
+    /// What a person, or a supervisor, does now and then.
+    pub(super) fn operate(&mut self) {
+        let delay = self.random.between(100, 700);
+        self.after(delay, Happening::Operator);
+        for site in [0, 1] {
+            let host = &mut self.hosts[site];
+            if host
+                .process
+                .as_ref()
+                .is_some_and(|own| own.role.phase().is_terminal())
+            {
+                host.process = None;
+            }
+            self.force(site);
+            let host = &self.hosts[site];
+            let (up, replica) = (host.up, host.replica);
+            let phase = host.process.as_ref().map(|own| own.role.phase());
+            match phase {
+                None if up && self.random.percent(20) => {
+                    let trusts = self.flaw == Flaw::TrustReplica;
+                    let replica = replica.filter(|_| !trusts).unwrap_or(if trusts {
+                        Replica::Clean
+                    } else {
+                        Replica::Stale
+                    });
+                    self.begin_process(site, Command::Start { replica });
+                }
+                Some(Phase::Alone) if self.random.percent(60) => {
+                    let pairing = self.new_pairing();
+                    self.command(site, Command::Protect { pairing });
+                }
+                Some(_) if self.now < FAULTS_END && self.random.percent(3) => {
+                    let stops = self.random.percent(40);
+                    self.command(site, if stops { Command::Stop } else { Command::Unprotect });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn command(&mut self, site: usize, command: Command) {
+        let process = self.process(site).id;
+        self.after(0, Happening::Role(process, Event::Command(command)));
+    }
+
+    pub(super) fn fault(&mut self) {
+        if self.now >= FAULTS_END {
+            // Healed: cuts and frosts end, whatever is down starts.
+            self.cut_until = [0; 4];
+            self.hosts.iter_mut().for_each(|host| host.frozen_until = 0);
+            self.after(0, Happening::Restart);
+            return self.after(0, Happening::CutEnds);
+        }
+        let next = self.random.between(50, 1_500).min(FAULTS_END - self.now);
+        self.after(next, Happening::Fault);
+        let site = usize::try_from(self.random.between(0, 2)).unwrap();
+        let kind = self.random.between(0, 12);
+        let told = format!("{} fault {kind} at {site}", self.now);
+        self.note(told);
+        match kind {
+            0 | 1 => self.crash(site),
+            2 | 3 => {
+                let span = self.random.between(50, 8_000);
+                self.freeze(site, span);
+            }
+            4 | 5 => self.cut(&[0, 1]),
+            6 => self.cut(&[site]),
+            7 | 8 => self.cut(&[2 + site]),
+            9 => self.cut(&[2, 3]),
+            10 => self.cut(&[0, 1, 2, 3]),
+            _ => {
+                let failure = [Event::ReplayDiverged, Event::ReplicaFailed, Event::VmFailed]
+                    [usize::try_from(self.random.between(0, 3)).unwrap()]
+                .clone();
+                if let Some(process) = &self.hosts[site].process {
+                    let id = process.id;
+                    self.after(0, Happening::Role(id, failure));
+                }
+            }
+        }
+    }
+
+    fn freeze(&mut self, site: usize, span: u64) {
+        let host = &mut self.hosts[site];
+        if host.up && host.frozen_until <= self.now {
+            host.frozen_since = self.now;
+            host.frozen_until = self.now + span;
+            if self.flaw == Flaw::SleepUnnoticed {
+                host.slept += span;
+            }
+        }
+    }
+
+    /// An operator sees that one site has not moved for long, and puts the other one in.
+    fn force(&mut self, site: usize) {
+        let [own, peer] = [&self.hosts[site], &self.hosts[1 - site]];
+        let peer_stands_still = peer.frozen_until > self.now && self.now - peer.frozen_since > STANDS_STILL;
+        let may_start =
+            own.up && own.process.is_none() && own.replica.is_some_and(|own| own != Replica::Syncing);
+        let Some(expected) = self.record.as_ref().map(|record| record.generation) else {
+            return;
+        };
+        if !peer_stands_still || !may_start || !self.random.percent(30) {
+            return;
+        }
+        let request = Request {
+            id: RequestId(self.now),
+            expected,
+            operation: Operation::Force {
+                site: site_name(site),
+                reason: Reason::new("it does not move").unwrap(),
+            },
+            at_unix_seconds: 0,
+        };
+        let operator = Identity::from_uri("antipode://operator/o").unwrap();
+        let outcome = decide(self.record.take(), &request, &operator);
+        self.record = outcome.record;
+        if outcome.answer.verdict.is_ok() {
+            self.note(format!("{} operator: force {site}", self.now));
+            self.checker.forces(site);
+            self.seen.insert("forced");
+        }
+    }
+
+    pub(super) fn cut(&mut self, ways: &[usize]) {
+        let span = self.random.between(30, 4_000);
+        for &way in ways {
+            self.cut_until[way] = self.cut_until[way].max(self.now + span);
+        }
+        if ways[0] < 2 && span > 700 && self.random.percent(60) {
+            self.reported_down = true;
+            self.tell_both(&Event::ChannelLost);
+        }
+        self.after(span + 1, Happening::CutEnds);
+    }
+
+    /// Power off: what is in memory is gone.
+    pub(super) fn crash(&mut self, site: usize) {
+        let host = &mut self.hosts[site];
+        host.up = false;
+        host.frozen_until = 0;
+        host.process = None;
+        if self.flaw == Flaw::ForgetNotes {
+            host.notes = Notes::default();
+        }
+        let delay = self.random.between(200, 5_000);
+        self.after(delay, Happening::Restart);
+    }
+}

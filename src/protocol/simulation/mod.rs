@@ -1,0 +1,178 @@
+//! Two roles, a real tiebreaker's decisions, and everything between them that can go wrong (T3).
+//!
+//! ```text
+//!    site 0: Role, OutputRule ◀── ordered channel, words, heartbeats ──▶ site 1: Role, OutputRule
+//!         │          may be cut either way, delayed, lost                      │
+//!         └───── requests and answers: lost, late, many times ──▶ decide() ◀───┘
+//! ```
+//!
+//! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
+//! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
+//! stop, protect, unprotect and override. Then all is healed, and within a minute the VM must be protected again.
+//!
+//! A guest is the list of outputs that it has made, each flushed to the disk of the live site before it is made. What
+//! leaves is what clients have seen. [`Checker`](checker::Checker) says what must hold at every moment. The driver can
+//! break a rule that it is told to keep ([`Flaw`]): then the checker must find the harm.
+
+mod checker;
+mod driver;
+mod faults;
+mod world;
+
+use std::collections::BTreeSet;
+
+use checker::Harm;
+use world::{Outcome, World};
+
+/// A rule that the driver, or the tiebreaker's client, does not keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// Outputs leave as soon as lockstep begins.
+    OutputBeforePair,
+    /// `cancel_pair` is taken for granted and never sent.
+    NoCancel,
+    /// A backup's `claim` is taken for granted.
+    LiveBeforeClaim,
+    /// A `claim` without an answer is taken for granted.
+    GuessUnknown,
+    /// The replica is said to be durable and is not.
+    NotDurable,
+    /// The replay to the end leaves out what is not replayed yet.
+    ReplayNotToEnd,
+    /// A crash makes a site forget its notes.
+    ForgetNotes,
+    /// Nobody says that a request got no answer.
+    SilentClient,
+    /// A host's clock stands still with it.
+    SleepUnnoticed,
+    /// Every replica is said to be whole.
+    TrustReplica,
+}
+
+fn run(seed: u64, flaw: Flaw) -> Outcome {
+    World::new(seed, flaw).run()
+}
+
+/// Seeds in the ordinary test run; `ANTIPODE_PROTOCOL_SEEDS` says another number.
+fn seeds() -> u64 {
+    std::env::var("ANTIPODE_PROTOCOL_SEEDS").map_or(1500, |number| number.parse().unwrap())
+}
+
+#[test]
+fn no_seed_does_harm_and_each_runs_twice_alike() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..seeds() {
+        let first = run(seed, Flaw::None);
+        assert_eq!(first.harm, None, "seed {seed}\n{}", first.story.join("\n"));
+        let second = run(seed, Flaw::None);
+        assert_eq!(first.digest, second.digest, "seed {seed} runs in two ways");
+        seen.extend(first.seen);
+    }
+    let wanted = [
+        "protected",
+        "went live",
+        "lost",
+        "cancelled",
+        "renounced",
+        "cold start",
+        "parked",
+        "left",
+        "awoke",
+        "unprotected",
+        "forced",
+    ];
+    let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
+}
+
+/// The checker finds the harm that `flaw` does, of one of these kinds.
+#[track_caller]
+fn is_caught(flaw: Flaw, kinds: &[Harm]) {
+    let found = (0..2000).find_map(|seed| run(seed, flaw).harm.map(|harm| (seed, harm)));
+    let Some((seed, harm)) = found else {
+        panic!("{flaw:?} does no harm");
+    };
+    assert!(kinds.contains(&harm), "{flaw:?}: {harm:?} at seed {seed}");
+}
+
+const SPLIT: [Harm; 4] = [
+    Harm::TwoOpen,
+    Harm::OpenUnwon,
+    Harm::OutputLost,
+    Harm::TwoHistories,
+];
+
+#[test]
+fn outputs_before_the_pairing_is_confirmed_are_caught() {
+    is_caught(Flaw::OutputBeforePair, &SPLIT);
+}
+
+#[test]
+fn a_pairing_that_is_not_taken_back_is_caught() {
+    is_caught(Flaw::NoCancel, &SPLIT);
+}
+
+#[test]
+fn going_live_before_the_claim_is_granted_is_caught() {
+    is_caught(Flaw::LiveBeforeClaim, &SPLIT);
+}
+
+#[test]
+fn guessing_an_unknown_outcome_is_caught() {
+    is_caught(Flaw::GuessUnknown, &SPLIT);
+}
+
+#[test]
+fn a_replica_that_is_not_durable_is_caught() {
+    is_caught(Flaw::NotDurable, &[Harm::OutputLost]);
+}
+
+#[test]
+fn a_replay_that_leaves_something_out_is_caught() {
+    is_caught(Flaw::ReplayNotToEnd, &[Harm::OutputLost]);
+}
+
+#[test]
+fn notes_that_a_crash_takes_are_caught() {
+    is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected, Harm::OpenUnwon]);
+}
+
+#[test]
+fn a_sleep_that_nobody_notices_is_caught() {
+    is_caught(Flaw::SleepUnnoticed, &SPLIT);
+}
+
+#[test]
+fn a_start_from_a_replica_that_is_not_whole_is_caught() {
+    is_caught(Flaw::TrustReplica, &[Harm::LiveFromStale, Harm::OutputLost]);
+}
+
+#[test]
+fn each_checker_finds_something() {
+    let flaws = [
+        Flaw::OutputBeforePair,
+        Flaw::NoCancel,
+        Flaw::LiveBeforeClaim,
+        Flaw::GuessUnknown,
+        Flaw::NotDurable,
+        Flaw::ForgetNotes,
+        Flaw::SilentClient,
+        Flaw::SleepUnnoticed,
+        Flaw::TrustReplica,
+    ];
+    let mut found = BTreeSet::new();
+    for flaw in flaws {
+        found.extend((0..150).flat_map(|seed| run(seed, flaw).found));
+    }
+    let all = [
+        Harm::TwoOpen,
+        Harm::OpenUnwon,
+        Harm::OutputLost,
+        Harm::TwoHistories,
+        Harm::LiveFromStale,
+        Harm::NeverProtected,
+    ];
+    let silent: Vec<&Harm> = all.iter().filter(|harm| !found.contains(harm)).collect();
+    assert!(silent.is_empty(), "never found: {silent:?}");
+}

@@ -1,0 +1,248 @@
+//! What an operator is shown of a VM at one site (O3): never green while a gap exists, and of each gap its cause, since
+//! when, and what to do.
+//!
+//! Green is one thing only: this site is primary or backup of a confirmed pairing, the other one is heard, nothing is
+//! in doubt. A VM that runs alone is not green, however well it runs.
+
+use std::time::Duration;
+
+use antipode_certs::Name;
+use antipode_tiebreaker::{Generation, PairingId};
+use serde::Serialize;
+
+use super::lag::Lag;
+use super::moment::Moment;
+use super::role::{Cause, PhaseName, Progress};
+use crate::base::units::ExitOrdinal;
+
+/// What the role knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The state.
+    pub role: PhaseName,
+    /// Whether there is no gap.
+    pub green: bool,
+    /// Why the state is not the one that is wished for.
+    pub cause: Option<Cause>,
+    /// Since when the state stands.
+    pub since: Moment,
+    /// The record's generation.
+    pub generation: Generation,
+    /// The pairing that stands or is being made.
+    pub pairing: Option<PairingId>,
+    /// The end of what was logged, or how far this copy is.
+    pub position: ExitOrdinal,
+    /// How far the backup is behind.
+    pub lag: Lag,
+    /// The median round trip to the other site, once one was measured.
+    pub round_trip: Option<Duration>,
+    /// How far the transfer is, while there is one.
+    pub progress: Option<Progress>,
+    /// The part of a processor that the guest may use, in percent.
+    pub cpu_share_percent: u8,
+}
+
+/// What the driver adds.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The VM.
+    pub vm: &'a Name,
+    /// The other site.
+    pub peer: &'a Name,
+    /// Now, by the clock of the events.
+    pub now: Moment,
+    /// Now, in seconds since 1970.
+    pub now_unix_seconds: i64,
+    /// The median time between an output's making and its leaving.
+    pub output_hold_p50: Option<Duration>,
+}
+
+/// How far a transfer is, for JSON.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ShownProgress {
+    /// Bytes done in this phase.
+    pub done_bytes: u64,
+    /// Bytes of the phase, as known by now.
+    pub total_bytes: u64,
+    /// Seconds left, if it can be told.
+    pub left_s: Option<f64>,
+}
+
+/// The status, as `vm status --json` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// The VM.
+    pub vm: Name,
+    /// What this site is to it.
+    pub role: PhaseName,
+    /// The other site.
+    pub peer: Name,
+    /// The record's generation.
+    pub generation: Generation,
+    /// The pairing, if there is one.
+    pub pairing: Option<PairingId>,
+    /// Counted exits.
+    pub position: u64,
+    /// How far the backup is behind, in milliseconds.
+    pub lag_ms: f64,
+    /// The same in bytes of log.
+    pub lag_bytes: u64,
+    /// The same in counted exits.
+    pub lag_exits: u64,
+    /// The median round trip to the other site.
+    pub rtt_ms: Option<f64>,
+    /// The median time that an output is held.
+    pub output_hold_ms_p50: Option<f64>,
+    /// The part of a processor that the guest may use, in percent.
+    pub cpu_share_percent: u8,
+    /// How far the transfer is.
+    pub progress: Option<ShownProgress>,
+    /// Whether there is no gap.
+    pub green: bool,
+    /// Why not, as one word for scripts: [`Cause`] in kebab case, and after a slash what it is about.
+    pub cause: Option<String>,
+    /// The same as a sentence.
+    pub because: Option<String>,
+    /// Since when the state stands, in seconds since 1970.
+    pub since: i64,
+    /// What to do about it; none where it mends itself or nothing is wrong.
+    pub next: Option<String>,
+}
+
+impl Status {
+    /// What `view` is to an operator.
+    #[must_use]
+    pub fn new(view: &View, around: &Surroundings<'_>) -> Self {
+        let stands_for = around.now.saturating_since(view.since).as_secs();
+        let stands_for = i64::try_from(stands_for).unwrap_or(i64::MAX);
+        Self {
+            vm: around.vm.clone(),
+            role: view.role,
+            peer: around.peer.clone(),
+            generation: view.generation,
+            pairing: view.pairing,
+            position: view.position.get(),
+            lag_ms: milliseconds(view.lag.time),
+            lag_bytes: view.lag.bytes,
+            lag_exits: view.lag.exits,
+            rtt_ms: view.round_trip.map(milliseconds),
+            output_hold_ms_p50: around.output_hold_p50.map(milliseconds),
+            cpu_share_percent: view.cpu_share_percent,
+            progress: view.progress.map(|progress| ShownProgress {
+                done_bytes: progress.done_bytes,
+                total_bytes: progress.total_bytes,
+                left_s: progress.left.map(|left| left.as_secs_f64()),
+            }),
+            green: view.green,
+            cause: view.cause.map(word),
+            because: view.cause.map(|cause| cause.to_string()),
+            since: around.now_unix_seconds.saturating_sub(stands_for),
+            next: next(view, around),
+        }
+    }
+}
+
+/// Milliseconds with three places: more is noise in what people read.
+fn milliseconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn word(cause: Cause) -> String {
+    use serde_json::Value;
+    match serde_json::to_value(cause) {
+        Ok(Value::String(word)) => word,
+        Ok(Value::Object(about)) => {
+            let parts = about
+                .iter()
+                .map(|(cause, of)| format!("{cause}/{}", of.as_str().unwrap_or_default()));
+            parts.collect()
+        }
+        _ => cause.to_string(),
+    }
+}
+
+fn next(view: &View, around: &Surroundings<'_>) -> Option<String> {
+    let Surroundings { vm, peer, .. } = around;
+    match view.role {
+        PhaseName::Unprotected | PhaseName::Solo => Some(match view.cause {
+            Some(Cause::TiebreakerSilent | Cause::Awoken) => "antipode tiebreaker status".to_owned(),
+            _ => format!("antipode vm protect {vm}"),
+        }),
+        PhaseName::Frozen => Some("antipode tiebreaker status".to_owned()),
+        PhaseName::Stale => Some(format!("at {peer}: antipode vm protect {vm}")),
+        PhaseName::Stopped => Some(match view.cause {
+            Some(Cause::OnlyPrimaryMayStart) => format!("at {peer}: antipode vm start {vm}"),
+            Some(Cause::ReplicaNotClean) => "antipode disk info".to_owned(),
+            Some(Cause::NotASite | Cause::StartRefused) => format!("antipode tiebreaker vm show {vm}"),
+            _ => format!("antipode vm start {vm}"),
+        }),
+        PhaseName::Idle => Some(format!("antipode vm start {vm}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::detector::Suspicion;
+
+    fn view(role: PhaseName, cause: Option<Cause>) -> View {
+        View {
+            role,
+            green: role == PhaseName::Primary && cause.is_none(),
+            cause,
+            since: Moment::from_nanos(1_000_000_000),
+            generation: Generation(7),
+            pairing: Some(PairingId(9)),
+            position: ExitOrdinal::new(123),
+            lag: Lag {
+                time: Duration::from_micros(12_345),
+                bytes: 6,
+                exits: 7,
+            },
+            round_trip: Some(Duration::from_millis(40)),
+            progress: None,
+            cpu_share_percent: 100,
+        }
+    }
+
+    fn shown(view: &View) -> serde_json::Value {
+        let around = Surroundings {
+            vm: &"redis-1".parse().unwrap(),
+            peer: &"west".parse().unwrap(),
+            now: Moment::from_nanos(31_000_000_000),
+            now_unix_seconds: 1_000_030,
+            output_hold_p50: None,
+        };
+        serde_json::to_value(Status::new(view, &around)).unwrap()
+    }
+
+    #[test]
+    fn a_healthy_primary_is_shown_in_full() {
+        let expected = serde_json::json!({
+            "vm": "redis-1", "role": "primary", "peer": "west", "generation": 7, "pairing": 9, "position": 123,
+            "lag_ms": 12.345, "lag_bytes": 6, "lag_exits": 7, "rtt_ms": 40.0, "output_hold_ms_p50": null,
+            "cpu_share_percent": 100, "progress": null,
+            "green": true, "cause": null, "because": null, "since": 1_000_000, "next": null,
+        });
+        assert_eq!(shown(&view(PhaseName::Primary, None)), expected);
+    }
+
+    #[test]
+    fn a_gap_has_its_cause_and_what_to_do() {
+        let solo = shown(&view(
+            PhaseName::Solo,
+            Some(Cause::PeerLost(Suspicion::AckTimeout)),
+        ));
+        assert_eq!(solo["green"], false);
+        assert_eq!(solo["cause"], "peer-lost/ack-timeout");
+        assert_eq!(
+            solo["because"],
+            "the other site was lost: it did not acknowledge in time"
+        );
+        assert_eq!(solo["next"], "antipode vm protect redis-1");
+        let stale = shown(&view(PhaseName::Stale, Some(Cause::Lost)));
+        assert_eq!(stale["cause"], "lost");
+        assert_eq!(stale["next"], "at west: antipode vm protect redis-1");
+    }
+}

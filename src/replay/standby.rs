@@ -1,0 +1,196 @@
+//! The timeline of a backup: a replayer that goes on alone where the log ends, if it is told to.
+//!
+//! ```text
+//!   following ── the source ends ──▶ live, here: even within the handling of an exit
+//! ```
+//!
+//! The last watermark names an exit that the primary has reached; which of its entries are missing, nobody knows any more.
+//! None of them was acknowledged, so nothing that depends on them has left the primary (P1), and what the guest now asks
+//! for is answered by this host, from the last time that the guest was shown (E8). The VM is held at the next position, so
+//! that its outside can be attached.
+//!
+//! Disk requests are its own in either phase: what has ended before the log said so arrives as soon as it is live, and
+//! nothing is asked for twice (P5).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::replayer::{LogSource, Replayer};
+use crate::base::units::VirtualTime;
+use crate::machine::kvm::{Disturbance, Kicker, PostedWrite};
+use crate::machine::workers::{HostEntropy, Inbox};
+use crate::machine::{
+    Arrival, EpochDigests, ExitTrace, Kick, Live, Output, Release, Rest, Resumption, Standing, Timeline,
+    TimelineError, Turn,
+};
+
+/// What this host has ready for a VM that goes live.
+#[derive(Debug)]
+pub struct Reserve {
+    /// The vCPU thread's own.
+    pub kicker: Kicker,
+    /// The vCPU thread's own.
+    pub inbox: Inbox,
+    /// Random bytes.
+    pub entropy: HostEntropy,
+    /// What an exit costs here.
+    pub exit_cost: Duration,
+    /// Where it is told, for other threads, which exit was reached.
+    pub position: Arc<AtomicU64>,
+}
+
+/// A backup's timeline.
+#[derive(Debug)]
+pub struct Standby<S> {
+    phase: Phase<S>,
+    position: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Phase<S> {
+    Following(Box<Replayer<S>>, Option<Reserve>),
+    Live(Box<Live>),
+}
+
+impl<S: LogSource> Standby<S> {
+    /// Follows `log`, and goes on with `reserve` where it ends.
+    pub fn following(log: S, reserve: Reserve) -> Self {
+        let replayer = Replayer::new(log, reserve.kicker.clone(), reserve.inbox.clone());
+        Self {
+            position: Arc::clone(&reserve.position),
+            phase: Phase::Following(Box::new(replayer), Some(reserve)),
+        }
+    }
+
+    /// The live timeline, if it has come to that.
+    ///
+    /// # Errors
+    /// Itself, if it still follows.
+    pub fn into_live(self) -> Result<Live, Self> {
+        match self.phase {
+            Phase::Live(live) => Ok(*live),
+            phase @ Phase::Following(..) => Err(Self { phase, ..self }),
+        }
+    }
+
+    /// Asks `question` of the present phase, and of the live one if the log ends at it.
+    fn ask<T>(
+        &mut self,
+        now: VirtualTime,
+        mut question: impl FnMut(&mut dyn Timeline) -> Result<T, TimelineError>,
+    ) -> Result<T, TimelineError> {
+        match &mut self.phase {
+            Phase::Live(live) => return question(&mut **live),
+            Phase::Following(replayer, _) => match question(&mut **replayer) {
+                Err(TimelineError::Ended(_)) => {}
+                answer => return answer,
+            },
+        }
+        question(self.go_live(now)?)
+    }
+
+    fn go_live(&mut self, now: VirtualTime) -> Result<&mut Live, TimelineError> {
+        if let Phase::Following(replayer, reserve) = &mut self.phase
+            && let Some(reserve) = reserve.take()
+        {
+            let done = replayer.take_completions().into_iter().map(Arrival::Device);
+            let live = Live::starting_at(
+                now,
+                reserve.kicker,
+                reserve.inbox,
+                reserve.entropy,
+                reserve.exit_cost,
+            );
+            let mut live = live.map_err(|source| TimelineError::Host {
+                what: "creating the vCPU's timer",
+                source,
+            })?;
+            live.want_hold();
+            self.phase = Phase::Live(Box::new(live.after(done)));
+        }
+        match &mut self.phase {
+            Phase::Live(live) => Ok(live),
+            // The reserve goes with the phase.
+            Phase::Following(..) => Err(TimelineError::Stopped),
+        }
+    }
+
+    fn present(&mut self) -> &mut dyn Timeline {
+        match &mut self.phase {
+            Phase::Live(live) => &mut **live,
+            Phase::Following(replayer, _) => &mut **replayer,
+        }
+    }
+}
+
+impl<S: LogSource> Timeline for Standby<S> {
+    fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
+        self.ask(standing.now, |timeline| timeline.read_time(standing))
+    }
+
+    fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError> {
+        self.ask(standing.now, |timeline| timeline.next_arrival(standing))
+    }
+
+    fn random_bytes(&mut self, standing: Standing, byte_count: usize) -> Result<Vec<u8>, TimelineError> {
+        self.ask(standing.now, |timeline| {
+            timeline.random_bytes(standing, byte_count)
+        })
+    }
+
+    fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
+        self.ask(standing.now, |timeline| timeline.sleep(standing))
+    }
+
+    fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
+        self.ask(standing.now, |timeline| timeline.enter_guest(standing))
+    }
+
+    fn leave_guest(&mut self) {
+        self.present().leave_guest();
+    }
+
+    fn kicked(&mut self, standing: Standing) -> Result<Kick, TimelineError> {
+        self.present().kicked(standing)
+    }
+
+    fn is_worth_preempting(&mut self, standing: Standing, page_count: usize) -> Result<bool, TimelineError> {
+        self.present().is_worth_preempting(standing, page_count)
+    }
+
+    fn disturbed(&mut self, disturbance: Disturbance, has_happened: bool) {
+        self.present().disturbed(disturbance, has_happened);
+    }
+
+    fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError> {
+        self.present().preempted(standing, done)
+    }
+
+    fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        self.ask(standing.now, |timeline| timeline.begins_epoch(standing))
+    }
+
+    fn epoch_ended(&mut self, standing: Standing, digests: EpochDigests) -> Result<(), TimelineError> {
+        self.present().epoch_ended(standing, digests)
+    }
+
+    fn posted(&mut self, write: &PostedWrite) {
+        self.present().posted(write);
+    }
+
+    fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        self.position.store(trace.ordinal.get(), Ordering::Relaxed);
+        // A guest is entered only when the log reaches past its exit, so its next exit is always covered.
+        self.present().exited(trace)
+    }
+
+    /// A frame that the primary may have shown already is not shown again; what comes after the log's end is.
+    fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
+        let release = self.ask(standing.now, |timeline| timeline.output(standing, output))?;
+        Ok(match (&self.phase, release) {
+            (Phase::Following(..), _) => Release::Never,
+            (Phase::Live(_), release) => release,
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! The configuration of a site.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use antipode_certs::{Name, Paths, TRUST_FILE};
+use antipode_tiebreaker::client::Cluster;
+use toml::de::{DeTable, DeValue};
+
+use crate::base::configuration::{
+    ConfigError, ConfigMistake, Mistakes, Section, Wrong, load, understand, values,
+};
+use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
+
+/// The least and the most that the failure timeout's floor may be, in milliseconds.
+const FLOOR_MS: RangeInclusive<u64> = 50..=60_000;
+/// Nodes of a tiebreaker.
+const NODES: usize = 3;
+
+/// What a file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteConfig {
+    /// Whom this site proves to be.
+    pub credentials: Paths,
+    /// Where the other site's supervisor reaches this one.
+    pub listen: SocketAddr,
+    /// Where VMs' definitions, control sockets and notes are.
+    pub state: PathBuf,
+    /// Ports of VM processes, TCP and UDP.
+    pub vm_ports: RangeInclusive<u16>,
+    /// The other site.
+    pub peer: Name,
+    /// Where its supervisor is reached, as `host:port`.
+    pub peer_address: String,
+    /// The tiebreaker.
+    pub tiebreaker: Cluster,
+    /// No silence below this is a failure.
+    pub failure_timeout_floor: Duration,
+}
+
+impl SiteConfig {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every mistake.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        load(path, parse)
+    }
+
+    /// The host of the other site.
+    #[must_use]
+    pub fn peer_host(&self) -> &str {
+        self.peer_address.rsplit_once(':').map_or("", |(host, _)| host)
+    }
+}
+
+fn parse(text: &str, folder: &Path) -> Result<SiteConfig, Vec<ConfigMistake>> {
+    understand(text, |document, mistakes| read(document, folder, mistakes))
+}
+
+/// `None` only if a mistake was noted.
+fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> Option<SiteConfig> {
+    let known = &["certificates", "site", "peer", "tiebreaker", "failure"];
+    let root = Section::root(document, known, mistakes);
+    let path = |value: &DeValue<'_>| values::path(value, folder);
+    let credentials = section(root, "certificates", &["credentials", "trust"], mistakes).map(|section| {
+        let credentials = section.required("credentials", "credentials = \"site-east.pem\"", mistakes, path);
+        let trust = section.optional("trust", mistakes, path);
+        credentials.map(|credentials| Paths {
+            trust: trust.unwrap_or_else(|| credentials.with_file_name(TRUST_FILE)),
+            credentials,
+        })
+    });
+    let here = section(root, "site", &["listen", "state", "vm_ports"], mistakes).map(|section| {
+        (
+            section.required("listen", "listen = \"0.0.0.0:7400\"", mistakes, values::listen),
+            section.required("state", "state = \"/var/lib/antipode/site\"", mistakes, path),
+            section.required("vm_ports", "vm_ports = \"7410-7499\"", mistakes, ports),
+        )
+    });
+    let peer = section(root, "peer", &["name", "address"], mistakes).map(|section| {
+        (
+            section.required("name", "name = \"west\"", mistakes, values::name),
+            section.required(
+                "address",
+                "address = \"west.example.org:7400\"",
+                mistakes,
+                values::address,
+            ),
+        )
+    });
+    let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
+        .and_then(|section| read_cluster(section, mistakes));
+    let floor = root
+        .subsection("failure", &["timeout_floor_ms"], mistakes)
+        .and_then(|section| {
+            section.optional("timeout_floor_ms", mistakes, |value| {
+                values::number(value, &FLOOR_MS)
+            })
+        });
+    let (listen, state, vm_ports) = here?;
+    let (peer, peer_address) = peer?;
+    Some(SiteConfig {
+        credentials: credentials??,
+        listen: listen?,
+        state: state?,
+        vm_ports: vm_ports?,
+        peer: peer?,
+        peer_address: peer_address?,
+        tiebreaker: tiebreaker?,
+        failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
+    })
+}
+
+/// A section that must be there.
+fn section<'a, 'i>(
+    root: Section<'a, 'i>,
+    name: &'static str,
+    known: &[&'static str],
+    mistakes: &mut Mistakes<'_>,
+) -> Option<Section<'a, 'i>> {
+    let found = root.subsection(name, known, mistakes);
+    if found.is_none() {
+        // One that is there but is none has been noted already; one that is absent is noted here.
+        root.required(
+            name,
+            "its lines below a line with its name in brackets",
+            mistakes,
+            |_| Ok(()),
+        );
+    }
+    found
+}
+
+fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Cluster> {
+    let name = section.required("cluster", "cluster = \"prod\"", mistakes, values::name);
+    let nodes = section.list("node", &["name", "address"], mistakes);
+    if nodes.len() != NODES {
+        let what = format!("the tiebreaker has {NODES} nodes, here are {}", nodes.len());
+        let mend = format!("name {NODES}, each below a line [[tiebreaker.node]]");
+        section.note(Wrong::new(what, mend), mistakes);
+    }
+    let nodes = nodes.into_iter().filter_map(|node| {
+        let name = node.required("name", "name = \"north\"", mistakes, values::name);
+        let address = node.required(
+            "address",
+            "address = \"north.example.org:7600\"",
+            mistakes,
+            values::address,
+        );
+        name.zip(address)
+    });
+    let nodes = nodes.collect();
+    Some(Cluster { name: name?, nodes })
+}
+
+/// Two ports a VM at least, both ends of the range included.
+fn ports(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Wrong> {
+    let word = values::text(value)?;
+    let range = word.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (
+            first.trim().parse::<u16>().ok()?,
+            last.trim().parse::<u16>().ok()?,
+        );
+        (first > 0 && first < last).then_some(first..=last)
+    });
+    range.ok_or_else(|| {
+        Wrong::new(
+            format!("{word:?} is no range of ports"),
+            "write two ports for each VM, such as 7410-7499",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sample that docs/site.md shows.
+    fn sample() -> &'static str {
+        let page = include_str!("../../docs/site.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        rest.split_once("```").unwrap().0
+    }
+
+    #[test]
+    fn the_sample_of_the_page_is_understood() {
+        let config = parse(sample(), Path::new("/etc/antipode")).unwrap();
+        assert_eq!(config.tiebreaker.nodes.len(), NODES);
+        assert_eq!(config.peer_host(), "west.example.org");
+        assert!(config.credentials.trust.ends_with(TRUST_FILE));
+        assert_eq!(config.vm_ports, 7410..=7499);
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line() {
+        let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
+                    [peer]\nname = \"West\"\naddress = \"west\"\n[failure]\ntimeout_floor_ms = 1\n";
+        let told: Vec<(usize, String)> = parse(text, Path::new(""))
+            .unwrap_err()
+            .into_iter()
+            .map(|mistake| (mistake.line, mistake.what))
+            .collect();
+        let expected = [
+            (1, "tiebreaker is missing"),
+            (2, "credentials must be a string, here it is a whole number"),
+            (3, "state is missing in [site]"),
+            (4, "listen is no address to listen on"),
+            (5, "vm_ports \"9-8\" is no range of ports"),
+            (7, "name \"West\" is no name"),
+            (8, "address \"west\" is no host with a port"),
+            (10, "timeout_floor_ms is 1, which is out of range"),
+        ];
+        assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
+    }
+}

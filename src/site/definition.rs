@@ -1,0 +1,138 @@
+//! The definition of a VM in a site's state: its configuration, with its files beside it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::store::VmFolder;
+use crate::machine::config::{self, VmConfig};
+use crate::transfer::{DiskOffer, Offer};
+
+/// The configuration that an offer amounts to.
+#[must_use]
+pub(super) fn text_of(offer: &Offer, has_initrd: bool) -> String {
+    let mut text = String::new();
+    let string = |value: &str| toml::Value::String(value.to_owned()).to_string();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "name = {}\nmemory_mib = {}\n",
+        string(&offer.vm),
+        offer.memory_bytes >> 20
+    );
+    let _ = writeln!(
+        text,
+        "[kernel]\npath = \"kernel\"\ncmdline = {}",
+        string(&offer.cmdline)
+    );
+    if has_initrd {
+        let _ = writeln!(text, "initrd = \"initrd\"");
+    }
+    if offer.disk.is_some() {
+        let _ = writeln!(text, "\n[disk]\npath = \"disk.img\"");
+    }
+    if let Some((tap, mac)) = &offer.network {
+        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = writeln!(
+            text,
+            "\n[network]\ntap = {}\nmac = \"{}\"",
+            string(tap),
+            mac.join(":")
+        );
+    }
+    let _ = writeln!(text, "\n[console]\nmode = \"output-only\"");
+    text
+}
+
+/// What a VM of this site offers to another, but for what it was born as.
+///
+/// # Errors
+/// In words, which file cannot be read.
+pub(super) fn offer_of(config: &VmConfig, birth: crate::machine::launch::Birth) -> Result<Offer, String> {
+    let length = |path: &Path| {
+        fs::metadata(path)
+            .map(|found| found.len())
+            .map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let disk = match &config.disk {
+        Some(disk) => Some(DiskOffer {
+            byte_count: length(&disk.path)?,
+            replica: [0; 16],
+        }),
+        None => None,
+    };
+    Ok(Offer {
+        vm: config.name.as_str().to_owned(),
+        memory_bytes: config.memory_bytes,
+        cmdline: config.kernel.cmdline.clone(),
+        kernel_bytes: length(&config.kernel.path)?,
+        initrd_bytes: config.kernel.initrd.as_deref().map(length).transpose()?,
+        disk,
+        network: config
+            .network
+            .as_ref()
+            .map(|network| (network.tap.as_str().to_owned(), network.mac.octets())),
+        birth,
+    })
+}
+
+/// Takes the VM that the file at `source` describes into a site's state: kernel and initrd are copied, its disk becomes a
+/// replica where it is none.
+///
+/// # Errors
+/// In words, what is wrong.
+pub(super) fn adopt(folder: &VmFolder, source: &Path) -> Result<(), String> {
+    let config =
+        config::load(source).map_err(|error| format!("{error}; `antipode run` shows every mistake"))?;
+    let failed = |error: std::io::Error| format!("the VM cannot be kept: {error}");
+    folder.make().map_err(failed)?;
+    let copy = |from: &Path, name: &str| {
+        fs::read(from)
+            .map_err(|error| format!("{}: {error}", from.display()))
+            .and_then(|bytes| folder.write(name, &bytes).map_err(failed))
+    };
+    copy(&config.kernel.path, "kernel")?;
+    if let Some(initrd) = &config.kernel.initrd {
+        copy(initrd, "initrd")?;
+    }
+    let birth = crate::machine::launch::Birth {
+        random_seed: [0; crate::machine::boot::RANDOM_SEED_BYTES],
+        wall_clock_unix_seconds: 0,
+        offloads: None,
+    };
+    let offer = offer_of(&config, birth)?;
+    let mut text = text_of(&offer, config.kernel.initrd.is_some());
+    if let Some(disk) = &config.disk {
+        let path =
+            fs::canonicalize(&disk.path).map_err(|error| format!("{}: {error}", disk.path.display()))?;
+        let path = toml::Value::String(path.display().to_string()).to_string();
+        text = text.replace("path = \"disk.img\"", &format!("path = {path}"));
+        make_replica(&disk.path, config.name.as_str())?;
+    }
+    folder.write("vm.toml", text.as_bytes()).map_err(failed)
+}
+
+/// Makes the image at `path` a replica with the content that it has, if it is none.
+fn make_replica(path: &Path, vm: &str) -> Result<(), String> {
+    use antipode_disk_sync::disk::{NewDisk, Paths, create};
+    use antipode_disk_sync::replica::{GenerationId, ReplicaId};
+
+    use crate::base::entropy::EntropySource;
+    let paths = Paths::new(path.to_owned(), None);
+    if paths.metadata.exists() {
+        return Ok(());
+    }
+    let (mut replica, mut content) = ([0; 16], [0; 16]);
+    let drawn = crate::machine::workers::HostEntropy::open().and_then(|mut entropy| {
+        entropy.fill(&mut replica)?;
+        entropy.fill(&mut content)
+    });
+    drawn.map_err(|error| format!("the host has no random bytes: {error}"))?;
+    let new = NewDisk {
+        vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
+        replica: ReplicaId(replica),
+        content: Some(GenerationId(content)),
+        size: None,
+    };
+    create(&paths, new).map_err(|error| error.to_string())
+}

@@ -1,0 +1,73 @@
+//! Everything that reaches a VM's driver.
+
+use antipode_tiebreaker::{Answer, Record, RequestId};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::channel::{Message, Opened};
+use crate::machine::launch::Birth;
+use crate::protocol::role::ReadId;
+use crate::transfer::News;
+
+/// What a client of the control socket wants.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// Where this process is reached.
+    Ports,
+    /// How things are.
+    Status,
+    /// Start the guest from its disk.
+    Start,
+    /// Protect it by a copy at the other site.
+    Protect,
+    /// End the protection.
+    Unprotect,
+    /// Stop the guest in order.
+    Stop,
+    /// End the process.
+    End,
+}
+
+/// Something that happened, for the driver.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// A connection of the logging channel stands.
+    Opened(Box<Opened>),
+    /// Something came over it.
+    Message(u64, Message),
+    /// It has ended.
+    Lost(u64, String),
+    /// A request was answered; none if the outcome is unknown.
+    Answered(RequestId, Option<Box<Answer>>),
+    /// The record was read; none if nobody answered.
+    RecordRead(ReadId, Option<Option<Box<Record>>>),
+    /// The transfer from here tells.
+    Transfer(TransferNews),
+    /// The transfer to here has ended.
+    Received(Result<(), String>),
+    /// This site has become ready to be filled with a machine of this birth.
+    Prepared(Box<Birth>),
+    /// Flushed durably, up to where the driver had asked.
+    Durable(Result<crate::base::units::ExitOrdinal, String>),
+    /// Somebody asks.
+    Control(Request, oneshot::Sender<Value>),
+    /// The process is to end.
+    Terminate,
+}
+
+/// What the transfer from here tells.
+#[derive(Debug)]
+pub(crate) enum TransferNews {
+    /// The other site is ready; its process is reached at these ports.
+    Ports {
+        /// Of the logging channel, and of heartbeats.
+        log: u16,
+    },
+    /// It goes on.
+    News(News),
+    /// It stands at this position.
+    StoodAt(crate::base::units::ExitOrdinal),
+    /// It failed.
+    Failed(String),
+}

@@ -1,0 +1,131 @@
+//! A machine on its way to this site, on a thread of its own.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use antipode_certs::tls::LiveCredentials;
+use antipode_certs::{Identity, Name, PeerRule, Role};
+use antipode_disk_sync::disk::{NewDisk, Paths, SyncTarget, create};
+use antipode_disk_sync::protocol::Link;
+use antipode_disk_sync::replica::ReplicaId;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::begin::Begin;
+use super::happening::Happening;
+use crate::base::entropy::EntropySource;
+use crate::machine::workers::HostEntropy;
+use crate::site::store::VmFolder;
+use crate::transfer::{Arriving, Offer, Reception, Stream, receive};
+
+/// What it takes to become another site's machine.
+pub(super) struct Inbound {
+    pub(super) listener: TcpListener,
+    pub(super) credentials: Arc<LiveCredentials>,
+    pub(super) peer: Name,
+    pub(super) folder: VmFolder,
+    pub(super) begin: Sender<Begin>,
+    pub(super) happenings: UnboundedSender<Happening>,
+    /// Told once the machine stands as it was sent, or why it does not.
+    pub(super) restored: Receiver<Result<(), String>>,
+}
+
+impl Inbound {
+    /// Waits for the other site's call, and receives its machine.
+    pub(super) fn start(self) -> std::io::Result<()> {
+        std::thread::Builder::new()
+            .name("transfer".into())
+            .spawn(move || {
+                let happenings = self.happenings.clone();
+                // Without a driver the process ends.
+                let _ = happenings.send(Happening::Received(self.run()));
+            })?;
+        Ok(())
+    }
+
+    fn run(self) -> Result<(), String> {
+        let rule = PeerRule::Exactly(Identity {
+            role: Role::Site,
+            name: self.peer.clone(),
+        });
+        let link = loop {
+            let (stream, from) = self.listener.accept().map_err(|error| error.to_string())?;
+            match Link::accept(stream, &self.credentials, rule.clone()) {
+                Ok(link) => break link,
+                Err(error) => tracing::warn!(%from, "a call was turned away: {error}"),
+            }
+        };
+        let (reader, writer) = link.into_streams();
+        let mut stream = Stream::over(reader, writer);
+        let mut desk = Desk {
+            inbound: &self,
+            pieces: None,
+        };
+        receive(&mut stream, &mut desk).map_err(|error| error.to_string())
+    }
+}
+
+struct Desk<'a> {
+    inbound: &'a Inbound,
+    pieces: Option<Sender<Arriving>>,
+}
+
+impl Desk<'_> {
+    fn make_disk(&self, byte_count: u64, vm: &str, source: [u8; 16]) -> Result<SyncTarget, String> {
+        let paths = Paths::new(self.inbound.folder.file("disk.img"), None);
+        if !paths.metadata.exists() {
+            let mut name = [0; 16];
+            let drawn = HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut name));
+            drawn.map_err(|error| error.to_string())?;
+            let new = NewDisk {
+                vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
+                replica: ReplicaId(name),
+                content: None,
+                size: Some(byte_count),
+            };
+            create(&paths, new).map_err(|error| error.to_string())?;
+        }
+        SyncTarget::begin(paths, source).map_err(|error| error.to_string())
+    }
+}
+
+impl Reception for Desk<'_> {
+    fn prepare(
+        &mut self,
+        offer: &Offer,
+        kernel: Vec<u8>,
+        initrd: Option<Vec<u8>>,
+    ) -> Result<Option<SyncTarget>, String> {
+        let folder = &self.inbound.folder;
+        let failed = |error: std::io::Error| format!("the VM's files cannot be written there: {error}");
+        folder.make().map_err(failed)?;
+        folder.write("kernel", &kernel).map_err(failed)?;
+        if let Some(initrd) = &initrd {
+            folder.write("initrd", initrd).map_err(failed)?;
+        }
+        let disk = match &offer.disk {
+            Some(disk) => Some(self.make_disk(disk.byte_count, &offer.vm, disk.replica)?),
+            None => None,
+        };
+        let definition = crate::site::definition::text_of(offer, initrd.is_some());
+        folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
+        let (send, pieces) = channel();
+        let birth = Box::new(offer.birth.clone());
+        let _ = self.inbound.happenings.send(Happening::Prepared(birth.clone()));
+        let begun = self.inbound.begin.send(Begin::Receive { birth, pieces });
+        begun.map_err(|_| "the process there ends".to_owned())?;
+        self.pieces = Some(send);
+        Ok(disk)
+    }
+
+    fn take(&mut self, piece: Arriving) -> bool {
+        self.pieces
+            .as_ref()
+            .is_some_and(|pieces| pieces.send(piece).is_ok())
+    }
+
+    fn restored(&mut self) -> Result<(), String> {
+        let told = self.inbound.restored.recv();
+        told.unwrap_or_else(|_| Err("the process there ends".to_owned()))
+    }
+}

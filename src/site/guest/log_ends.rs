@@ -1,0 +1,228 @@
+//! The vCPU thread's ends of a log that travels: where a primary's recorder puts its batches, and where a backup's
+//! replayer takes them from.
+//!
+//! ```text
+//!   recorder ─▶ Outgoing ──FromVcpu::Logged──▶ driver ══ channel ══▶ driver ─▶ Incoming ─▶ replayer
+//!                  ▲ waits while there is no Room ◀── acknowledged ──┘            └─ drained, consumed ─▶ driver
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::orders::FromVcpu;
+use crate::base::limits::LOG_BUFFER_BYTES_MAX;
+use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::machine::kvm::VcpuWaker;
+use crate::machine::{HeldOutput, OutputKeeper, Release, TimelineError};
+use crate::replay::{Batch, Cadence, Entry, Feed, Framer, LogSink, LogSource};
+
+/// A guest that runs is never further ahead of what was sent.
+const BATCH_SPAN_AWAKE: Duration = Duration::from_millis(20);
+/// One that sleeps most of the time has little to tell, and each batch costs some bytes of its own (R6).
+const BATCH_SPAN_ASLEEP: Duration = Duration::from_millis(500);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How much of the log may wait for the other site (P3).
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    used: Mutex<Used>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    bytes: usize,
+    /// Nobody takes the log any more: there is room for all of it.
+    is_open: bool,
+    /// The part of its time that the guest may use, in percent; 0 means all.
+    share: u8,
+}
+
+impl Room {
+    /// Waits until there is room, and takes `bytes` of it.
+    fn take(&self, bytes: usize) {
+        let mut used = locked(&self.used);
+        while used.bytes >= LOG_BUFFER_BYTES_MAX && !used.is_open {
+            used = self.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        used.bytes += bytes;
+    }
+
+    /// What waits now.
+    pub(crate) fn set_used(&self, bytes: usize) {
+        locked(&self.used).bytes = bytes;
+        self.changed.notify_all();
+    }
+
+    /// From now on the guest may use so much of its time, in percent (P3).
+    pub(crate) fn set_share(&self, percent: u8) {
+        locked(&self.used).share = percent;
+    }
+
+    /// Lets the guest wait for its share of the time that it ran for, `span`.
+    fn give_share(&self, span: Duration) {
+        let used = locked(&self.used);
+        let share = u32::from(used.share);
+        if (1..100).contains(&share) && !used.is_open {
+            drop(self.changed.wait_timeout(used, span * (100 - share) / share));
+        }
+    }
+
+    /// The log goes nowhere from here on: whoever waits goes on.
+    pub(crate) fn open(&self) {
+        locked(&self.used).is_open = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Where a primary's batches go.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    framer: Framer,
+    next: LogSeq,
+    room: Arc<Room>,
+    reports: UnboundedSender<FromVcpu>,
+}
+
+impl Outgoing {
+    /// The log of a pairing whose both ends know `anchor`.
+    pub(crate) fn anchored_to(anchor: &[u8], room: Arc<Room>, reports: UnboundedSender<FromVcpu>) -> Self {
+        Self {
+            framer: Framer::anchored_to(anchor),
+            next: LogSeq::default().next(),
+            room,
+            reports,
+        }
+    }
+}
+
+impl LogSink for Outgoing {
+    fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+        let frame = self.framer.frame(batch)?;
+        self.room.take(frame.len());
+        self.room.give_share(BATCH_SPAN_AWAKE);
+        let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
+        let logged = FromVcpu::Logged {
+            seq: self.next,
+            through: batch.through,
+            is_urgent: batch.entries.iter().any(has_output),
+            frame,
+        };
+        self.next = self.next.next();
+        // Without a driver the process is about to end.
+        let _ = self.reports.send(logged);
+        Ok(())
+    }
+
+    fn cadence(&self) -> Cadence {
+        Cadence {
+            at_outputs: true,
+            awake: BATCH_SPAN_AWAKE,
+            asleep: BATCH_SPAN_ASLEEP,
+        }
+    }
+
+    fn release(&self) -> Release {
+        Release::After(self.next)
+    }
+}
+
+/// What waits for a backup's replay.
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: VecDeque<(LogSeq, Batch)>,
+    /// Nothing more will come, and this copy goes on alone.
+    has_ended: bool,
+}
+
+/// The driver's end of a backup's log.
+#[derive(Debug, Clone)]
+pub(crate) struct Feeder {
+    waiting: Arc<Mutex<Waiting>>,
+    waker: VcpuWaker,
+}
+
+impl Feeder {
+    /// Hands over the next batch.
+    pub(crate) fn feed(&self, seq: LogSeq, batch: Batch) {
+        locked(&self.waiting).batches.push_back((seq, batch));
+        self.waker.wake();
+    }
+
+    /// Ends the log: the copy goes live once it has executed all of it.
+    pub(crate) fn end(&self) {
+        locked(&self.waiting).has_ended = true;
+        self.waker.wake();
+    }
+}
+
+/// Where a backup's batches come from.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    waiting: Arc<Mutex<Waiting>>,
+    begins_at: ExitOrdinal,
+    /// The batch that was taken last.
+    taken: LogSeq,
+    reports: UnboundedSender<FromVcpu>,
+}
+
+impl Incoming {
+    /// Both ends of the log of a pairing that goes on from exit `begins_at`, on the thread that `waker` wakes.
+    pub(crate) fn beginning_at(
+        begins_at: ExitOrdinal,
+        waker: VcpuWaker,
+        reports: UnboundedSender<FromVcpu>,
+    ) -> (Self, Feeder) {
+        let waiting = Arc::<Mutex<Waiting>>::default();
+        let feeder = Feeder {
+            waiting: Arc::clone(&waiting),
+            waker,
+        };
+        let incoming = Self {
+            waiting,
+            begins_at,
+            taken: LogSeq::default(),
+            reports,
+        };
+        (incoming, feeder)
+    }
+}
+
+impl LogSource for Incoming {
+    fn begins_at(&self) -> ExitOrdinal {
+        self.begins_at
+    }
+
+    fn next(&mut self) -> Result<Feed, TimelineError> {
+        let mut waiting = locked(&self.waiting);
+        let next = waiting.batches.pop_front();
+        let has_ended = waiting.has_ended;
+        drop(waiting);
+        // Whoever asks for more has executed all that it had.
+        let _ = self.reports.send(FromVcpu::Consumed { seq: self.taken });
+        Ok(match next {
+            Some((seq, batch)) => {
+                self.taken = seq;
+                Feed::Batch(Box::new(batch))
+            }
+            None if has_ended => Feed::Ended,
+            None => Feed::Waiting,
+        })
+    }
+}
+
+/// Passes outputs to the driver, which knows when they may leave.
+#[derive(Debug)]
+pub(crate) struct ToDriver(pub(crate) UnboundedSender<FromVcpu>);
+
+impl OutputKeeper for ToDriver {
+    fn keep(&mut self, seq: LogSeq, output: HeldOutput) {
+        let _ = self.0.send(FromVcpu::Output { seq, output });
+    }
+}

@@ -1,0 +1,17 @@
+//! A VM process: one copy of one VM.
+
+mod asker;
+mod begin;
+mod driver;
+pub mod happening;
+mod inbound;
+mod line;
+mod log_ends;
+mod orders;
+mod outbound;
+mod pair;
+pub mod process;
+mod vcpu;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! What the driver wants of the vCPU's thread, and what that thread tells.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::log_ends::{Feeder, Room};
+use super::vcpu::Handle;
+use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::machine::launch::Birth;
+use crate::machine::started::Exits;
+use crate::machine::workers::DiskHandle;
+use crate::machine::{HeldOutput, Outcome};
+use crate::transfer::{Copied, StunnedMachine};
+
+/// Something to be done at the next position, while the VM is held there.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Begin a copy of RAM: all of it is to be copied.
+    BeginCopy,
+    /// Copy up to so many pages of what is still to be copied.
+    Copy {
+        /// How many.
+        pages_max: usize,
+        /// Takes them.
+        reply: Sender<Copied>,
+    },
+    /// What was written meanwhile is to be copied again.
+    Recopy {
+        /// Takes the number of pages.
+        reply: Sender<usize>,
+    },
+    /// Stand still: the rest of RAM, and all else that the machine is.
+    Stun {
+        /// Takes them.
+        reply: Sender<StunnedMachine>,
+    },
+    /// Run on after a stun, and log all that enters.
+    Lead {
+        /// What both ends know, to which the log's chain is anchored.
+        anchor: Vec<u8>,
+        /// How much may wait for the other site.
+        room: Arc<Room>,
+    },
+    /// Run on, alone, and log nothing.
+    GoAlone,
+}
+
+/// What the vCPU's thread tells the driver.
+#[derive(Debug)]
+pub(crate) enum FromVcpu {
+    /// The VM is about to run.
+    Ready {
+        /// The way to it.
+        handle: Handle,
+        /// Where its outputs leave.
+        exits: Exits,
+        /// Its disk, if it has one.
+        disk: Option<DiskHandle>,
+    },
+    /// What chance and the host gave it.
+    Born(Box<Birth>),
+    /// Something leaves the guest.
+    Output {
+        /// The log frame that tells of it.
+        seq: LogSeq,
+        /// What.
+        output: HeldOutput,
+    },
+    /// A frame of the log is to be sent.
+    Logged {
+        /// Its number.
+        seq: LogSeq,
+        /// Where it ends.
+        through: ExitOrdinal,
+        /// Whether an output waits for it.
+        is_urgent: bool,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// The replay has executed everything up to this frame.
+    Consumed {
+        /// Which.
+        seq: LogSeq,
+    },
+    /// The copy stands as it was sent, at this position; it follows what the feeder is fed.
+    Restored {
+        /// Where.
+        position: ExitOrdinal,
+        /// The log's near end.
+        feeder: Feeder,
+    },
+    /// The copy has gone live; here its outputs leave.
+    Live(Exits),
+    /// It runs alone and logs nothing.
+    Alone,
+    /// The VM has ended, and at which exit; or could not begin.
+    Ended(Result<(Outcome, ExitOrdinal), Ending>),
+}
+
+/// Why a VM ended otherwise than its guest wished.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The copy is not the same machine.
+    Diverged(String),
+    /// Something failed.
+    Failed(String),
+}

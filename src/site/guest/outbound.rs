@@ -1,0 +1,127 @@
+//! The transfer of this VM to the other site, on a thread of its own.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use antipode_certs::tls::LiveCredentials;
+use antipode_certs::{Identity, Name, PeerRule, Role};
+use antipode_disk_sync::protocol::Link;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::happening::{Happening, TransferNews};
+use super::orders::Order;
+use super::vcpu::Handle;
+use crate::base::clock::SystemClock;
+use crate::machine::workers::DiskHandle;
+use crate::site::peer::{self, Prepare};
+use crate::transfer::{Copied, Go, News, Offer, RunningMachine, Sending, Stream, StunnedMachine, send};
+
+/// What is sent, and to whom.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) handle: Handle,
+    pub(super) offer: Offer,
+    pub(super) kernel: PathBuf,
+    pub(super) initrd: Option<PathBuf>,
+    pub(super) disk: Option<DiskHandle>,
+    pub(super) prepare: Prepare,
+    pub(super) peer: Name,
+    /// The other site's supervisor.
+    pub(super) address: String,
+    pub(super) credentials: Arc<LiveCredentials>,
+    pub(super) happenings: UnboundedSender<Happening>,
+}
+
+impl Outbound {
+    /// Begins; goes on when it is told so by what is answered, and ends when that is dropped.
+    pub(super) fn start(self) -> std::io::Result<Sender<Go>> {
+        let (go, may_go) = channel();
+        std::thread::Builder::new()
+            .name("transfer".into())
+            .spawn(move || {
+                let happenings = self.happenings.clone();
+                if let Err(why) = self.run(&may_go) {
+                    let _ = happenings.send(Happening::Transfer(TransferNews::Failed(why)));
+                }
+            })?;
+        Ok(go)
+    }
+
+    fn tell(&self, news: TransferNews) {
+        // Without a driver the process ends.
+        let _ = self.happenings.send(Happening::Transfer(news));
+    }
+
+    fn run(self, may_go: &Receiver<Go>) -> Result<(), String> {
+        let rule = PeerRule::Exactly(Identity {
+            role: Role::Site,
+            name: self.peer.clone(),
+        });
+        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &self.prepare)?;
+        self.tell(TransferNews::Ports {
+            log: prepared.log_port,
+        });
+        let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let address = format!("{host}:{}", prepared.transfer_port);
+        address
+            .to_socket_addrs()
+            .map_err(|error| format!("{address}: {error}"))?;
+        let link = Link::connect(&address, &self.credentials, rule)
+            .map_err(|error| format!("{address}: {error}"))?;
+        let (reader, writer) = link.into_streams();
+        let mut stream = Stream::over(reader, writer);
+        let machine = Machine {
+            handle: &self.handle,
+            happenings: &self.happenings,
+        };
+        let sending = Sending {
+            offer: self.offer.clone(),
+            kernel: &self.kernel,
+            initrd: self.initrd.as_deref(),
+            disk: self.disk.clone(),
+        };
+        let mut tell = |news: News| self.tell(TransferNews::News(news));
+        let sent = send(&mut stream, &sending, &machine, &SystemClock, &mut tell, may_go);
+        if let Some(disk) = &self.disk {
+            disk.limit_writes(None);
+        }
+        sent.map_err(|error| error.to_string())
+    }
+}
+
+/// The VM on its thread, for the transfer.
+struct Machine<'a> {
+    handle: &'a Handle,
+    happenings: &'a UnboundedSender<Happening>,
+}
+
+impl Machine<'_> {
+    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Option<T> {
+        let (reply, answer) = channel();
+        self.handle.order(order(reply));
+        answer.recv().ok()
+    }
+}
+
+impl RunningMachine for Machine<'_> {
+    fn begin_copy(&self) -> Option<()> {
+        self.handle.order(Order::BeginCopy).then_some(())
+    }
+
+    fn copy(&self, pages_max: usize) -> Option<Copied> {
+        self.ask(|reply| Order::Copy { pages_max, reply })
+    }
+
+    fn recopy(&self) -> Option<usize> {
+        self.ask(|reply| Order::Recopy { reply })
+    }
+
+    fn stun(&self) -> Option<StunnedMachine> {
+        let machine = self.ask(|reply| Order::Stun { reply })?;
+        let stood = TransferNews::StoodAt(machine.position);
+        let _ = self.happenings.send(Happening::Transfer(stood));
+        Some(machine)
+    }
+}

@@ -1,0 +1,366 @@
+//! The vCPU's thread: one VM through all that it is in its life.
+//!
+//! ```text
+//!   boot ──▶ alone ◀── GoAlone ──┐
+//!              │  ▲              │
+//!         Stun │  │ GoAlone      │
+//!              ▼  │              │
+//!            stunned ── Lead ──▶ leading
+//!
+//!   arriving ── restored ──▶ following ── the log ends ──▶ alone
+//! ```
+//!
+//! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::log_ends::{Incoming, Outgoing, ToDriver};
+use super::orders::{Ending, FromVcpu, Order};
+use crate::base::guest_memory::GuestMemory;
+use crate::base::parts::Parts;
+use crate::base::units::ExitOrdinal;
+use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
+use crate::machine::workers::{Event, HostEntropy, Inbox};
+use crate::machine::{
+    CopiedPage, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError, all_pages,
+};
+use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
+use crate::transfer::{Arriving, Copied, StunnedMachine};
+
+/// The way to a VM that runs on its thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    orders: std::sync::mpsc::Sender<Order>,
+    inbox: Inbox,
+}
+
+impl Handle {
+    /// Has `order` done at the next position. False if the thread has ended.
+    pub(crate) fn order(&self, order: Order) -> bool {
+        let is_there = self.orders.send(order).is_ok();
+        self.inbox.post([Event::Hold]);
+        is_there
+    }
+
+    /// Ends the VM as it stands.
+    pub(crate) fn destroy(&self) {
+        self.inbox.post([Event::Stop]);
+    }
+
+    /// Presses its power button.
+    pub(crate) fn press_power_button(&self) {
+        self.inbox
+            .post([Event::Device(crate::devices::Input::PowerButton)]);
+    }
+}
+
+/// What the thread needs besides its VM.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    /// What is wanted of it.
+    pub(crate) orders: Receiver<Order>,
+    /// The sending end, for the handle.
+    pub(crate) order_here: std::sync::mpsc::Sender<Order>,
+    /// Where it tells.
+    pub(crate) reports: UnboundedSender<FromVcpu>,
+    /// Where it says which exit it has reached, as a backup.
+    pub(crate) position: Arc<AtomicU64>,
+}
+
+/// What the VM is at present.
+enum Course {
+    Alone(Live),
+    Leading(Recorder<Outgoing>),
+    Following(Standby<Incoming>),
+}
+
+/// Makes a VM with the RAM and the other parts that it is given the way to.
+pub(crate) type Fill<'a> = &'a mut dyn FnMut(&GuestMemory) -> Result<Parts, RestoreError>;
+
+/// Serves the VM that `start` makes, on the calling thread, to its end.
+pub(crate) fn boot(start: impl FnOnce() -> Result<StartedVm, LaunchError>, ways: Ways) {
+    let exit_cost = PreparedVm::exit_cost();
+    let begun = start().and_then(|mut vm| {
+        let live = vm.live(open_entropy()?, exit_cost)?;
+        Thread::over(&mut vm, &ways);
+        Ok((vm, Course::Alone(live)))
+    });
+    serve_or_tell(begun, ways);
+}
+
+/// Serves the machine that arrives from `pieces`, made by `resume`, on the calling thread, to its end.
+pub(crate) fn receive(
+    resume: impl FnOnce(Fill<'_>) -> Result<StartedVm, LaunchError>,
+    pieces: &Receiver<Arriving>,
+    ways: Ways,
+) {
+    let exit_cost = PreparedVm::exit_cost();
+    let begun = restore(resume, pieces).and_then(|mut vm| {
+        let position = vm.totals().exit_count;
+        let waker = vm.kicker().waker();
+        let (incoming, feeder) = Incoming::beginning_at(position, waker, ways.reports.clone());
+        let reserve = Reserve {
+            kicker: vm.kicker(),
+            inbox: vm.inbox().clone(),
+            entropy: open_entropy()?,
+            exit_cost,
+            position: Arc::clone(&ways.position),
+        };
+        Thread::over(&mut vm, &ways);
+        let _ = ways.reports.send(FromVcpu::Restored { position, feeder });
+        Ok((vm, Course::Following(Standby::following(incoming, reserve))))
+    });
+    serve_or_tell(begun, ways);
+}
+
+fn open_entropy() -> Result<HostEntropy, LaunchError> {
+    HostEntropy::open().map_err(|source| LaunchError::Host {
+        what: "opening the host's random bytes",
+        source,
+    })
+}
+
+fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, ways: Ways) {
+    let reports = ways.reports.clone();
+    let ended = begun.and_then(|(vm, course)| {
+        Thread {
+            vm,
+            course,
+            ways,
+            todo: BTreeSet::new(),
+        }
+        .serve()
+    });
+    // Without a driver nobody is left to tell.
+    let _ = reports.send(FromVcpu::Ended(ended.map_err(|error| match error {
+        LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { .. })) => {
+            Ending::Diverged(error.to_string())
+        }
+        error => Ending::Failed(error.to_string()),
+    })));
+}
+
+/// Makes a VM of what arrives, and sees whether it is the machine that was sent.
+fn restore(
+    resume: impl FnOnce(Fill<'_>) -> Result<StartedVm, LaunchError>,
+    pieces: &Receiver<Arriving>,
+) -> Result<StartedVm, LaunchError> {
+    let mut expected = None;
+    let mut digest = None;
+    let mut vm = resume(&mut |memory| {
+        let mut filling = Filling::of(memory);
+        loop {
+            let (pages, machine) = match pieces.recv() {
+                Ok(Arriving::Pages(pages)) => (pages, None),
+                Ok(Arriving::Machine(mut machine)) => (std::mem::take(&mut machine.pages), Some(machine)),
+                Err(_) => return Err(RestoreError::GivenUp),
+            };
+            for (address, page) in pages {
+                filling
+                    .place(address, &page)
+                    .map_err(|_| RestoreError::NoSuchPage(address))?;
+            }
+            if let Some(machine) = machine {
+                let StunnedMachine {
+                    parts,
+                    position,
+                    ram,
+                    vcpu,
+                    ..
+                } = *machine;
+                differs_in(&ram, &filling.sums())?;
+                digest = Some(filling.finish());
+                expected = Some((position, vcpu));
+                return Ok(parts);
+            }
+        }
+    })?;
+    if let Some(digest) = digest {
+        vm.adopt(digest)?;
+    }
+    let found = (vm.totals().exit_count, MachineDigests::vcpu_of(&mut vm)?);
+    match expected {
+        Some(expected) if expected == found => Ok(vm),
+        _ => Err(RestoreError::Differs("its registers".to_owned()).into()),
+    }
+}
+
+fn differs_in(sent: &RamSums, found: &RamSums) -> Result<(), RestoreError> {
+    let places = sent.difference(found);
+    if places.is_empty() {
+        Ok(())
+    } else {
+        Err(RestoreError::Differs(places.join(", ")))
+    }
+}
+
+struct Thread {
+    vm: StartedVm,
+    course: Course,
+    ways: Ways,
+    /// Addresses of pages that are to be copied.
+    todo: BTreeSet<u64>,
+}
+
+impl Thread {
+    /// Leads the outputs of `vm` to the driver, and tells it how to reach the VM.
+    fn over(vm: &mut StartedVm, ways: &Ways) {
+        vm.keep_outputs_with(Box::new(ToDriver(ways.reports.clone())));
+        let handle = Handle {
+            orders: ways.order_here.clone(),
+            inbox: vm.inbox().clone(),
+        };
+        let _ = ways.reports.send(FromVcpu::Ready {
+            handle,
+            exits: vm.exits(),
+            disk: vm.disk(),
+        });
+    }
+
+    fn serve(mut self) -> Result<(Outcome, ExitOrdinal), LaunchError> {
+        loop {
+            let report = match &mut self.course {
+                Course::Alone(live) => self.vm.run(live),
+                Course::Leading(recorder) => self.vm.run(recorder),
+                Course::Following(standby) => self.vm.run(standby),
+            }?;
+            if report.outcome != Outcome::Held {
+                return self.finish(report.outcome);
+            }
+            self = self.take_over_if_live()?;
+            self = self.do_orders()?;
+        }
+    }
+
+    /// What was held because it has gone live goes on alone.
+    fn take_over_if_live(mut self) -> Result<Self, LaunchError> {
+        self.course = match self.course {
+            Course::Following(standby) => match standby.into_live() {
+                Ok(live) => {
+                    self.vm.attach_network()?;
+                    let _ = self.ways.reports.send(FromVcpu::Live(self.vm.exits()));
+                    Course::Alone(live)
+                }
+                Err(standby) => Course::Following(standby),
+            },
+            course => course,
+        };
+        Ok(self)
+    }
+
+    fn do_orders(mut self) -> Result<Self, LaunchError> {
+        loop {
+            match self.ways.orders.try_recv() {
+                Ok(order) => self = self.carry_out(order)?,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(self),
+            }
+        }
+    }
+
+    fn carry_out(mut self, order: Order) -> Result<Self, LaunchError> {
+        match order {
+            Order::BeginCopy => {
+                self.vm.begin_copy()?;
+                self.todo = all_pages(self.vm.memory()).collect();
+            }
+            Order::Copy { pages_max, reply } => {
+                let pages = self.copy(pages_max)?;
+                let left = self.todo.len();
+                // Who asked may have given up.
+                let _ = reply.send(Copied { pages, left });
+            }
+            Order::Recopy { reply } => {
+                self.todo.extend(self.vm.take_written()?);
+                let _ = reply.send(self.todo.len());
+            }
+            Order::Stun { reply } => {
+                let machine = self.stun()?;
+                let _ = reply.send(machine);
+                return self.stand_still();
+            }
+            Order::Lead { anchor, room } => self = self.lead(&anchor, room),
+            Order::GoAlone => self = self.go_alone()?,
+        }
+        Ok(self)
+    }
+
+    fn copy(&mut self, pages_max: usize) -> Result<Vec<CopiedPage>, LaunchError> {
+        let mut addresses = Vec::with_capacity(pages_max.min(self.todo.len()));
+        while addresses.len() < pages_max
+            && let Some(address) = self.todo.pop_first()
+        {
+            addresses.push(address);
+        }
+        self.vm.copy_pages(&addresses)
+    }
+
+    /// Everything that is not copied yet. The disk has done all that it was asked for.
+    fn stun(&mut self) -> Result<StunnedMachine, LaunchError> {
+        self.vm.drain_disk();
+        // Saving completes the open instruction, which may write.
+        let parts: Parts = self.vm.save()?;
+        self.todo.extend(self.vm.take_written()?);
+        let pages = self.copy(usize::MAX)?;
+        Ok(StunnedMachine {
+            pages,
+            parts,
+            position: self.vm.totals().exit_count,
+            ram: self.vm.ram_sums(),
+            vcpu: MachineDigests::vcpu_of(&mut self.vm)?,
+        })
+    }
+
+    /// Waits until it is said how to go on.
+    fn stand_still(self) -> Result<Self, LaunchError> {
+        loop {
+            match self.ways.orders.recv() {
+                Ok(order @ (Order::Lead { .. } | Order::GoAlone)) => return self.carry_out(order),
+                // Nothing is to be copied of what was copied whole.
+                Ok(_) => {}
+                Err(_) => return Ok(self),
+            }
+        }
+    }
+
+    fn lead(mut self, anchor: &[u8], room: Arc<super::log_ends::Room>) -> Self {
+        self.course = match self.course {
+            Course::Alone(live) => {
+                let log = Outgoing::anchored_to(anchor, room, self.ways.reports.clone());
+                Course::Leading(Recorder::new(live, log, &self.vm.totals()))
+            }
+            course => course,
+        };
+        self
+    }
+
+    fn go_alone(mut self) -> Result<Self, LaunchError> {
+        self.course = match self.course {
+            Course::Leading(recorder) => Course::Alone(recorder.leave_off().map_err(RunError::from)?),
+            course => course,
+        };
+        let _ = self.ways.reports.send(FromVcpu::Alone);
+        Ok(self)
+    }
+
+    /// Tells the other site, if this one leads, how the VM ended, and waits for the disk.
+    fn finish(mut self, outcome: Outcome) -> Result<(Outcome, ExitOrdinal), LaunchError> {
+        let position = self.vm.totals().exit_count;
+        self.vm.drain_disk();
+        if let Course::Leading(recorder) = self.course {
+            let digests = MachineDigests::of(&mut self.vm)?;
+            let time = self.vm.totals().virtual_time;
+            recorder
+                .finish(outcome.name(), time, digests)
+                .map_err(|source| LaunchError::Host {
+                    what: "ending the log",
+                    source,
+                })?;
+        }
+        Ok((outcome, position))
+    }
+}

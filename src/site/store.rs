@@ -1,0 +1,114 @@
+//! What a site keeps of its VMs, in its state folder.
+//!
+//! ```text
+//!   STATE/control.sock             the supervisor's
+//!   STATE/vms/NAME/vm.toml         the definition, as `antipode run` reads it
+//!   STATE/vms/NAME/kernel, initrd  what it boots
+//!   STATE/vms/NAME/disk.img        its replica, if it came from the other site
+//!   STATE/vms/NAME/notes.json      what must outlive a crash: numbers of requests, what was asked
+//!   STATE/vms/NAME/control.sock    its process's
+//!   STATE/vms/NAME/log, console    what its process logs, and what its guest shows
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::protocol::role::Notes;
+
+/// The folder of one VM.
+#[derive(Debug, Clone)]
+pub struct VmFolder(PathBuf);
+
+impl VmFolder {
+    /// That of VM `name` in the state folder `state`.
+    #[must_use]
+    pub fn of(state: &Path, name: &str) -> Self {
+        Self(state.join("vms").join(name))
+    }
+
+    /// Every VM that the site knows, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn all(state: &Path) -> io::Result<Vec<String>> {
+        let folder = state.join("vms");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.path().join("vm.toml").exists() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Makes the folder, for its owner alone.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The definition.
+    #[must_use]
+    pub fn definition(&self) -> PathBuf {
+        self.file("vm.toml")
+    }
+
+    /// The process's control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.file("control.sock")
+    }
+
+    /// Writes `bytes` as the file `name`: it is there whole, durably, or not at all.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    /// What was noted last; nothing of a VM that is new.
+    ///
+    /// # Errors
+    /// When the notes are there and cannot be read.
+    pub fn notes(&self) -> io::Result<Notes> {
+        match fs::read(self.file("notes.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Notes::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes durably.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn note(&self, notes: &Notes) -> io::Result<()> {
+        self.write("notes.json", &serde_json::to_vec(notes)?)
+    }
+}

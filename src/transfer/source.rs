@@ -1,0 +1,354 @@
+//! The end that has the machine.
+
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use antipode_disk_sync::LeafSet;
+use antipode_disk_sync::image::Image;
+use antipode_disk_sync::online::{Next, Passes, StunBudget};
+use antipode_disk_sync::units::Run;
+
+use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use super::{Copied, StunnedMachine};
+use crate::base::clock::HostClock;
+use crate::base::units::PAGE_SIZE;
+use crate::machine::CopiedPage;
+use crate::machine::workers::{Disk, DiskHandle};
+
+/// Bytes of a file in one frame.
+const FILE_PIECE_BYTES: usize = 1 << 20;
+/// Pages in one frame: what the guest waits for while it is held.
+const PAGES_AT_ONCE: usize = 256;
+/// How long the rest of the disk may take in the stun, and the rest of RAM: half of a second (P6) together.
+const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
+const RAM_STUN: StunBudget = StunBudget(Duration::from_millis(300));
+/// Rounds after which RAM is not expected to calm down any more.
+const RAM_ROUNDS_MAX: u32 = 12;
+
+/// The machine that is copied while it runs. Each answers when the guest stood at a position; none if it has ended.
+pub trait RunningMachine {
+    /// All of RAM is to be copied.
+    fn begin_copy(&self) -> Option<()>;
+    /// Copies up to so many pages.
+    fn copy(&self, pages_max: usize) -> Option<Copied>;
+    /// What was written meanwhile is to be copied again: how many pages are to be copied now.
+    fn recopy(&self) -> Option<usize>;
+    /// It stands still from here on.
+    fn stun(&self) -> Option<StunnedMachine>;
+}
+
+/// What the source waits for before it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// To copy RAM.
+    Ram,
+    /// To stun the guest.
+    Stun,
+}
+
+/// What the source tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// So many bytes of this phase are done, of so many known by now.
+    Progress {
+        /// Done.
+        done_bytes: u64,
+        /// In all.
+        total_bytes: u64,
+    },
+    /// What is left of the disk fits the stun.
+    DiskInSync,
+    /// What is left of RAM fits the stun.
+    RamInSync,
+    /// The guest stands still.
+    Stunned,
+    /// The target is the same machine.
+    PeerReady,
+}
+
+/// Why a machine was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection, or the other site.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A file of the machine cannot be read.
+    #[error("{path} cannot be read: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The host's error.
+        source: std::io::Error,
+    },
+    /// The disk cannot be read.
+    #[error("the disk cannot be read: {0}")]
+    Disk(#[from] std::io::Error),
+    /// The disk keeps no marks.
+    #[error("the disk is no replica; `antipode disk create` makes it one")]
+    NoReplica,
+    /// The machine has ended.
+    #[error("the VM has ended")]
+    Ended,
+    /// The transfer was given up.
+    #[error("it was given up")]
+    GivenUp,
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+pub struct Sending<'a> {
+    /// What the machine is made of.
+    pub offer: Offer,
+    /// The kernel's file.
+    pub kernel: &'a Path,
+    /// The initrd's, if there is one.
+    pub initrd: Option<&'a Path>,
+    /// The disk, if there is one.
+    pub disk: Option<DiskHandle>,
+}
+
+/// Sends a machine to its end: when this returns well, the other site is the same machine at the same position, and the
+/// guest stands still here.
+///
+/// # Errors
+/// [`SourceError`]; the other site has nothing that could run.
+pub fn send(
+    stream: &mut Stream,
+    sending: &Sending<'_>,
+    machine: &dyn RunningMachine,
+    clock: &dyn HostClock,
+    tell: &mut dyn FnMut(News),
+    go: &Receiver<Go>,
+) -> Result<(), SourceError> {
+    let mut source = Source {
+        stream,
+        machine,
+        clock,
+        disk: sending.disk.as_deref(),
+        tell,
+    };
+    source.offer(sending)?;
+    source.send_disk()?;
+    wait_for(go, Go::Ram)?;
+    source.send_ram()?;
+    wait_for(go, Go::Stun)?;
+    source.send_rest()
+}
+
+fn wait_for(go: &Receiver<Go>, what: Go) -> Result<(), SourceError> {
+    match go.recv() {
+        Ok(found) if found == what => Ok(()),
+        _ => Err(SourceError::GivenUp),
+    }
+}
+
+struct Source<'a> {
+    stream: &'a mut Stream,
+    machine: &'a dyn RunningMachine,
+    clock: &'a dyn HostClock,
+    disk: Option<&'a Disk>,
+    tell: &'a mut dyn FnMut(News),
+}
+
+impl Source<'_> {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.clock.monotonic_ns())
+    }
+
+    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
+        (self.tell)(News::Progress {
+            done_bytes,
+            total_bytes,
+        });
+    }
+
+    fn offer(&mut self, sending: &Sending<'_>) -> Result<(), SourceError> {
+        self.stream
+            .put(&Head::Offer(Box::new(sending.offer.clone())), &[])?;
+        self.send_file(sending.kernel, &Head::Kernel)?;
+        if let Some(initrd) = sending.initrd {
+            self.send_file(initrd, &Head::Initrd)?;
+        }
+        match self.stream.take()? {
+            (Head::Accept, _) => Ok(()),
+            (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
+        }
+    }
+
+    fn send_file(&mut self, path: &Path, head: &Head) -> Result<(), SourceError> {
+        let bytes = std::fs::read(path).map_err(|source| SourceError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        for piece in bytes.chunks(FILE_PIECE_BYTES) {
+            self.stream.put(head, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Passes over the disk until what is left fits the stun.
+    fn send_disk(&mut self) -> Result<(), SourceError> {
+        if let Some(disk) = self.disk {
+            // From here on all that is written is known; what was before is in the first pass.
+            disk.take_written().ok_or(SourceError::NoReplica)?;
+            let mut leaves = LeafSet::all(disk.image().length());
+            let mut passes = Passes::new(DISK_STUN);
+            loop {
+                let begun = self.now();
+                let sent = self.send_leaves(disk, &leaves, passes_is_first(&leaves, disk))?;
+                leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
+                let left = bytes_of(disk, &leaves);
+                match passes.after(sent, self.now().saturating_sub(begun), left) {
+                    Next::Stun => break,
+                    // The guest is slowed where the rate says so; it converges then (D3).
+                    Next::Pass {
+                        writer_bytes_per_second,
+                    } => disk.limit_writes(writer_bytes_per_second),
+                }
+            }
+            // What the last pass left is sent with the RAM.
+            self.send_leaves(disk, &leaves, false)?;
+        }
+        (self.tell)(News::DiskInSync);
+        Ok(())
+    }
+
+    /// Sends `leaves`; without those of zeros, where the target is zeros too. Answers how many bytes were read.
+    fn send_leaves(&mut self, disk: &Disk, leaves: &LeafSet, skips_zeros: bool) -> Result<u64, SourceError> {
+        let image = disk.image();
+        let total = bytes_of(disk, leaves);
+        let mut done = 0;
+        let mut hole_until = 0;
+        let mut bytes = Vec::new();
+        for index in leaves.runs().flat_map(|run| run.indices()) {
+            let range = image.length().bytes_of(&Run::new(index, 1));
+            done += range.end - range.start;
+            if skips_zeros && range.end <= hole_until {
+                continue;
+            }
+            if skips_zeros {
+                match image.data_from(range.start)? {
+                    Some(data) if data.start >= range.end => {
+                        hole_until = data.start;
+                        continue;
+                    }
+                    None => {
+                        hole_until = u64::MAX;
+                        continue;
+                    }
+                    Some(_) => {}
+                }
+            }
+            bytes.resize(usize::try_from(range.end - range.start).unwrap_or_default(), 0);
+            image.read_at(range.start, &mut bytes)?;
+            if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            self.stream.put(&Head::Leaf { index }, &bytes)?;
+            self.progress(done, total);
+        }
+        self.progress(total, total);
+        Ok(total)
+    }
+
+    /// Rounds over RAM until what is left fits the stun.
+    fn send_ram(&mut self) -> Result<(), SourceError> {
+        self.machine.begin_copy().ok_or(SourceError::Ended)?;
+        let mut passes = Passes::new(RAM_STUN);
+        for _ in 0..RAM_ROUNDS_MAX {
+            let begun = self.now();
+            let sent = self.send_pages()?;
+            if let Some(disk) = self.disk {
+                let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
+                self.send_leaves(disk, &leaves, false)?;
+            }
+            let took = self.now().saturating_sub(begun);
+            let left = self.machine.recopy().ok_or(SourceError::Ended)?;
+            if passes.after(sent, took, (left * PAGE_SIZE) as u64) == Next::Stun {
+                break;
+            }
+        }
+        (self.tell)(News::RamInSync);
+        Ok(())
+    }
+
+    /// Copies and sends all pages that are to be copied. Answers how many bytes that was.
+    fn send_pages(&mut self) -> Result<u64, SourceError> {
+        let mut sent = 0;
+        loop {
+            let Copied { pages, left } = self.machine.copy(PAGES_AT_ONCE).ok_or(SourceError::Ended)?;
+            // Pages of zeros are looked at and not sent.
+            sent += (PAGES_AT_ONCE * PAGE_SIZE) as u64;
+            self.put_pages(&pages)?;
+            self.progress(sent, sent + (left * PAGE_SIZE) as u64);
+            if left == 0 {
+                return Ok(sent);
+            }
+        }
+    }
+
+    fn put_pages(&mut self, pages: &[CopiedPage]) -> Result<(), SourceError> {
+        for pages in pages.chunks(PAGES_AT_ONCE) {
+            let mut body = Vec::with_capacity(pages.len() * (8 + PAGE_SIZE));
+            for (address, page) in pages {
+                body.extend_from_slice(&address.to_le_bytes());
+                body.extend_from_slice(&**page);
+            }
+            self.stream.put(&Head::Pages, &body)?;
+        }
+        Ok(())
+    }
+
+    /// The guest stands still: the rest of it.
+    fn send_rest(&mut self) -> Result<(), SourceError> {
+        let machine = self.machine.stun().ok_or(SourceError::Ended)?;
+        (self.tell)(News::Stunned);
+        self.put_pages(&machine.pages)?;
+        let lineage = match self.disk {
+            Some(disk) => {
+                let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
+                self.send_leaves(disk, &leaves, false)?;
+                let lineage = disk.lineage().ok_or(SourceError::NoReplica)?;
+                Some(LineageOffer {
+                    current: lineage.current.0,
+                    history: lineage.history.iter().map(|name| name.0).collect(),
+                })
+            }
+            None => None,
+        };
+        for part in machine.parts.iter() {
+            let head = Head::Part {
+                name: part.name.clone(),
+                version: part.version,
+            };
+            self.stream.put(&head, &part.content)?;
+        }
+        let head = Head::Machine {
+            position: machine.position.get(),
+            vcpu: machine.vcpu,
+            lineage,
+        };
+        self.stream.put(&head, &machine.ram.to_bytes())?;
+        match self.stream.take()? {
+            (Head::Ready, _) => {}
+            (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+        }
+        (self.tell)(News::PeerReady);
+        Ok(())
+    }
+}
+
+/// Whether a pass goes over all of the disk, onto a target that is zeros.
+fn passes_is_first(leaves: &LeafSet, disk: &Disk) -> bool {
+    bytes_of(disk, leaves) == disk.image().length().bytes()
+}
+
+fn bytes_of(disk: &Disk, leaves: &LeafSet) -> u64 {
+    let length = disk.image().length();
+    leaves
+        .runs()
+        .map(|run| length.bytes_of(&run))
+        .map(|range| range.end - range.start)
+        .sum()
+}

@@ -1,0 +1,196 @@
+//! The end that becomes the machine.
+
+use antipode_disk_sync::disk::SyncTarget;
+
+use super::StunnedMachine;
+use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use crate::base::parts::{Part, Parts};
+use crate::base::units::{ExitOrdinal, PAGE_SIZE};
+use crate::machine::{CopiedPage, RamSums};
+
+/// A machine on its way in, piece by piece.
+#[derive(Debug)]
+pub enum Arriving {
+    /// Pages of its RAM.
+    Pages(Vec<CopiedPage>),
+    /// The last pages, and all else. The disk is whole by then.
+    Machine(Box<StunnedMachine>),
+}
+
+/// Why a machine was not received.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The connection, or the other site.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// This site cannot become that machine.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What this site makes of an offer.
+pub trait Reception {
+    /// Makes ready what the offer names, of the kernel and the initrd. Answers with the disk that is to be filled.
+    ///
+    /// # Errors
+    /// In words, why it cannot be.
+    fn prepare(
+        &mut self,
+        offer: &Offer,
+        kernel: Vec<u8>,
+        initrd: Option<Vec<u8>>,
+    ) -> Result<Option<SyncTarget>, String>;
+
+    /// Takes a piece of the machine. False if nobody takes it any more.
+    fn take(&mut self, piece: Arriving) -> bool;
+
+    /// Waits until the machine is what was sent.
+    ///
+    /// # Errors
+    /// In words, what it is not.
+    fn restored(&mut self) -> Result<(), String>;
+}
+
+/// Receives a machine to its end: when this returns well, this site is that machine.
+///
+/// # Errors
+/// [`TargetError`]; the source was told, if it can be reached.
+pub fn receive(stream: &mut Stream, reception: &mut dyn Reception) -> Result<(), TargetError> {
+    let outcome = Target {
+        stream,
+        reception,
+        disk: None,
+        parts: Vec::new(),
+    }
+    .serve();
+    if let Err(TargetError::Refused(why)) = &outcome {
+        // If this is lost too, the source sees the connection end.
+        let _ = stream.put(&Head::Refuse(why.clone()), &[]);
+    }
+    outcome
+}
+
+struct Target<'a> {
+    stream: &'a mut Stream,
+    reception: &'a mut dyn Reception,
+    disk: Option<SyncTarget>,
+    parts: Vec<Part>,
+}
+
+impl Target<'_> {
+    fn serve(&mut self) -> Result<(), TargetError> {
+        let offer = match self.stream.take()? {
+            (Head::Offer(offer), _) => *offer,
+            (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+        };
+        let kernel = self.take_file(&Head::Kernel, offer.kernel_bytes)?;
+        let initrd = match offer.initrd_bytes {
+            Some(byte_count) => Some(self.take_file(&Head::Initrd, byte_count)?),
+            None => None,
+        };
+        let disk = self.reception.prepare(&offer, kernel, initrd);
+        self.disk = disk.map_err(TargetError::Refused)?;
+        self.stream.put(&Head::Accept, &[])?;
+        loop {
+            match self.stream.take()? {
+                (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
+                (Head::Pages, body) => {
+                    let pages = parse_pages(&body)?;
+                    self.hand_on(Arriving::Pages(pages))?;
+                }
+                (Head::Part { name, version }, content) => self.parts.push(Part {
+                    name,
+                    version,
+                    content,
+                }),
+                (
+                    Head::Machine {
+                        position,
+                        vcpu,
+                        lineage,
+                    },
+                    ram,
+                ) => {
+                    return self.finish(position, vcpu, lineage, &ram);
+                }
+                (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+            }
+        }
+    }
+
+    fn take_file(&mut self, kind: &Head, byte_count: u64) -> Result<Vec<u8>, TargetError> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < byte_count {
+            match self.stream.take()? {
+                (head, piece) if head == *kind && !piece.is_empty() => bytes.extend(piece),
+                (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+            }
+        }
+        if bytes.len() as u64 > byte_count {
+            return Err(FrameError::Malformed("a file is longer than offered".to_owned()).into());
+        }
+        Ok(bytes)
+    }
+
+    fn write_leaf(&mut self, index: u64, bytes: &[u8]) -> Result<(), TargetError> {
+        let disk = self
+            .disk
+            .as_mut()
+            .ok_or(FrameError::OutOfTurn("a leaf of a disk"))?;
+        disk.write_leaf(index, bytes)
+            .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))
+    }
+
+    fn hand_on(&mut self, piece: Arriving) -> Result<(), TargetError> {
+        if self.reception.take(piece) {
+            return Ok(());
+        }
+        // Whoever takes no more says why.
+        self.reception.restored().map_err(TargetError::Refused)
+    }
+
+    fn finish(
+        &mut self,
+        position: u64,
+        vcpu: [u8; 32],
+        lineage: Option<LineageOffer>,
+        ram: &[u8],
+    ) -> Result<(), TargetError> {
+        let ram = ram
+            .try_into()
+            .map_err(|_| FrameError::Malformed("RAM's digest has another length".to_owned()))?;
+        match (self.disk.take(), lineage) {
+            (Some(disk), Some(lineage)) => disk
+                .finish(lineage.current, lineage.history)
+                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?,
+            (None, None) => {}
+            _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
+        }
+        let parts: Parts = std::mem::take(&mut self.parts).into_iter().collect();
+        self.hand_on(Arriving::Machine(Box::new(StunnedMachine {
+            pages: Vec::new(),
+            parts,
+            position: ExitOrdinal::new(position),
+            ram: RamSums::from_bytes(ram),
+            vcpu,
+        })))?;
+        self.reception.restored().map_err(TargetError::Refused)?;
+        Ok(self.stream.put(&Head::Ready, &[])?)
+    }
+}
+
+fn parse_pages(body: &[u8]) -> Result<Vec<CopiedPage>, FrameError> {
+    let records = body.chunks_exact(8 + PAGE_SIZE);
+    if !records.remainder().is_empty() {
+        return Err(FrameError::Malformed("pages end within a page".to_owned()));
+    }
+    let parse = |record: &[u8]| -> Option<CopiedPage> {
+        let (address, page) = record.split_first_chunk()?;
+        Some((u64::from_le_bytes(*address), Box::new(page.try_into().ok()?)))
+    };
+    records
+        .map(|record| {
+            parse(record).ok_or_else(|| FrameError::Malformed("pages end within a page".to_owned()))
+        })
+        .collect()
+}
