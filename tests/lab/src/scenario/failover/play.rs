@@ -8,7 +8,6 @@ use crate::image::Service;
 use crate::judge::live::{Judgement, SeenAlone};
 use crate::load::watch::Report;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,7 +38,9 @@ pub(super) struct Outcome {
     pub(super) protect: Duration,
     /// From the power cut to a site that says it is live.
     pub(super) failover: Duration,
-    pub(super) stun_ms: Option<f64>,
+    /// The longest that the guest did not answer while it was being protected: the stun, and until the pairing was
+    /// confirmed.
+    pub(super) stun_ms: u64,
     pub(super) output_hold_ms_p50: Option<f64>,
     /// Between the two VM processes, in the same seconds.
     pub(super) echo_ms_p50: Option<f64>,
@@ -113,10 +114,11 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
 
     view.say("`vm protect`: site-b receives the disk and the memory while the guest works, then follows in lockstep");
     let started = Instant::now();
-    let protected = protect(sites, view, &watcher)?;
+    protect(sites, view, &watcher)?;
     let protect = started.elapsed();
     view.say("the VM is protected: every answer waits until site-b has what led to it");
     pause(view, &watcher, TOGETHER)?;
+    let stun_ms = watcher.progress().probe_gap_ms_max;
     let status = sites.status(Site::A)?;
     ensure!(
         status.role == "primary" && status.green,
@@ -156,7 +158,7 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
         boot,
         protect,
         failover,
-        stun_ms: protected["stun_ms"].as_f64(),
+        stun_ms,
         output_hold_ms_p50: status.output_hold_ms_p50,
         echo_ms_p50: status.rtt_ms,
         client,
@@ -165,8 +167,8 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
     })
 }
 
-/// Carries `vm protect` out while the board is kept up to date; what it said at the end.
-fn protect(sites: &Sites<'_>, view: &View, watcher: &Watcher) -> Result<Value> {
+/// Carries `vm protect` out while the board is kept up to date.
+fn protect(sites: &Sites<'_>, view: &View, watcher: &Watcher) -> Result<()> {
     let deadline = Instant::now() + PROTECT_TIMEOUT;
     thread::scope(|scope| {
         let protecting = scope.spawn(|| sites.ask(Site::A, &format!("vm protect {}", sites.vm)));
@@ -181,6 +183,7 @@ fn protect(sites: &Sites<'_>, view: &View, watcher: &Watcher) -> Result<Value> {
         protecting
             .join()
             .map_err(|_| anyhow::anyhow!("its thread has died"))?
+            .map(drop)
             .context("protecting the VM")
     })
 }
