@@ -315,11 +315,19 @@ mod tests {
         };
         thread::spawn(move || probe::echo(&echo));
         let (stop, stopped) = UnixStream::pair().unwrap();
-        thread::spawn(move || {
-            thread::sleep(Duration::from_millis(200));
-            drop(stop);
-        });
-        watch(&plan, stopped, &|_| {}).unwrap()
+        let (stop, enough) = (
+            Mutex::new(Some(stop)),
+            if fault == Fault::HangsUp { 4 } else { 6 },
+        );
+        let say = |line: &Line| {
+            if let Line::Progress(progress) = line
+                && progress.acked >= enough
+                && progress.probes_answered > 5
+            {
+                drop(stop.lock().unwrap().take());
+            }
+        };
+        watch(&plan, stopped, &say).unwrap()
     }
 
     #[test]

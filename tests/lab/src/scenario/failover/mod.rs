@@ -63,7 +63,7 @@ struct Summary {
     gap_ms_max: u64,
     output_hold_ms_p50: Option<f64>,
     echo_ms_p50: Option<f64>,
-    stun_ms: Option<f64>,
+    stun_ms: u64,
     split_frames: u64,
 }
 
@@ -137,7 +137,10 @@ fn epilogue(outcome: &Outcome) -> String {
         "from unprotected to protected",
         format!("{:.1} s", outcome.protect.as_secs_f32()),
     );
-    line("  the guest stood still for", milliseconds(outcome.stun_ms));
+    line(
+        "  longest silence of the guest in it",
+        format!("{} ms", outcome.stun_ms),
+    );
     line(
         "writes acknowledged over one connection",
         board::grouped(report.sequence.acked),

@@ -207,6 +207,11 @@ impl<'a> Campaign<'a> {
         self.sites.differing_leaves()
     }
 
+    /// Something is wrong: what the product has logged on the hosts is kept with the other logs.
+    pub(super) fn collect_logs(&self) {
+        self.sites.collect_logs();
+    }
+
     /// All went well: nothing is kept.
     pub(super) fn finish(self) {
         self.sites.finish();

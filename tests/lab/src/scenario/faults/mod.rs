@@ -168,6 +168,9 @@ impl Tally {
                 vec![format!("it could not be played to its end: {error:#}")]
             }
         };
+        if !violations.is_empty() {
+            campaign.collect_logs();
+        }
         let mended = campaign.mend();
         let is_fit = violations.is_empty() && mended.is_ok();
         self.violations.extend(

@@ -112,26 +112,35 @@ impl Sites<'_> {
     pub(crate) fn differing_leaves(&mut self) -> Result<u64> {
         let mut copies = Vec::new();
         for site in Site::ALL {
+            let folder = format!("{STATE}/vms/{}", self.vm);
+            let definition = self.host(site)?.get(&format!("{folder}/vm.toml"))?;
+            let replica = replica_path(&String::from_utf8_lossy(&definition), &folder)
+                .with_context(|| format!("{site}: the VM's definition names no disk"))?;
             let script = format!(
                 "pkill -KILL -x antipode; until umount {}; do usleep 100000; done",
                 store::DIRECTORY
             );
             self.host(site)?.shell(&script)?;
             let copy = self.run.path().join(format!("replica-{site}"));
-            store::extract(&self.store(site), &replica_path(site, &self.vm), &copy)?;
+            let in_store = replica.strip_prefix(store::DIRECTORY).unwrap_or(&replica);
+            store::extract(&self.store(site), in_store, &copy)?;
             copies.push(copy);
         }
         Ok(replicas::differing(&copies[0], &copies[1])?)
     }
 }
 
-/// Where a site's replica lies on the site's disk: the one that was there, or the one that the product has made.
-fn replica_path(site: Site, vm: &str) -> String {
-    let state = STATE.strip_prefix(store::DIRECTORY).unwrap_or(STATE);
-    match site {
-        Site::A => format!("/{}", store::DISK),
-        Site::B => format!("{state}/vms/{vm}/disk.img"),
-    }
+/// Where a site's replica lies, by the definition in the VM's `folder`: where it came with the VM, or where the product
+/// has made it.
+fn replica_path(definition: &str, folder: &str) -> Option<String> {
+    let (_, section) = definition.split_once("[disk]")?;
+    let line = section.lines().find_map(|line| line.strip_prefix("path = "))?;
+    let path = line.trim_matches(['"', '\'']);
+    Some(if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{folder}/{path}")
+    })
 }
 
 fn live_site(state: &State) -> Option<Site> {
@@ -205,6 +214,18 @@ mod tests {
         assert_eq!(granted(&record, late), [Site::B, Site::A]);
         let over = Some((Site::A, Generation(6)));
         assert_eq!(granted(&record, over), [Site::A], "what was before is no grant");
+    }
+
+    #[test]
+    fn a_replica_is_where_the_definition_says() {
+        let path = |text: &str| replica_path(text, "/state/vms/redis");
+        let own = "[kernel]\npath = \"kernel\"\n\n[disk]\npath = \"disk.img\"\n";
+        assert_eq!(path(own).unwrap(), "/state/vms/redis/disk.img");
+        assert_eq!(
+            path("[disk]\npath = \"/srv/vm/disk.img\"\n").unwrap(),
+            "/srv/vm/disk.img"
+        );
+        assert_eq!(path("[kernel]\npath = \"kernel\"\n"), None);
     }
 
     #[test]

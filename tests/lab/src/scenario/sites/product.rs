@@ -1,14 +1,14 @@
 //! The product on the sites: its daemons, its commands, and what it says of a VM.
 
 use super::site::Site;
-use super::{CONFIG, Sites, VM_CONFIG};
+use super::{CONFIG, STATE, Sites, VM_CONFIG};
 use crate::agent::client::{Channel, Event, Input, Output};
 use crate::agent::message::{ExitStatus, Stream};
 use crate::host::Host;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::thread;
@@ -139,6 +139,24 @@ impl Sites<'_> {
         }
     }
 
+    /// Copies what the VM's processes have logged, from every site that still has power, beside the other logs.
+    pub(crate) fn collect_logs(&self) {
+        for (site, name) in Site::ALL
+            .into_iter()
+            .flat_map(|site| ["log", "console"].map(|name| (site, name)))
+        {
+            let path = format!("{STATE}/vms/{}/{name}", self.vm);
+            // A site may have no VM, or no power.
+            let bytes = self.host(site).and_then(|host| Ok(host.get(&path)?));
+            if let Ok(bytes) = bytes {
+                drop(fs::write(
+                    self.run.path().join(format!("{site}-vm-{name}")),
+                    bytes,
+                ));
+            }
+        }
+    }
+
     /// Kills `site run`; VMs go on.
     pub(crate) fn kill_daemon(&mut self, site: Site) -> Result<()> {
         let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
@@ -147,11 +165,9 @@ impl Sites<'_> {
 
     /// Kills the VM's own process.
     pub(crate) fn kill_vm_process(&self, site: Site) -> Result<()> {
-        let script = format!("pkill -KILL -f '^{VM_PROCESS}'");
-        self.host(site)?
-            .shell(&script)
-            .map(drop)
-            .with_context(|| format!("{site} runs no VM"))
+        let output = self.host(site)?.run(&["pkill", "-KILL", "-f", VM_PROCESS])?;
+        ensure!(output.status == ExitStatus::Code(0), "{site} runs no VM");
+        Ok(())
     }
 
     /// Runs a command of the product on a site to its end, which must be a good one; what it said last, as JSON.
