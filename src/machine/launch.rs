@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::boot::{self, BootError, CmdlineError, CommandLine, EditedKernel, KernelError, RewriteReport};
-use super::config::{ConsoleMode, VmConfig};
+use super::config::{ConsoleMode, DiskConfig, VmConfig};
 use super::cpu;
 use super::kvm::{KvmError, KvmHost};
 use super::outcome::Outcome;
@@ -122,7 +122,8 @@ pub enum Connection {
     Tap,
     /// Not at all: what it sends is dropped, what it receives comes from a record.
     None,
-    /// Not before it goes live ([`StartedVm::attach_network`]).
+    /// Not before it goes live ([`StartedVm::attach_network`]). Its disk is opened when its RAM is there
+    /// ([`PreparedVm::resume`]), and follows another.
     Later,
 }
 
@@ -134,6 +135,8 @@ pub struct PreparedVm {
     cmdline: CommandLine,
     memory_bytes: u64,
     disk: Option<(DiskFile, bool)>,
+    /// The disk that is opened once it is whole.
+    disk_later: Option<DiskConfig>,
     mac: Option<[u8; 6]>,
     tap: Option<Tap>,
     /// The TAP interface that it is connected to later.
@@ -200,7 +203,9 @@ impl PreparedVm {
         };
         let cmdline = CommandLine::build(&config.kernel.cmdline)?;
         boot::check_room(&kernel, &initrd, &cmdline, config.memory_bytes)?;
+        let disk_later = config.disk.clone().filter(|_| connection == Connection::Later);
         let disk = match &config.disk {
+            Some(_) if disk_later.is_some() => None,
             Some(disk) => {
                 let opened = DiskFile::open(&disk.path, disk.metadata.as_deref(), disk.read_only)?;
                 Some((opened, disk.read_only))
@@ -221,6 +226,7 @@ impl PreparedVm {
             cmdline,
             memory_bytes: config.memory_bytes,
             disk,
+            disk_later,
             mac: config.network.as_ref().map(|network| network.mac.octets()),
             tap,
             tap_later,
@@ -291,6 +297,10 @@ impl PreparedVm {
     ) -> Result<StartedVm, LaunchError> {
         let memory = allocate(self.memory_bytes)?;
         let parts = fill(&memory)?;
+        if let Some(disk) = self.disk_later.take() {
+            let opened = DiskFile::open(&disk.path, disk.metadata.as_deref(), disk.read_only)?;
+            self.disk = Some((opened.following(), disk.read_only));
+        }
         self.initrd = Vec::new();
         self.create(birth, memory, Beginning::Saved(parts))
     }

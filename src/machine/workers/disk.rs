@@ -61,6 +61,8 @@ pub enum DiskError {
 pub struct DiskFile {
     path: PathBuf,
     medium: Checked,
+    /// Another replica is equal to it, and goes on to be.
+    follows: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ impl DiskFile {
         let disk = Self {
             path: path.to_path_buf(),
             medium,
+            follows: false,
         };
         let byte_count = disk.byte_count();
         if byte_count == 0 || !byte_count.is_multiple_of(SECTOR_BYTES) {
@@ -96,6 +99,15 @@ impl DiskFile {
             });
         }
         Ok(disk)
+    }
+
+    /// The same, of a VM that follows another: its writes are the other replica's too.
+    #[must_use]
+    pub fn following(self) -> Self {
+        Self {
+            follows: true,
+            ..self
+        }
     }
 
     /// Its size in bytes.
@@ -108,7 +120,7 @@ impl DiskFile {
         image.length().bytes()
     }
 
-    /// Takes it into service. A replica is in use from now on, and goes on alone: it marks what is written.
+    /// Takes it into service. A replica is in use from now on; it marks what is written unless it follows another.
     ///
     /// # Errors
     /// [`DiskError`]; the image was not modified.
@@ -131,7 +143,9 @@ impl DiskFile {
                 "the replica was not closed when it was last used; the next sync compares what was being written to then"
             );
         }
-        disk.live().lose_peer(GenerationId(name));
+        if !self.follows {
+            disk.live().lose_peer(GenerationId(name));
+        }
         Ok(Medium::Replica(Box::new(disk)).into())
     }
 }

@@ -93,9 +93,13 @@ impl Driver {
         change: impl FnOnce(&disk::Paths) -> Result<(), disk::DiskError>,
     ) {
         let Some(paths) = self.replica_paths() else { return };
-        if let Err(error) = change(&paths) {
-            tracing::error!(%error, "the replica's state could not be changed; this process ends");
-            self.is_over = true;
+        match change(&paths) {
+            // It is being filled, and says `syncing` until that is done.
+            Ok(()) | Err(disk::DiskError::InUse(_)) => {}
+            Err(error) => {
+                tracing::error!(%error, "the replica's state could not be changed; this process ends");
+                self.is_over = true;
+            }
         }
     }
 }
