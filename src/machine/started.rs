@@ -188,6 +188,11 @@ impl StartedVm {
         Ok(self.vm.copy_pages(addresses)?)
     }
 
+    /// Its copy goes on from here too, and is compared with it.
+    pub fn begin_lockstep(&mut self) {
+        self.vm.begin_lockstep();
+    }
+
     /// The digest of all pages copied.
     #[must_use]
     pub fn ram_sums(&self) -> RamSums {

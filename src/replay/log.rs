@@ -15,10 +15,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::batch::Batch;
+use super::feed::{Feed, LogSource};
 use super::framing::{Deframer, FrameHead, Framer, HEAD_BYTES, length_field, word};
 use super::recipe::{Recipe, RecipeError};
 use super::recorder::{Cadence, LogSink};
-use super::replayer::{Feed, LogSource};
 use crate::base::limits::LOG_RECIPE_BYTES_MAX;
 use crate::base::units::ExitOrdinal;
 use crate::machine::{Release, TimelineError};

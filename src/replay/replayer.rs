@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::batch::Batch;
 use super::catalogue::Entry;
 use super::checks::{REGISTERS, Rolling};
+use super::feed::{Feed, LogSource};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
@@ -26,29 +27,6 @@ use crate::machine::{
     Arrival, EpochDigests, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline,
     TimelineError, Turn,
 };
-
-/// What a source has next.
-#[derive(Debug)]
-pub enum Feed {
-    /// The next batch.
-    Batch(Box<Batch>),
-    /// Nothing yet; whoever brings more wakes the vCPU's thread.
-    Waiting,
-    /// Nothing, and nothing will come.
-    Ended,
-}
-
-/// Where batches come from.
-pub trait LogSource: std::fmt::Debug {
-    /// The position that the first batch goes on from.
-    fn begins_at(&self) -> ExitOrdinal;
-
-    /// What comes next.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn next(&mut self) -> Result<Feed, TimelineError>;
-}
 
 /// A timeline that replays.
 #[derive(Debug)]

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::replayer::{LogSource, Replayer};
+use super::feed::LogSource;
+use super::replayer::Replayer;
 use crate::base::units::VirtualTime;
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite};
 use crate::machine::workers::{HostEntropy, Inbox};

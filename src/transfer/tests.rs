@@ -1,1 +1,284 @@
-//! Both ends over a pipe.
+//! Both ends over a socket pair: a machine that is written to while it is copied, and ends that break the rules.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use antipode_disk_sync::disk::{NewDisk, Paths, State, SyncTarget, create, state_of};
+use antipode_disk_sync::replica::ReplicaId;
+
+use super::*;
+use crate::base::clock::SystemClock;
+use crate::base::parts::Part;
+use crate::base::units::PAGE_SIZE;
+use crate::machine::launch::Birth;
+
+fn offer() -> Offer {
+    Offer {
+        vm: "redis".into(),
+        memory_bytes: 64 << 20,
+        cmdline: "quiet".into(),
+        kernel_bytes: 3_000_000,
+        initrd_bytes: None,
+        disk: None,
+        network: None,
+        birth: Birth {
+            random_seed: [0; 32],
+            wall_clock_unix_seconds: 7,
+            offloads: None,
+        },
+    }
+}
+
+fn streams() -> (Stream, Stream) {
+    let (one, other) = UnixStream::pair().unwrap();
+    let stream = |socket: UnixStream| Stream::over(Box::new(socket.try_clone().unwrap()), Box::new(socket));
+    (stream(one), stream(other))
+}
+
+/// A machine of a few pages, one of which is written to in each round.
+struct Machine {
+    pages: RefCell<BTreeMap<u64, u8>>,
+    todo: RefCell<Vec<u64>>,
+    rounds: RefCell<u8>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            pages: RefCell::new((1..=1000_u64).map(|page| (page * PAGE_SIZE as u64, 1)).collect()),
+            todo: RefCell::default(),
+            rounds: RefCell::default(),
+        }
+    }
+
+    fn take(&self, pages_max: usize) -> Vec<crate::machine::CopiedPage> {
+        let mut todo = self.todo.borrow_mut();
+        let count = pages_max.min(todo.len());
+        let pages = self.pages.borrow();
+        let taken = todo.drain(..count);
+        taken
+            .map(|address| (address, Box::new([pages[&address]; PAGE_SIZE])))
+            .collect()
+    }
+}
+
+impl RunningMachine for Machine {
+    fn begin_copy(&self) -> Option<()> {
+        *self.todo.borrow_mut() = self.pages.borrow().keys().copied().collect();
+        Some(())
+    }
+
+    fn copy(&self, pages_max: usize) -> Option<Copied> {
+        let pages = self.take(pages_max);
+        let left = self.todo.borrow().len();
+        Some(Copied { pages, left })
+    }
+
+    fn recopy(&self) -> Option<usize> {
+        *self.rounds.borrow_mut() += 1;
+        let written = 5 * PAGE_SIZE as u64;
+        self.pages
+            .borrow_mut()
+            .insert(written, 100 + *self.rounds.borrow());
+        self.todo.borrow_mut().push(written);
+        Some(self.todo.borrow().len())
+    }
+
+    fn stun(&self) -> Option<StunnedMachine> {
+        let parts = Part {
+            name: "vcpu".into(),
+            version: 3,
+            content: vec![9; 100],
+        };
+        Some(StunnedMachine {
+            pages: self.take(usize::MAX),
+            parts: std::iter::once(parts).collect(),
+            position: ExitOrdinal::new(42),
+            ram: RamSums::default(),
+            vcpu: [8; 32],
+        })
+    }
+}
+
+/// Keeps what arrives.
+#[derive(Default)]
+struct Desk {
+    pages: BTreeMap<u64, u8>,
+    machine: Option<Box<StunnedMachine>>,
+    refuses: Option<String>,
+    kernel_bytes: usize,
+}
+
+impl Reception for Desk {
+    fn prepare(
+        &mut self,
+        _: &Offer,
+        kernel: Vec<u8>,
+        _: Option<Vec<u8>>,
+    ) -> Result<Option<SyncTarget>, String> {
+        self.kernel_bytes = kernel.len();
+        self.refuses.clone().map_or(Ok(None), Err)
+    }
+
+    fn take(&mut self, piece: Arriving) -> bool {
+        match piece {
+            Arriving::Pages(pages) => self.pages.extend(pages.iter().map(|(at, page)| (*at, page[77]))),
+            Arriving::Machine(machine) => self.machine = Some(machine),
+        }
+        true
+    }
+
+    fn restored(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn sent(mut stream: Stream, machine: &Machine) -> (Result<(), SourceError>, Vec<News>) {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    std::fs::write(&kernel, vec![3; 3_000_000]).unwrap();
+    let sending = Sending {
+        offer: offer(),
+        kernel: &kernel,
+        initrd: None,
+        disk: None,
+    };
+    let (go, may_go) = channel();
+    let mut news = Vec::new();
+    let mut tell = |told: News| {
+        match told {
+            News::DiskInSync => go.send(Go::Ram).unwrap(),
+            News::RamInSync => go.send(Go::Stun).unwrap(),
+            _ => {}
+        }
+        news.push(told);
+    };
+    let outcome = send(&mut stream, &sending, machine, &SystemClock, &mut tell, &may_go);
+    (outcome, news)
+}
+
+#[test]
+fn a_machine_arrives_as_it_is_when_it_stands_still() {
+    let (here, mut there) = streams();
+    let receiving = std::thread::spawn(move || {
+        let mut desk = Desk::default();
+        receive(&mut there, &mut desk).map(|()| desk)
+    });
+    let machine = Machine::new();
+    let (outcome, news) = sent(here, &machine);
+    outcome.unwrap();
+    let desk = receiving.join().unwrap().unwrap();
+    assert_eq!(desk.pages, *machine.pages.borrow());
+    assert_eq!(desk.kernel_bytes, 3_000_000);
+    let arrived = desk.machine.unwrap();
+    assert_eq!((arrived.position, arrived.vcpu), (ExitOrdinal::new(42), [8; 32]));
+    assert_eq!(
+        arrived.parts.iter().map(|part| part.version).collect::<Vec<_>>(),
+        [3]
+    );
+    let told: Vec<News> = news
+        .into_iter()
+        .filter(|news| !matches!(news, News::Progress { .. }))
+        .collect();
+    assert_eq!(
+        told,
+        [News::DiskInSync, News::RamInSync, News::Stunned, News::PeerReady]
+    );
+}
+
+#[test]
+fn a_site_that_refuses_says_why() {
+    let (here, mut there) = streams();
+    let receiving = std::thread::spawn(move || {
+        let mut desk = Desk {
+            refuses: Some("no room here".into()),
+            ..Desk::default()
+        };
+        receive(&mut there, &mut desk).unwrap_err().to_string()
+    });
+    let (outcome, _) = sent(here, &Machine::new());
+    let said = outcome.unwrap_err().to_string();
+    assert!(said.contains("no room here"), "{said}");
+    assert_eq!(receiving.join().unwrap(), "no room here");
+}
+
+#[test]
+fn a_source_that_vanishes_ends_the_reception() {
+    let (here, mut there) = streams();
+    drop(here);
+    let outcome = receive(&mut there, &mut Desk::default());
+    assert!(
+        matches!(outcome, Err(TargetError::Frame(FrameError::Io(_)))),
+        "{outcome:?}"
+    );
+}
+
+/// What a target makes of raw bytes.
+fn received(bytes: &[u8]) -> Result<(), TargetError> {
+    let (mut one, other) = UnixStream::pair().unwrap();
+    other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let bytes = bytes.to_vec();
+    let writing = std::thread::spawn(move || {
+        // The other end may leave early.
+        let _ = one.write_all(&bytes);
+        let _ = one.shutdown(std::net::Shutdown::Write);
+        let _ = one.read_to_end(&mut Vec::new());
+    });
+    let mut stream = Stream::over(Box::new(other.try_clone().unwrap()), Box::new(other));
+    let outcome = receive(&mut stream, &mut Desk::default());
+    drop(stream);
+    writing.join().unwrap();
+    outcome
+}
+
+#[test]
+fn hostile_bytes_are_refused_and_never_believed() {
+    let over_long = [u32::MAX, 0, 0].map(u32::to_le_bytes).concat();
+    let huge_body = [1, u32::MAX, u32::MAX].map(u32::to_le_bytes).concat();
+    let lies = [1_u32, 10, 0].map(u32::to_le_bytes).concat();
+    for bytes in [over_long, huge_body, lies] {
+        let outcome = received(&bytes);
+        assert!(
+            matches!(outcome, Err(TargetError::Frame(FrameError::Malformed(_)))),
+            "{outcome:?}"
+        );
+    }
+    let mut random = 1_u64;
+    for length in 0..200 {
+        let bytes: Vec<u8> = (0..length)
+            .map(|_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                random.to_le_bytes()[7]
+            })
+            .collect();
+        assert!(received(&bytes).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn a_target_says_syncing_until_all_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = Paths::new(folder.path().join("disk.img"), None);
+    let new = NewDisk {
+        vm: "redis".parse().unwrap(),
+        replica: ReplicaId([1; 16]),
+        content: None,
+        size: Some(200_000 / 512 * 512),
+    };
+    create(&paths, new).unwrap();
+    let target = SyncTarget::begin(paths.clone(), [2; 16]).unwrap();
+    target.write_leaf(0, &[5; 65_536]).unwrap();
+    for (index, bytes) in [(0, 65_535), (4, 1), (u64::MAX, 65_536)] {
+        assert!(target.write_leaf(index, &vec![0; bytes]).is_err(), "{index}");
+    }
+    drop(target);
+    assert!(matches!(state_of(&paths), Ok(State::Syncing(_))));
+    let target = SyncTarget::begin(paths.clone(), [2; 16]).unwrap();
+    target.finish([7; 16], vec![[6; 16]]).unwrap();
+    assert!(matches!(state_of(&paths), Ok(State::Clean)));
+    assert_eq!(std::fs::read(&paths.image).unwrap()[..3], [5; 3]);
+}

@@ -26,6 +26,7 @@ use crate::replica::{
 };
 use crate::units::{ImageLength, Run};
 
+pub use crate::replica::State;
 pub use digest::{Digest, DigestError, Reading, digest};
 pub use service::{LiveDisk, Standby, open_to_read};
 pub use sync_target::{SyncTarget, adopt, mark_stale, state_of};

@@ -23,8 +23,12 @@ impl Vm {
     pub(in crate::machine) fn begin_copy(&mut self) -> Result<(), RunError> {
         self.kvm.forget_written_pages()?;
         self.ram_digest = RamDigest::default();
-        self.disk_writes = 0;
         Ok(())
+    }
+
+    /// Two machines go on from here: what was written to the disk is digested from here on.
+    pub(in crate::machine) fn begin_lockstep(&mut self) {
+        self.disk_writes = 0;
     }
 
     /// Addresses of the pages written since the copy began or this was last asked, by whomever.

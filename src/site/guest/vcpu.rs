@@ -330,6 +330,7 @@ impl Thread {
     fn lead(mut self, anchor: &[u8], room: Arc<super::log_ends::Room>) -> Self {
         self.course = match self.course {
             Course::Alone(live) => {
+                self.vm.begin_lockstep();
                 let log = Outgoing::anchored_to(anchor, room, self.ways.reports.clone());
                 Course::Leading(Recorder::new(live, log, &self.vm.totals()))
             }
