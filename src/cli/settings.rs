@@ -91,12 +91,12 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             },
             Command::Record {
                 config,
-                output,
+                output: log,
                 from,
                 dump,
             } => Action::Record(RecordFiles {
                 config,
-                log: output,
+                log,
                 from,
                 dump,
             }),

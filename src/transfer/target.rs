@@ -44,6 +44,12 @@ pub trait Reception {
     /// Takes a piece of the machine. False if nobody takes it any more.
     fn take(&mut self, piece: Arriving) -> bool;
 
+    /// Something has arrived: the other site is there. Said for every frame.
+    ///
+    /// # Errors
+    /// In words, why nothing more is wanted.
+    fn heard(&mut self) -> Result<(), String>;
+
     /// Waits until the machine is what was sent.
     ///
     /// # Errors
@@ -92,7 +98,9 @@ impl Target<'_> {
         self.disk = disk.map_err(TargetError::Refused)?;
         self.stream.put(&Head::Accept, &[])?;
         loop {
-            match self.stream.take()? {
+            let frame = self.stream.take()?;
+            self.reception.heard().map_err(TargetError::Refused)?;
+            match frame {
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
                     let pages = parse_pages(&body)?;

@@ -55,7 +55,7 @@ impl Machine {
         }
     }
 
-    fn take(&self, pages_max: usize) -> Vec<crate::machine::CopiedPage> {
+    fn take(&self, pages_max: usize) -> Vec<CopiedPage> {
         let mut todo = self.todo.borrow_mut();
         let count = pages_max.min(todo.len());
         let pages = self.pages.borrow();
@@ -111,6 +111,7 @@ struct Desk {
     machine: Option<Box<StunnedMachine>>,
     refuses: Option<String>,
     kernel_bytes: usize,
+    has_enough: bool,
 }
 
 impl Reception for Desk {
@@ -130,6 +131,13 @@ impl Reception for Desk {
             Arriving::Machine(machine) => self.machine = Some(machine),
         }
         true
+    }
+
+    fn heard(&mut self) -> Result<(), String> {
+        if self.has_enough {
+            return Err("nothing more is wanted".into());
+        }
+        Ok(())
     }
 
     fn restored(&mut self) -> Result<(), String> {
@@ -204,6 +212,21 @@ fn a_site_that_refuses_says_why() {
     let said = outcome.unwrap_err().to_string();
     assert!(said.contains("no room here"), "{said}");
     assert_eq!(receiving.join().unwrap(), "no room here");
+}
+
+#[test]
+fn a_target_that_gives_up_ends_the_transfer_and_says_why() {
+    let (here, mut there) = streams();
+    let receiving = std::thread::spawn(move || {
+        let mut desk = Desk {
+            has_enough: true,
+            ..Desk::default()
+        };
+        receive(&mut there, &mut desk).unwrap_err().to_string()
+    });
+    let (outcome, _) = sent(here, &Machine::new());
+    assert!(outcome.is_err());
+    assert_eq!(receiving.join().unwrap(), "nothing more is wanted");
 }
 
 #[test]

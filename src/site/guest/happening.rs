@@ -44,6 +44,8 @@ pub(crate) enum Happening {
     RecordRead(ReadId, Option<Option<Box<Record>>>),
     /// The transfer from here tells.
     Transfer(TransferNews),
+    /// A piece of the machine has arrived here.
+    TransferHeard,
     /// The transfer to here has ended.
     Received(Result<(), String>),
     /// This site has become ready to be filled with a machine of this birth.

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use antipode_certs::tls::LiveCredentials;
@@ -13,10 +14,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::begin::Begin;
 use super::happening::Happening;
+use crate::base::clock::{HostClock, SystemClock};
 use crate::base::entropy::EntropySource;
 use crate::machine::workers::HostEntropy;
 use crate::site::store::VmFolder;
 use crate::transfer::{Arriving, Offer, Reception, Stream, receive};
+
+/// How often the driver is told that something comes.
+const TELL_EVERY_NS: u64 = 20_000_000;
 
 /// What it takes to become another site's machine.
 pub(super) struct Inbound {
@@ -28,6 +33,8 @@ pub(super) struct Inbound {
     pub(super) happenings: UnboundedSender<Happening>,
     /// Told once the machine stands as it was sent, or why it does not.
     pub(super) restored: Receiver<Result<(), String>>,
+    /// Set by the driver: nothing more is wanted.
+    pub(super) is_given_up: Arc<AtomicBool>,
 }
 
 impl Inbound {
@@ -60,6 +67,7 @@ impl Inbound {
         let mut desk = Desk {
             inbound: &self,
             pieces: None,
+            told_at: 0,
         };
         receive(&mut stream, &mut desk).map_err(|error| error.to_string())
     }
@@ -68,6 +76,8 @@ impl Inbound {
 struct Desk<'a> {
     inbound: &'a Inbound,
     pieces: Option<Sender<Arriving>>,
+    /// When the driver was last told that something has come.
+    told_at: u64,
 }
 
 impl Desk<'_> {
@@ -122,6 +132,18 @@ impl Reception for Desk<'_> {
         self.pieces
             .as_ref()
             .is_some_and(|pieces| pieces.send(piece).is_ok())
+    }
+
+    fn heard(&mut self) -> Result<(), String> {
+        if self.inbound.is_given_up.load(Ordering::Relaxed) {
+            return Err("it has given the transfer up; its status says why".to_owned());
+        }
+        let now = SystemClock.monotonic_ns();
+        if now - self.told_at >= TELL_EVERY_NS {
+            self.told_at = now;
+            let _ = self.inbound.happenings.send(Happening::TransferHeard);
+        }
+        Ok(())
     }
 
     fn restored(&mut self) -> Result<(), String> {

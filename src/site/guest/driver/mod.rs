@@ -16,7 +16,7 @@ mod operator;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use antipode_certs::Name;
@@ -68,6 +68,8 @@ pub(super) struct Parts {
     pub(super) offer: Option<Offer>,
     pub(super) happenings: UnboundedSender<Happening>,
     pub(super) position: Arc<AtomicU64>,
+    /// Nothing more is wanted of a machine on its way in.
+    pub(super) is_given_up: Arc<AtomicBool>,
     /// Ports of the logging channel and heartbeats, and of a machine on its way in.
     pub(super) ports: (u16, u16),
 }
@@ -104,12 +106,7 @@ enum Woke {
 }
 
 impl Driver {
-    pub(super) fn new(
-        parts: Parts,
-        asker: Asker,
-        listener: Option<Listener>,
-        incarnation: Incarnation,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, asker: Asker, listener: Listener) -> Self {
         let lease = parts.role.gap_max();
         Self {
             parts,
@@ -121,11 +118,11 @@ impl Driver {
             pair: None,
             writer: None,
             datagrams: None,
-            listener,
+            listener: Some(listener),
             transfer: None,
             stunned_at: None,
             awaits_outside: false,
-            incarnation,
+            incarnation: Incarnation(1),
             todo: VecDeque::new(),
             announcements: Vec::new(),
             next_tick: Duration::ZERO,
@@ -171,7 +168,6 @@ impl Driver {
         if let Some(running) = &self.running {
             running.handle.destroy();
         }
-        let _ = self.parts.begin.send(Begin::End);
     }
 
     fn next_wake(&self) -> Duration {
@@ -256,6 +252,9 @@ impl Driver {
                 self.carry_out(effect);
             }
             has_acted = true;
+        }
+        if self.parts.role.phase().is_terminal() {
+            self.parts.is_given_up.store(true, Ordering::Relaxed);
         }
         if has_acted {
             self.outputs.role_acted(self.moment(), self.parts.role.gap_max());

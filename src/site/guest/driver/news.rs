@@ -37,6 +37,7 @@ impl Driver {
                 self.todo.push_back(Event::RecordRead { read, record });
             }
             Happening::Transfer(news) => self.transfer_told(news),
+            Happening::TransferHeard => self.todo.push_back(Event::ChannelHeard),
             Happening::Received(Ok(())) => self.todo.push_back(Event::Joined),
             Happening::Received(Err(why)) => {
                 tracing::error!("the machine of the other site did not arrive: {why}");
@@ -210,10 +211,7 @@ impl Driver {
         }
         self.todo.push_back(Event::ChannelHeard);
         let fault = match message {
-            Message::Log(frame) => match pair.take(now, &frame) {
-                Ok(_) => None,
-                Err(why) => Some(why),
-            },
+            Message::Log(frame) => pair.take(now, &frame).err(),
             Message::Ack(ack) => match pair.acknowledge(ack) {
                 Ok(()) => {
                     self.todo.push_back(Event::Acked(Acknowledged {
