@@ -23,7 +23,7 @@ const TOGETHER: Duration = Duration::from_secs(8);
 /// From the power cut to the other site's word that it is live.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Writes that must be acknowledged before the protection and after the failover. In lockstep on emulated hosts a write may
+/// Writes that must be acknowledged before the protection, and after the failover: in lockstep on emulated hosts one may
 /// take most of a second.
 const WRITES: u64 = 20;
 
