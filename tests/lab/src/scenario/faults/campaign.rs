@@ -24,7 +24,7 @@ const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
-const WRITES: u64 = 30;
+const WRITES: u64 = 12;
 
 /// For writes to be acknowledged.
 const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
