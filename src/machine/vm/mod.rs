@@ -314,7 +314,8 @@ impl Vm {
                     // Effects of the last exit (console bytes, a final write) still go out.
                     break self.carry_out_effects(timeline, outside).map(|_| outcome);
                 }
-                Err(RunError::Timeline(TimelineError::Stopped)) => break Ok(Outcome::Stopped),
+                // What it would still show waits for a log that nobody waits for any more.
+                Err(RunError::Timeline(TimelineError::Stopped)) => return Ok(Outcome::Stopped),
                 Err(error) => break Err(error),
             }
         };

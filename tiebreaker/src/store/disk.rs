@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use antipode_certs::Name;
 
@@ -24,7 +25,8 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub struct DiskStore {
     folder: PathBuf,
-    tree: sled::Db,
+    /// Here until the store is closed.
+    tree: Option<sled::Db>,
     /// sled's file, opened once more to sync it.
     file: File,
     witness: File,
@@ -52,7 +54,8 @@ impl DiskStore {
         let tree = open_tree(&unfinished).map_err(|error| sled_failed(folder, error))?;
         write_tree(&tree, &layout::beginning(owner, content)).map_err(|error| sled_failed(folder, error))?;
         // sled writes its last word when it is closed.
-        drop(tree);
+        let file = File::open(unfinished.join(SLED_FILE)).map_err(failed)?;
+        close_tree(Some(tree), &file);
         for file in [SLED_FILE, "conf", "blobs", "."] {
             sync(&unfinished.join(file)).map_err(failed)?;
         }
@@ -123,7 +126,7 @@ impl DiskStore {
         }
         let store = Self {
             folder: folder.to_owned(),
-            tree,
+            tree: Some(tree),
             file,
             witness,
             batches,
@@ -141,7 +144,8 @@ impl DiskStore {
 impl Store for DiskStore {
     fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let number = self.batches + 1;
-        write_tree(&self.tree, &layout::of_batch(batch, number))
+        let tree = self.tree.as_ref().expect("a store that is closed is gone");
+        write_tree(tree, &layout::of_batch(batch, number))
             .map_err(|error| sled_failed(&self.folder, error))?;
         self.sync()?;
         self.batches = number;
@@ -149,6 +153,27 @@ impl Store for DiskStore {
             .write_all_at(&witness_bytes(number), 0)
             .map_err(|error| failed(&self.folder, error))
     }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        close_tree(self.tree.take(), &self.file);
+    }
+}
+
+/// Closes sled, and waits until it has let go of its file: its own threads may hold that for a moment longer, and whoever
+/// opens the store next would be told that it is in use.
+fn close_tree(tree: Option<sled::Db>, file: &File) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(1);
+    drop(tree);
+    let mut waited = Duration::ZERO;
+    while file.try_lock().is_err() && waited < PATIENCE {
+        std::thread::park_timeout(PAUSE);
+        waited += PAUSE;
+    }
+    // A lock that was not taken need not be given back.
+    let _ = file.unlock();
 }
 
 fn open_tree(path: &Path) -> sled::Result<sled::Db> {
