@@ -314,13 +314,15 @@ impl Vm {
                     // Effects of the last exit (console bytes, a final write) still go out.
                     break self.carry_out_effects(timeline, outside).map(|_| outcome);
                 }
-                // What it would still show waits for a log that nobody waits for any more.
-                Err(RunError::Timeline(TimelineError::Stopped)) => return Ok(Outcome::Stopped),
                 Err(error) => break Err(error),
             }
         };
         let shown = self.show_console(timeline, outside);
-        ended.and_then(|outcome| shown.map(|()| outcome))
+        match ended.and_then(|outcome| shown.map(|()| outcome)) {
+            // What it would still do or show waits for a log that nobody waits for any more.
+            Err(RunError::Timeline(TimelineError::Stopped)) => Ok(Outcome::Stopped),
+            ended => ended,
+        }
     }
 
     /// One step of the loop.
