@@ -118,7 +118,7 @@ fn bucket_of(page: u64) -> usize {
 /// The digest, kept up with a machine's RAM.
 #[derive(Debug, Default)]
 pub struct RamDigest {
-    /// By page number; zero if it was never written.
+    /// By page number; zero if it is zeros.
     pages: Vec<u64>,
     sums: RamSums,
 }
@@ -149,7 +149,13 @@ impl RamDigest {
         if index >= self.pages.len() {
             self.pages.resize(index + 1, 0);
         }
-        let digest = XxHash3_64::oneshot_with_seed(address, content) % P;
+        // Zeros count as what was never written: which pages a host tells of is its own affair, what they hold is not.
+        let is_zero = content.iter().all(|byte| *byte == 0);
+        let digest = if is_zero {
+            0
+        } else {
+            XxHash3_64::oneshot_with_seed(address, content) % P
+        };
         let old = std::mem::replace(&mut self.pages[index], digest);
         self.sums.change(page, old, digest);
     }

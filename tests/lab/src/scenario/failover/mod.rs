@@ -1,4 +1,4 @@
-//! `cargo demo`: a datacenter dies, and the TCP session lives.
+//! `cargo lab demo`: a datacenter dies, and the TCP session lives.
 //!
 //! ```text
 //!   two sites, three tiebreaker nodes, a client ─▶ a guest starts at site-a ─▶ the client writes, without a pause
