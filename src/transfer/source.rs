@@ -194,9 +194,11 @@ impl Source<'_> {
             disk.take_written().ok_or(SourceError::NoReplica)?;
             let mut leaves = LeafSet::all(disk.image().length());
             let mut passes = Passes::new(DISK_STUN);
+            let mut is_first = true;
             loop {
                 let begun = self.now();
-                let sent = self.send_leaves(disk, &leaves, passes_is_first(&leaves, disk))?;
+                let sent = self.send_leaves(disk, &leaves, is_first)?;
+                is_first = false;
                 leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
                 let left = bytes_of(disk, &leaves);
                 match passes.after(sent, self.now().saturating_sub(begun), left) {
@@ -337,11 +339,6 @@ impl Source<'_> {
         (self.tell)(News::PeerReady);
         Ok(())
     }
-}
-
-/// Whether a pass goes over all of the disk, onto a target that is zeros.
-fn passes_is_first(leaves: &LeafSet, disk: &Disk) -> bool {
-    bytes_of(disk, leaves) == disk.image().length().bytes()
 }
 
 fn bytes_of(disk: &Disk, leaves: &LeafSet) -> u64 {

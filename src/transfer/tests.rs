@@ -301,6 +301,8 @@ fn a_target_says_syncing_until_all_is_there() {
     drop(target);
     assert!(matches!(state_of(&paths), Ok(State::Syncing(_))));
     let target = SyncTarget::begin(paths.clone(), [2; 16]).unwrap();
+    assert_eq!(std::fs::read(&paths.image).unwrap(), vec![0; 200_000 / 512 * 512]);
+    target.write_leaf(0, &[5; 65_536]).unwrap();
     target.finish([7; 16], vec![[6; 16]]).unwrap();
     assert!(matches!(state_of(&paths), Ok(State::Clean)));
     assert_eq!(std::fs::read(&paths.image).unwrap()[..3], [5; 3]);

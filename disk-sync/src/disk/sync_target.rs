@@ -18,10 +18,11 @@ pub struct SyncTarget {
 }
 
 impl SyncTarget {
-    /// Opens a replica to make it a copy of replica `source`. It says so durably before this returns.
+    /// Opens a replica to make it a copy of replica `source`, and makes it all zeros: whoever fills it leaves zeros out.
+    /// It says `syncing` durably before that begins.
     ///
     /// # Errors
-    /// [`DiskError`]; nothing was overwritten.
+    /// [`DiskError`].
     pub fn begin(paths: Paths, source: [u8; 16]) -> Result<Self, DiskError> {
         let opened = Opened::at(&paths, Access::Write, true)?;
         let InUse {
@@ -34,6 +35,8 @@ impl SyncTarget {
         };
         let begun = replica.begin_sync(key, &LeafSet::all(image.length()));
         begun.map_err(|error| metadata_error(&paths, error))?;
+        let cleared = image.write_zeros(0..image.length().bytes());
+        cleared.map_err(|error| metadata_error(&paths, error.into()))?;
         Ok(Self {
             paths,
             image,
