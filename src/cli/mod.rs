@@ -30,6 +30,7 @@ mod settings;
 mod signals;
 mod site;
 mod tiebreaker;
+mod time_of_day;
 mod vm;
 
 use std::ffi::OsString;

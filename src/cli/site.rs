@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use antipode_certs::{Name, UnixTime, WallClock};
+use antipode_certs::Name;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
 use super::signals::Signals;
-use crate::base::clock::wall_clock_unix_seconds;
+use super::time_of_day::TimeOfDay;
 use crate::site::config::SiteConfig;
 use crate::site::guest::process;
 use crate::site::peer::Prepare;
@@ -42,16 +42,6 @@ pub(super) enum SiteCommand {
     },
 }
 
-/// The host's time of day.
-#[derive(Debug)]
-struct HostTime;
-
-impl WallClock for HostTime {
-    fn now(&self) -> UnixTime {
-        UnixTime::from_seconds(wall_clock_unix_seconds())
-    }
-}
-
 /// Carries out `command`.
 pub(super) fn site(command: &SiteCommand, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     match command {
@@ -61,7 +51,7 @@ pub(super) fn site(command: &SiteCommand, json: bool, output: &mut dyn Write) ->
             let path = config;
             let config = SiteConfig::load(path)?;
             let listen = config.listen;
-            let supervisor = Supervisor::new(config, path, Arc::new(HostTime)).map_err(refused)?;
+            let supervisor = Supervisor::new(config, path, Arc::new(TimeOfDay)).map_err(refused)?;
             let mut told = Ok(());
             let served = supervisor.serve(|| {
                 told = written(
@@ -90,13 +80,14 @@ pub(super) fn site(command: &SiteCommand, json: bool, output: &mut dyn Write) ->
                 None => None,
             };
             let terminate = |end: Box<dyn FnOnce() + Send>| signals.once(end);
-            process::run(config, name, join, Arc::new(HostTime), terminate).map_err(refused)?;
+            process::run(config, name, join, Arc::new(TimeOfDay), terminate).map_err(refused)?;
             Ok(ExitCode::Done)
         }
     }
 }
 
-fn refused(why: String) -> Failure {
+/// A site, or a VM of it, does not do what was asked.
+pub(super) fn refused(why: String) -> Failure {
     let code = ExitCode::SiteRefused;
     Failure::new(code, Problem::new(why, code.remedy()))
 }

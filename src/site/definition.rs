@@ -4,8 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use antipode_disk_sync::disk::{NewDisk, Paths, create};
+use antipode_disk_sync::replica::{GenerationId, ReplicaId};
+
 use super::store::VmFolder;
+use crate::machine::boot::RANDOM_SEED_BYTES;
 use crate::machine::config::{self, VmConfig};
+use crate::machine::launch::Birth;
+use crate::machine::workers::HostEntropy;
 use crate::transfer::{DiskOffer, Offer};
 
 /// The configuration that an offer amounts to.
@@ -48,7 +54,7 @@ pub(super) fn text_of(offer: &Offer, has_initrd: bool) -> String {
 ///
 /// # Errors
 /// In words, which file cannot be read.
-pub(super) fn offer_of(config: &VmConfig, birth: crate::machine::launch::Birth) -> Result<Offer, String> {
+pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
     let length = |path: &Path| {
         fs::metadata(path)
             .map(|found| found.len())
@@ -72,7 +78,11 @@ pub(super) fn offer_of(config: &VmConfig, birth: crate::machine::launch::Birth) 
             .network
             .as_ref()
             .map(|network| (network.tap.as_str().to_owned(), network.mac.octets())),
-        birth,
+        birth: Birth {
+            random_seed: [0; RANDOM_SEED_BYTES],
+            wall_clock_unix_seconds: 0,
+            offloads: None,
+        },
     })
 }
 
@@ -95,44 +105,43 @@ pub(super) fn adopt(folder: &VmFolder, source: &Path) -> Result<(), String> {
     if let Some(initrd) = &config.kernel.initrd {
         copy(initrd, "initrd")?;
     }
-    let birth = crate::machine::launch::Birth {
-        random_seed: [0; crate::machine::boot::RANDOM_SEED_BYTES],
-        wall_clock_unix_seconds: 0,
-        offloads: None,
-    };
-    let offer = offer_of(&config, birth)?;
+    let offer = offer_of(&config)?;
     let mut text = text_of(&offer, config.kernel.initrd.is_some());
     if let Some(disk) = &config.disk {
         let path =
             fs::canonicalize(&disk.path).map_err(|error| format!("{}: {error}", disk.path.display()))?;
         let path = toml::Value::String(path.display().to_string()).to_string();
         text = text.replace("path = \"disk.img\"", &format!("path = {path}"));
-        make_replica(&disk.path, config.name.as_str())?;
+        let content = GenerationId(HostEntropy::draw().map_err(no_random_bytes)?);
+        let paths = Paths::new(disk.path.clone(), None);
+        ensure_replica(&paths, config.name.as_str(), Some(content), None)?;
     }
     folder.write("vm.toml", text.as_bytes()).map_err(failed)
 }
 
-/// Makes the image at `path` a replica with the content that it has, if it is none.
-fn make_replica(path: &Path, vm: &str) -> Result<(), String> {
-    use antipode_disk_sync::disk::{NewDisk, Paths, create};
-    use antipode_disk_sync::replica::{GenerationId, ReplicaId};
-
-    use crate::base::entropy::EntropySource;
-    let paths = Paths::new(path.to_owned(), None);
+/// Makes the image at `paths` a replica of `vm` if it is none: with `content`, or of none; made anew if `size` is given.
+///
+/// # Errors
+/// In words, what is wrong.
+pub(super) fn ensure_replica(
+    paths: &Paths,
+    vm: &str,
+    content: Option<GenerationId>,
+    size: Option<u64>,
+) -> Result<(), String> {
     if paths.metadata.exists() {
         return Ok(());
     }
-    let (mut replica, mut content) = ([0; 16], [0; 16]);
-    let drawn = crate::machine::workers::HostEntropy::open().and_then(|mut entropy| {
-        entropy.fill(&mut replica)?;
-        entropy.fill(&mut content)
-    });
-    drawn.map_err(|error| format!("the host has no random bytes: {error}"))?;
     let new = NewDisk {
         vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
-        replica: ReplicaId(replica),
-        content: Some(GenerationId(content)),
-        size: None,
+        replica: ReplicaId(HostEntropy::draw().map_err(no_random_bytes)?),
+        content,
+        size,
     };
-    create(&paths, new).map_err(|error| error.to_string())
+    create(paths, new).map_err(|error| error.to_string())
+}
+
+/// In words, that the host has none.
+pub(super) fn no_random_bytes(error: std::io::Error) -> String {
+    format!("the host has no random bytes: {error}")
 }

@@ -12,7 +12,6 @@ mod sync;
 use std::io::Write;
 use std::time::Duration;
 
-use antipode_certs::{UnixTime, WallClock};
 use antipode_disk_sync::disk::{self, NewDisk, Paths};
 use antipode_disk_sync::protocol::Clock;
 use antipode_disk_sync::replica::{GenerationId, ReplicaId, VmId};
@@ -20,8 +19,7 @@ use serde_json::{Value, json};
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
-use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
-use crate::base::entropy::EntropySource;
+use crate::base::clock::{HostClock, SystemClock};
 use crate::machine::workers::HostEntropy;
 
 pub(super) use args::DiskCommand;
@@ -107,9 +105,7 @@ fn create(
 
 /// Sixteen bytes that nobody has drawn before.
 fn draw() -> Result<[u8; 16], Failure> {
-    let mut name = [0; 16];
-    let drawn = HostEntropy::open().and_then(|mut source| source.fill(&mut name));
-    drawn.map(|()| name).map_err(|error| {
+    HostEntropy::draw().map_err(|error| {
         let problem = Problem::new(format!("no random bytes: {error}"), ExitCode::HostIo.remedy());
         Failure::new(ExitCode::HostIo, problem)
     })
@@ -127,16 +123,6 @@ struct Monotonic;
 impl Clock for Monotonic {
     fn now(&self) -> Duration {
         Duration::from_nanos(SystemClock.monotonic_ns())
-    }
-}
-
-/// The host's time of day, for certificates.
-#[derive(Debug, Clone, Copy)]
-struct TimeOfDay;
-
-impl WallClock for TimeOfDay {
-    fn now(&self) -> UnixTime {
-        UnixTime::from_seconds(wall_clock_unix_seconds())
     }
 }
 

@@ -17,10 +17,11 @@ use serde_json::json;
 
 use super::progress::Bar;
 use super::request::{Proven, Sync, Where};
-use super::{Monotonic, TimeOfDay, done, seconds};
+use super::{Monotonic, done, seconds};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
 use crate::cli::run::host_failure;
+use crate::cli::time_of_day::TimeOfDay;
 
 pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
     let begun = Monotonic.now();

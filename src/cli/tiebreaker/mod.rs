@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{PeerRule, Role, UnixTime, WallClock};
+use antipode_certs::{PeerRule, Role};
 use antipode_tiebreaker::client::Client;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::run::host_failure;
-use crate::base::clock::wall_clock_unix_seconds;
+use super::time_of_day::TimeOfDay;
 
 pub(super) use args::TiebreakerCommand;
 pub(super) use request::{Request, resolve};
@@ -47,16 +47,6 @@ pub(super) fn tiebreaker(request: &Request, json: bool, output: &mut dyn Write) 
     }
 }
 
-/// The host's time of day.
-#[derive(Debug)]
-struct HostTime;
-
-impl WallClock for HostTime {
-    fn now(&self) -> UnixTime {
-        UnixTime::from_seconds(wall_clock_unix_seconds())
-    }
-}
-
 /// One thread for everything that waits for the network.
 fn runtime() -> Result<Runtime, Failure> {
     let built = Builder::new_current_thread().enable_all().build();
@@ -66,7 +56,7 @@ fn runtime() -> Result<Runtime, Failure> {
 /// A client with the certificate that `config` names, whatever its role.
 fn client(config: &config::Config) -> Result<Client, Failure> {
     let anyone = PeerRule::AnyOf(Role::ALL.to_vec());
-    let credentials = LiveCredentials::open(config.credentials.clone(), &anyone, Arc::new(HostTime))?;
+    let credentials = LiveCredentials::open(config.credentials.clone(), &anyone, Arc::new(TimeOfDay))?;
     Ok(Client::new(config.to_ask(), credentials))
 }
 

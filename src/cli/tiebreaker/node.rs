@@ -10,12 +10,13 @@ use antipode_tiebreaker::store::Owner;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{HostTime, PATIENCE, answer, runtime};
+use super::{PATIENCE, answer, runtime};
 use crate::base::entropy::EntropySource;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
 use crate::cli::run::{host_failure, open_entropy};
 use crate::cli::signals::Signals;
+use crate::cli::time_of_day::TimeOfDay;
 
 pub(super) fn init(
     settings: &ServiceSettings,
@@ -98,7 +99,7 @@ fn surroundings() -> Result<Surroundings, Failure> {
     let drawn = open_entropy()?.fill(&mut seed);
     drawn.map_err(|error| host_failure("drawing a random number", error))?;
     Ok(Surroundings {
-        clock: Arc::new(HostTime),
+        clock: Arc::new(TimeOfDay),
         seed: u64::from_be_bytes(seed),
     })
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::exit_code::ExitCode;
 use super::failure::{Failure, Problem, written};
+use super::site::refused;
 use crate::site::config::SiteConfig;
 use crate::site::control;
 use crate::site::guest::happening::Request;
@@ -176,9 +177,4 @@ fn done(answer: Value, json: bool, output: &mut dyn Write) -> Result<ExitCode, F
         written(writeln!(output, "{answer}"))?;
     }
     Ok(ExitCode::Done)
-}
-
-fn refused(why: String) -> Failure {
-    let code = ExitCode::SiteRefused;
-    Failure::new(code, Problem::new(why, code.remedy()))
 }

@@ -19,7 +19,6 @@ use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
 use crate::base::buffer_pool::BufferPool;
-use crate::base::entropy::EntropySource;
 use crate::base::limits::DISK_WORKER_THREADS;
 use crate::base::units::SECTOR_BYTES;
 use crate::devices::{DiskCompletion, DiskOperation, DiskOutcome, DiskRequest, Input};
@@ -129,9 +128,7 @@ impl DiskFile {
             Checked::Plain(image) => return Ok(Medium::Plain(image).into()),
             Checked::Replica(standby) => standby,
         };
-        let mut name = [0; 16];
-        let drawn = HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut name));
-        drawn.map_err(|source| DiskError::Entropy {
+        let name = HostEntropy::draw().map_err(|source| DiskError::Entropy {
             path: self.path.clone(),
             source,
         })?;
@@ -234,9 +231,7 @@ impl Disk {
     /// When the host has no random bytes to name its new content by.
     pub fn lose_peer(&self) -> std::io::Result<()> {
         let Some(live) = self.live() else { return Ok(()) };
-        let mut name = [0; 16];
-        HostEntropy::open()?.fill(&mut name)?;
-        live.lose_peer(GenerationId(name));
+        live.lose_peer(GenerationId(HostEntropy::draw()?));
         Ok(())
     }
 

@@ -17,6 +17,16 @@ impl HostEntropy {
     pub fn open() -> std::io::Result<Self> {
         File::open("/dev/urandom").map(Self)
     }
+
+    /// So many bytes, as a name that nobody has drawn before.
+    ///
+    /// # Errors
+    /// When the host has none.
+    pub fn draw<const COUNT: usize>() -> std::io::Result<[u8; COUNT]> {
+        let mut bytes = [0; COUNT];
+        Self::open()?.fill(&mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 impl EntropySource for HostEntropy {

@@ -7,16 +7,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
-use antipode_disk_sync::disk::{NewDisk, Paths, SyncTarget, create};
+use antipode_disk_sync::disk::{Paths, SyncTarget};
 use antipode_disk_sync::protocol::Link;
-use antipode_disk_sync::replica::ReplicaId;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::begin::Begin;
 use super::happening::Happening;
 use crate::base::clock::{HostClock, SystemClock};
-use crate::base::entropy::EntropySource;
-use crate::machine::workers::HostEntropy;
+use crate::site::definition;
 use crate::site::store::VmFolder;
 use crate::transfer::{Arriving, Offer, Reception, Stream, receive};
 
@@ -83,18 +81,7 @@ struct Desk<'a> {
 impl Desk<'_> {
     fn make_disk(&self, byte_count: u64, vm: &str, source: [u8; 16]) -> Result<SyncTarget, String> {
         let paths = Paths::new(self.inbound.folder.file("disk.img"), None);
-        if !paths.metadata.exists() {
-            let mut name = [0; 16];
-            let drawn = HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut name));
-            drawn.map_err(|error| error.to_string())?;
-            let new = NewDisk {
-                vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
-                replica: ReplicaId(name),
-                content: None,
-                size: Some(byte_count),
-            };
-            create(&paths, new).map_err(|error| error.to_string())?;
-        }
+        definition::ensure_replica(&paths, vm, None, Some(byte_count))?;
         SyncTarget::begin(paths, source).map_err(|error| error.to_string())
     }
 }
@@ -117,7 +104,7 @@ impl Reception for Desk<'_> {
             Some(disk) => Some(self.make_disk(disk.byte_count, &offer.vm, disk.replica)?),
             None => None,
         };
-        let definition = crate::site::definition::text_of(offer, initrd.is_some());
+        let definition = definition::text_of(offer, initrd.is_some());
         folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
         let (send, pieces) = channel();
         let birth = Box::new(offer.birth.clone());

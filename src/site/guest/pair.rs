@@ -12,8 +12,7 @@ use super::line::Line;
 use super::log_ends::{Feeder, Room};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{
-    Ack, Arrival, Heartbeats, Hello, LogFrame, Message, Misbehaviour, Receiver, RoundTrips, Sender, Side,
-    Vitals, Writer,
+    Ack, Arrival, Heartbeats, Hello, LogFrame, Message, Misbehaviour, Receiver, Sender, Side, Vitals, Writer,
 };
 use crate::protocol::lag::LagMeter;
 use crate::protocol::moment::Moment;
@@ -59,7 +58,6 @@ pub(super) struct Pair {
     pub(super) connection: u64,
     pub(super) reader: Option<JoinHandle<()>>,
     pub(super) heartbeats: Option<Heartbeats>,
-    pub(super) round_trips: RoundTrips,
     pub(super) log: LogEnd,
     /// Nothing goes out or comes in any more.
     pub(super) is_closed: bool,

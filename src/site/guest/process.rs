@@ -26,10 +26,8 @@ use super::happening::Happening;
 use super::inbound::Inbound;
 use super::orders::{Ending, FromVcpu};
 use crate::base::clock::{HostClock, SystemClock};
-use crate::base::entropy::EntropySource;
 use crate::channel::Listener;
 use crate::machine::config;
-use crate::machine::launch::Birth;
 use crate::machine::workers::HostEntropy;
 use crate::protocol::moment::Moment;
 use crate::protocol::role::{Role, Settings};
@@ -59,12 +57,14 @@ pub fn run(
     let vm_config = || config::load(&folder.definition()).map_err(in_words);
     let offer = match &join {
         Some(_) => None,
-        None => Some(definition::offer_of(&vm_config()?, no_birth())?),
+        None => Some(definition::offer_of(&vm_config()?)?),
     };
     let settings = Settings {
         own: credentials.current().identity().name.clone(),
         peer: config.peer.clone(),
-        boot: Boot(number()?),
+        boot: Boot(u64::from_le_bytes(
+            HostEntropy::draw().map_err(definition::no_random_bytes)?,
+        )),
         failure_timeout_floor: config.failure_timeout_floor,
     };
     let now = Moment::from_nanos(SystemClock.monotonic_ns());
@@ -193,14 +193,6 @@ impl Drop for EndWithThread {
     }
 }
 
-fn no_birth() -> Birth {
-    Birth {
-        random_seed: [0; crate::machine::boot::RANDOM_SEED_BYTES],
-        wall_clock_unix_seconds: 0,
-        offloads: None,
-    }
-}
-
 /// A listener for machines, and a port for the logging channel beside it, of those that the site may use.
 fn free_ports(config: &SiteConfig) -> Result<(TcpListener, u16), String> {
     let ports: RangeInclusive<u16> = config.vm_ports.clone();
@@ -219,11 +211,4 @@ fn free_ports(config: &SiteConfig) -> Result<(TcpListener, u16), String> {
         ports.start(),
         ports.end()
     ))
-}
-
-fn number() -> Result<u64, String> {
-    let mut bytes = [0; 8];
-    let drawn = HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut bytes));
-    drawn.map_err(|error| format!("the host has no random bytes: {error}"))?;
-    Ok(u64::from_le_bytes(bytes))
 }

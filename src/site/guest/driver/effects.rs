@@ -17,7 +17,7 @@ use super::super::outbound::Outbound;
 use super::super::pair::{LogEnd, Pair};
 use super::Driver;
 use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::channel::{ByeReason, Common, Datagrams, Hello, Message, RoundTrips, Sender, Session, Side};
+use crate::channel::{ByeReason, Common, Datagrams, Hello, Message, Sender, Session, Side};
 use crate::devices::Frame;
 use crate::machine::cpu::TABLE_NAME;
 use crate::machine::{HeldOutput, config};
@@ -350,7 +350,6 @@ fn new_pair(session: Session, side: Side, common: Common) -> Pair {
         connection: 0,
         reader: None,
         heartbeats: None,
-        round_trips: RoundTrips::default(),
         log: LogEnd::None,
         is_closed: false,
     }

@@ -253,9 +253,6 @@ impl Driver {
         else {
             return;
         };
-        if let Some(round_trip) = heard.round_trip {
-            pair.round_trips.add(now, round_trip);
-        }
         self.todo.push_back(Event::PeerHeard(Heard {
             round_trip: heard.round_trip,
             deaf_for: Duration::ZERO,

@@ -12,6 +12,7 @@ use super::super::happening::Request;
 use super::Driver;
 use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
 use crate::machine::config;
+use crate::machine::workers::HostEntropy;
 use crate::protocol::role::{Command, Effect, Event, Replica};
 use crate::protocol::status::{Status, Surroundings};
 
@@ -27,7 +28,7 @@ impl Driver {
                 Err(why) => json!({ "ok": false, "error": why }),
             },
             Request::Protect => {
-                let pairing = PairingId(rand_number());
+                let pairing = PairingId(draw_number());
                 self.command(Command::Protect { pairing })
             }
             Request::Unprotect => self.command(Command::Unprotect),
@@ -104,13 +105,13 @@ impl Driver {
     }
 }
 
-fn rand_number() -> u64 {
-    use crate::base::entropy::EntropySource;
-    let mut bytes = [0; 8];
-    let drawn = crate::machine::workers::HostEntropy::open().and_then(|mut entropy| entropy.fill(&mut bytes));
-    if let Err(error) = drawn {
-        tracing::error!(%error, "the host has no random bytes; the clock names the pairing");
-        return SystemClock.monotonic_ns();
-    }
-    u64::from_le_bytes(bytes)
+/// A number for a pairing, never drawn before.
+fn draw_number() -> u64 {
+    HostEntropy::draw().map_or_else(
+        |error| {
+            tracing::error!(%error, "the host has no random bytes; the clock names the pairing");
+            SystemClock.monotonic_ns()
+        },
+        u64::from_le_bytes,
+    )
 }
