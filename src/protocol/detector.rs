@@ -192,10 +192,16 @@ impl Detector {
         self.round_trip_p50() * 2 + HEAD_START_MARGIN
     }
 
+    /// For how long nothing was heard of the other site.
+    #[must_use]
+    pub fn silence(&self, now: Moment) -> Duration {
+        now.saturating_since(self.heard_at)
+    }
+
     /// What a backup makes of its primary.
     #[must_use]
     pub fn of_primary(&self, now: Moment) -> Level {
-        let silent_for = now.saturating_since(self.heard_at);
+        let silent_for = self.silence(now);
         let timeout = self.failure_timeout();
         if silent_for >= timeout {
             Level::Suspect(Suspicion::Silence)

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::lag::Lag;
 use super::moment::Moment;
-use super::role::{Cause, PhaseName, Progress};
+use super::role::{Cause, Leaving, PhaseName, Progress};
 use crate::base::units::ExitOrdinal;
 
 /// What the role knows.
@@ -53,6 +53,8 @@ pub struct Surroundings<'a> {
     pub now: Moment,
     /// Now, in seconds since 1970.
     pub now_unix_seconds: i64,
+    /// Why a transfer came to nothing, in the words of whoever gave it up.
+    pub trouble: Option<&'a str>,
     /// What was measured.
     pub measured: Measured,
 }
@@ -185,10 +187,19 @@ impl Status {
             }),
             green: view.green && away.is_none(),
             cause: cause.map(word),
-            because: cause.map(|cause| cause.to_string()),
+            because: cause.map(|cause| because(cause, around.trouble)),
             since: around.now_unix_seconds.saturating_sub(stands_for),
             next: next(view, cause, around),
         }
+    }
+}
+
+fn because(cause: Cause, trouble: Option<&str>) -> String {
+    match (cause, trouble) {
+        (Cause::TransferFailed | Cause::SelfLeft(Leaving::TransferFailed), Some(trouble)) => {
+            format!("{cause}: {trouble}")
+        }
+        _ => cause.to_string(),
     }
 }
 
@@ -267,6 +278,7 @@ mod tests {
             peer: &"west".parse().unwrap(),
             now: Moment::from_nanos(31_000_000_000),
             now_unix_seconds: 1_000_030,
+            trouble: Some("the hosts differ"),
             measured,
         };
         serde_json::to_value(Status::new(view, &around)).unwrap()
@@ -304,6 +316,9 @@ mod tests {
         assert_eq!(primary["next"], "antipode tiebreaker status");
         let solo = shown_with(&view(PhaseName::Solo, Some(Cause::Lost)), measured);
         assert_eq!(solo["cause"], "lost", "the nearer cause is told");
+        let alone = shown(&view(PhaseName::Unprotected, Some(Cause::TransferFailed)));
+        let because = alone["because"].as_str().unwrap();
+        assert!(because.ends_with(": the hosts differ"), "{because}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use crate::base::configuration::{
     ConfigError, ConfigMistake, Mistakes, Section, Wrong, load, understand, values,
 };
+use crate::machine::probe::TRAITS;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 
 /// The least and the most that the failure timeout's floor may be, in milliseconds.
@@ -34,6 +35,8 @@ pub struct SiteConfig {
     pub peer: Name,
     /// Where its supervisor is reached, as `host:port`.
     pub peer_address: String,
+    /// In what its hosts may differ from this one's, by words of [`TRAITS`].
+    pub allowed_differences: Vec<String>,
     /// The tiebreaker.
     pub tiebreaker: Cluster,
     /// No silence below this is a failure.
@@ -80,7 +83,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
             section.required("vm_ports", "vm_ports = \"7410-7499\"", mistakes, ports),
         )
     });
-    let peer = section(root, "peer", &["name", "address"], mistakes).map(|section| {
+    let peer = section(root, "peer", &["name", "address", "allow_different"], mistakes).map(|section| {
         (
             section.required("name", "name = \"west\"", mistakes, values::name),
             section.required(
@@ -89,6 +92,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
                 mistakes,
                 values::address,
             ),
+            section.optional("allow_different", mistakes, traits),
         )
     });
     let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
@@ -101,7 +105,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
             })
         });
     let (listen, state, vm_ports) = here?;
-    let (peer, peer_address) = peer?;
+    let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
         credentials: credentials??,
         listen: listen?,
@@ -109,6 +113,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         vm_ports: vm_ports?,
         peer: peer?,
         peer_address: peer_address?,
+        allowed_differences: allowed_differences.unwrap_or_default(),
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
     })
@@ -156,6 +161,21 @@ fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option
     Some(Cluster { name: name?, nodes })
 }
 
+/// Words of [`TRAITS`], with commas between them.
+fn traits(value: &DeValue<'_>) -> Result<Vec<String>, Wrong> {
+    let words = values::text(value)?.split(',').map(str::trim);
+    let known = |word: &str| {
+        let wrong = || {
+            Wrong::new(
+                format!("{word:?} is nothing that hosts are compared by"),
+                format!("choose of {}", TRAITS.join(", ")),
+            )
+        };
+        TRAITS.contains(&word).then(|| word.to_owned()).ok_or_else(wrong)
+    };
+    words.filter(|word| !word.is_empty()).map(known).collect()
+}
+
 /// Two ports a VM at least, both ends of the range included.
 fn ports(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Wrong> {
     let word = values::text(value)?;
@@ -192,12 +212,13 @@ mod tests {
         assert_eq!(config.peer_host(), "west.example.org");
         assert!(config.credentials.trust.ends_with(TRUST_FILE));
         assert_eq!(config.vm_ports, 7410..=7499);
+        assert_eq!(config.allowed_differences, ["microcode"]);
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
-                    [peer]\nname = \"West\"\naddress = \"west\"\n[failure]\ntimeout_floor_ms = 1\n";
+                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -211,7 +232,11 @@ mod tests {
             (5, "vm_ports \"9-8\" is no range of ports"),
             (7, "name \"West\" is no name"),
             (8, "address \"west\" is no host with a port"),
-            (10, "timeout_floor_ms is 1, which is out of range"),
+            (
+                9,
+                "allow_different \"moon\" is nothing that hosts are compared by",
+            ),
+            (11, "timeout_floor_ms is 1, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

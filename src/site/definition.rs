@@ -14,9 +14,20 @@ use crate::machine::launch::Birth;
 use crate::machine::workers::HostEntropy;
 use crate::transfer::{DiskOffer, Offer};
 
-/// The configuration that an offer amounts to.
+/// The replica of the VM that is defined in `folder`; where none is, the one that would be made.
 #[must_use]
-pub(super) fn text_of(offer: &Offer, has_initrd: bool) -> String {
+pub(super) fn replica_of(folder: &VmFolder) -> Paths {
+    let defined = config::load(&folder.definition()).ok();
+    let disk = defined.and_then(|config| config.disk);
+    disk.map_or_else(
+        || Paths::new(folder.file("disk.img"), None),
+        |disk| Paths::new(disk.path, disk.metadata),
+    )
+}
+
+/// The configuration that an offer amounts to, with its disk, if it has one, at `replica`.
+#[must_use]
+pub(super) fn text_of(offer: &Offer, has_initrd: bool, replica: &Paths) -> String {
     let mut text = String::new();
     let string = |value: &str| toml::Value::String(value.to_owned()).to_string();
     // Writing to a string cannot fail.
@@ -35,7 +46,12 @@ pub(super) fn text_of(offer: &Offer, has_initrd: bool) -> String {
         let _ = writeln!(text, "initrd = \"initrd\"");
     }
     if offer.disk.is_some() {
-        let _ = writeln!(text, "\n[disk]\npath = \"disk.img\"");
+        let _ = writeln!(
+            text,
+            "\n[disk]\npath = {}\nmetadata = {}",
+            string(&replica.image.display().to_string()),
+            string(&replica.metadata.display().to_string())
+        );
     }
     if let Some((tap, mac)) = &offer.network {
         let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -106,16 +122,16 @@ pub(super) fn adopt(folder: &VmFolder, source: &Path) -> Result<(), String> {
         copy(initrd, "initrd")?;
     }
     let offer = offer_of(&config)?;
-    let mut text = text_of(&offer, config.kernel.initrd.is_some());
+    let mut replica = replica_of(folder);
     if let Some(disk) = &config.disk {
         let path =
             fs::canonicalize(&disk.path).map_err(|error| format!("{}: {error}", disk.path.display()))?;
-        let path = toml::Value::String(path.display().to_string()).to_string();
-        text = text.replace("path = \"disk.img\"", &format!("path = {path}"));
+        let metadata = disk.metadata.as_deref().map(std::path::absolute).transpose();
+        replica = Paths::new(path, metadata.map_err(|error| error.to_string())?);
         let content = GenerationId(HostEntropy::draw().map_err(no_random_bytes)?);
-        let paths = Paths::new(disk.path.clone(), None);
-        ensure_replica(&paths, config.name.as_str(), Some(content), None)?;
+        ensure_replica(&replica, config.name.as_str(), Some(content), None)?;
     }
+    let text = text_of(&offer, config.kernel.initrd.is_some(), &replica);
     folder.write("vm.toml", text.as_bytes()).map_err(failed)
 }
 

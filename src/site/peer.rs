@@ -7,20 +7,21 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use antipode_certs::PeerRule;
 use antipode_certs::tls::LiveCredentials;
+use antipode_certs::{Name, PeerRule};
 use antipode_disk_sync::protocol::Link;
 use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
+use crate::machine::probe::HostKind;
 
 /// Be ready to become the copy of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
     /// Which.
-    pub vm: String,
+    pub vm: Name,
     /// Which of that name.
     pub incarnation: Incarnation,
     /// The pairing that is being made.
@@ -31,6 +32,15 @@ pub struct Prepare {
     pub heartbeat_port: u16,
     /// BLAKE3 of what the machine is made of.
     pub recipe: [u8; 32],
+}
+
+/// What one supervisor is asked by the other site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Question {
+    /// What is to be done.
+    pub(crate) prepare: Prepare,
+    /// What the asking host is.
+    pub(crate) host: HostKind,
 }
 
 /// A process is ready, and is reached at these ports.
@@ -50,7 +60,7 @@ pub(crate) fn prepare(
     address: &str,
     credentials: &Arc<LiveCredentials>,
     rule: PeerRule,
-    question: &Prepare,
+    question: &Question,
 ) -> Result<Prepared, String> {
     let link = Link::connect(address, credentials, rule).map_err(|error| format!("{address}: {error}"))?;
     let (mut reader, mut writer) = link.into_streams();

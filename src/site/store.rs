@@ -7,15 +7,21 @@
 //!   STATE/vms/NAME/disk.img        its replica, if it came from the other site
 //!   STATE/vms/NAME/notes.json      what must outlive a crash: numbers of requests, what was asked
 //!   STATE/vms/NAME/control.sock    its process's
+//!   STATE/vms/NAME/lock            held by its process, from before it listens until after it has stopped to
 //!   STATE/vms/NAME/log, console    what its process logs, and what its guest shows
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::control;
 use crate::protocol::role::Notes;
+
+/// How long a VM's process waits for the one before it to end.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The folder of one VM.
 #[derive(Debug, Clone)]
@@ -72,6 +78,28 @@ impl VmFolder {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.file("control.sock")
+    }
+
+    /// Makes the calling process the VM's only one, for as long as the answer lives. Waits for one that is ending.
+    ///
+    /// # Errors
+    /// When another one runs and does not end, or the host refuses.
+    pub fn lock(&self) -> io::Result<File> {
+        let path = self.file("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        let locked = control::until(PREDECESSOR_PATIENCE, || match file.try_lock() {
+            Ok(()) => Some(Ok(())),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Error(error)) => Some(Err(error)),
+        });
+        let taken = || io::Error::other(format!("{}: another process of this VM runs", path.display()));
+        locked.unwrap_or_else(|| Err(taken()))?;
+        Ok(file)
     }
 
     /// Writes `bytes` as the file `name`: it is there whole, durably, or not at all.

@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 
 use super::config::SiteConfig;
 use super::guest::happening::Request;
-use super::peer::{self, Prepare, Prepared};
+use super::peer::{self, Prepare, Prepared, Question};
 use super::store::VmFolder;
 use super::{control, definition};
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
+use crate::machine::probe::HostKind;
 
 /// How long a VM's process may take until it can be asked.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
@@ -220,8 +221,8 @@ impl Supervisor {
                 })
                 .and_then(|link| {
                     let (mut reader, mut writer) = link.into_streams();
-                    let prepare: Prepare = peer::take(&mut reader)?;
-                    let answer = self.prepare(&prepare);
+                    let question: Question = peer::take(&mut reader)?;
+                    let answer = self.prepare(&question);
                     peer::put(&mut writer, &answer)
                 });
             if let Err(why) = served {
@@ -230,8 +231,18 @@ impl Supervisor {
         }
     }
 
-    fn prepare(&self, prepare: &Prepare) -> Result<Prepared, String> {
-        let ports = self.ensure_process(&prepare.vm, Some(prepare))?;
+    fn prepare(&self, question: &Question) -> Result<Prepared, String> {
+        let Question { prepare, host } = question;
+        let here = HostKind::of_this_host().map_err(|error| error.to_string())?;
+        let differences = here.differences(host, &self.config.allowed_differences);
+        if !differences.is_empty() {
+            let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
+            return Err(format!(
+                "the hosts differ in {}; what may differ is named there in [peer] allow_different",
+                told.join(", ")
+            ));
+        }
+        let ports = self.ensure_process(prepare.vm.as_str(), Some(prepare))?;
         serde_json::from_value(ports).map_err(|error| error.to_string())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use antipode_disk_sync::LeafSet;
@@ -131,20 +131,14 @@ pub fn send(
         clock,
         disk: sending.disk.as_deref(),
         tell,
+        go,
     };
     source.offer(sending)?;
     source.send_disk()?;
-    wait_for(go, Go::Ram)?;
+    source.wait_for(Go::Ram)?;
     let (copy, left) = source.send_ram()?;
-    wait_for(go, Go::Stun)?;
+    source.wait_for(Go::Stun)?;
     source.send_rest(copy, left)
-}
-
-fn wait_for(go: &Receiver<Go>, what: Go) -> Result<(), SourceError> {
-    match go.recv() {
-        Ok(found) if found == what => Ok(()),
-        _ => Err(SourceError::GivenUp),
-    }
 }
 
 struct Source<'a> {
@@ -153,18 +147,31 @@ struct Source<'a> {
     clock: &'a dyn HostClock,
     disk: Option<&'a Disk>,
     tell: &'a mut dyn FnMut(News),
+    go: &'a Receiver<Go>,
 }
 
 impl Source<'_> {
+    fn wait_for(&self, what: Go) -> Result<(), SourceError> {
+        match self.go.recv() {
+            Ok(found) if found == what => Ok(()),
+            _ => Err(SourceError::GivenUp),
+        }
+    }
+
     fn now(&self) -> Duration {
         Duration::from_nanos(self.clock.monotonic_ns())
     }
 
-    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
+    /// Tells how far it is, and sees whether it is still wanted.
+    fn progress(&mut self, done_bytes: u64, total_bytes: u64) -> Result<(), SourceError> {
         (self.tell)(News::Progress {
             done_bytes,
             total_bytes,
         });
+        match self.go.try_recv() {
+            Err(TryRecvError::Empty) => Ok(()),
+            _ => Err(SourceError::GivenUp),
+        }
     }
 
     fn offer(&mut self, sending: &Sending<'_>) -> Result<(), SourceError> {
@@ -252,9 +259,9 @@ impl Source<'_> {
                 continue;
             }
             self.stream.put(&Head::Leaf { index }, &bytes)?;
-            self.progress(done, total);
+            self.progress(done, total)?;
         }
-        self.progress(total, total);
+        self.progress(total, total)?;
         Ok(total)
     }
 
@@ -299,7 +306,7 @@ impl Source<'_> {
                 self.stream.put(&Head::Pages, &body)?;
             }
             looked_at += (addresses.len() * PAGE_SIZE) as u64;
-            self.progress(looked_at, total);
+            self.progress(looked_at, total)?;
         }
         Ok(sent)
     }

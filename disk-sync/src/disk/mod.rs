@@ -94,6 +94,16 @@ pub enum DiskError {
         /// What its length was.
         expected: u64,
     },
+    /// It shall become a copy of what is not as long.
+    #[error("{path}: has {found} bytes, and what it shall be a copy of has {expected}", path = path.display())]
+    OtherLength {
+        /// The image.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// That of the other one.
+        expected: u64,
+    },
     /// It may not be used by a VM: part or all of what it should hold is missing.
     #[error("{path}: this replica is {state}, and only a clean one may go live", path = path.display())]
     NotClean {

@@ -18,16 +18,24 @@ pub struct SyncTarget {
 }
 
 impl SyncTarget {
-    /// Opens a replica to make it a copy of replica `source`, and makes it all zeros: whoever fills it leaves zeros out.
+    /// Opens a replica to make it a copy of replica `source`, which has `byte_count` bytes, and makes it all zeros: whoever fills it leaves zeros out.
     /// It says `syncing` durably before that begins.
     ///
     /// # Errors
     /// [`DiskError`].
-    pub fn begin(paths: Paths, source: [u8; 16]) -> Result<Self, DiskError> {
+    pub fn begin(paths: Paths, source: [u8; 16], byte_count: u64) -> Result<Self, DiskError> {
         let opened = Opened::at(&paths, Access::Write, true)?;
         let InUse {
             image, mut replica, ..
         } = take_into_use(&paths, opened)?;
+        let found = image.length().bytes();
+        if found != byte_count {
+            return Err(DiskError::OtherLength {
+                path: paths.image,
+                found,
+                expected: byte_count,
+            });
+        }
         let key = SyncKey {
             source: ReplicaId(source),
             // The source goes on being written to: what it will be called is known at the end.

@@ -45,6 +45,10 @@ pub(in crate::cli) fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
             ExitCode::DiskRefused,
             "restore the image's length; a disk that shall have another one is a new replica",
         ),
+        DiskError::OtherLength { .. } => (
+            ExitCode::DiskRefused,
+            "make a replica of the same size, or move this one away",
+        ),
         DiskError::Sectors { .. } => (
             ExitCode::DiskRefused,
             "give a size of whole sectors, or extend the image with `truncate`",

@@ -31,6 +31,9 @@ nix::ioctl_readwrite!(
 /// The slot of the register page, after those of RAM.
 const PAGE_SLOT: u32 = 8;
 
+/// Numbers of capabilities that are asked for; Linux 6.12 knows 240.
+const CAPABILITIES_MAX: u64 = 256;
+
 /// A run of MSRs that KVM itself may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsrPassRange {
@@ -65,6 +68,17 @@ impl KvmHost {
         self.kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// What KVM answers of each of its capabilities, but for those that follow from how many processors the host has.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<u8> {
+        /// `KVM_CAP_NR_VCPUS`.
+        const BY_PROCESSORS: u64 = 9;
+        (0..CAPABILITIES_MAX)
+            .filter(|capability| *capability != BY_PROCESSORS)
+            .flat_map(|capability| self.kvm.check_extension_raw(capability).to_le_bytes())
+            .collect()
     }
 
     /// Creates a VM whose RAM is `memory`, with a dirty log if `log_dirty_pages`.

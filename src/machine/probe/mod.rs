@@ -5,11 +5,13 @@
 
 mod host;
 mod kvm_probes;
+mod likeness;
 mod tiny_guest;
 mod verdict;
 
 pub use host::{DiskProbe, probe_disk, probe_pmu};
 pub use kvm_probes::{KvmFindings, probe_cmpxchg16b, probe_exit_cost, probe_kvm};
+pub use likeness::{Difference, HostKind, TRAITS};
 pub use tiny_guest::{CODE, DATA, TinyGuest, TinyGuestError, tiny_program};
 pub use verdict::{Verdict, judge};
 

@@ -5,6 +5,7 @@ use antipode_tiebreaker::{Generation, Operation, PairingId, Record};
 use super::{Cause, Effect, Leaving, Phase, Purpose, Refused, ReplayId, Role, Side, Standing, Word};
 use crate::base::units::ExitOrdinal;
 use crate::protocol::detector::{Level, Suspicion};
+use crate::protocol::limits::JOIN_PATIENCE;
 
 /// How far a copy that follows is with what it needs for a claim.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +58,9 @@ impl Role {
     pub(super) fn tick_backup(&mut self) {
         let level = self.detector.of_primary(self.now);
         match (self.phase, level) {
-            (Phase::Joining, Level::Suspect(_)) => self.leave_backup(Leaving::TransferFailed),
+            (Phase::Joining, _) if self.detector.silence(self.now) >= JOIN_PATIENCE => {
+                self.leave_backup(Leaving::TransferFailed);
+            }
             (Phase::Joining, _) => {}
             (Phase::Suspecting(_), Level::Fine) => self.follow_on(),
             (Phase::Suspecting(_), Level::Suspect(suspicion)) => {

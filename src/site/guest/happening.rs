@@ -44,8 +44,8 @@ pub(crate) enum Happening {
     InTouch,
     /// The record was read; none if nobody answered.
     RecordRead(ReadId, Option<Option<Box<Record>>>),
-    /// The transfer from here tells.
-    Transfer(TransferNews),
+    /// The transfer of that number from here tells.
+    Transfer(u64, TransferNews),
     /// A piece of the machine has arrived here.
     TransferHeard,
     /// The transfer to here has ended.

@@ -16,7 +16,7 @@ use super::happening::Happening;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::site::definition;
 use crate::site::store::VmFolder;
-use crate::transfer::{Arriving, Offer, Reception, Stream, receive};
+use crate::transfer::{Arriving, DiskOffer, Offer, Reception, Stream, receive};
 
 /// How often the driver is told that something comes.
 const TELL_EVERY_NS: u64 = 20_000_000;
@@ -79,10 +79,11 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn make_disk(&self, byte_count: u64, vm: &str, source: [u8; 16]) -> Result<SyncTarget, String> {
-        let paths = Paths::new(self.inbound.folder.file("disk.img"), None);
-        definition::ensure_replica(&paths, vm, None, Some(byte_count))?;
-        SyncTarget::begin(paths, source).map_err(|error| error.to_string())
+    /// The replica that this site has of the VM, or a new one in its folder.
+    fn make_disk(&self, paths: &Paths, offered: &DiskOffer, vm: &str) -> Result<SyncTarget, String> {
+        definition::ensure_replica(paths, vm, None, Some(offered.byte_count))?;
+        let begun = SyncTarget::begin(paths.clone(), offered.replica, offered.byte_count);
+        begun.map_err(|error| error.to_string())
     }
 }
 
@@ -100,11 +101,12 @@ impl Reception for Desk<'_> {
         if let Some(initrd) = &initrd {
             folder.write("initrd", initrd).map_err(failed)?;
         }
+        let paths = definition::replica_of(folder);
         let disk = match &offer.disk {
-            Some(disk) => Some(self.make_disk(disk.byte_count, &offer.vm, disk.replica)?),
+            Some(disk) => Some(self.make_disk(&paths, disk, &offer.vm)?),
             None => None,
         };
-        let definition = definition::text_of(offer, initrd.is_some());
+        let definition = definition::text_of(offer, initrd.is_some(), &paths);
         folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
         let (send, pieces) = channel();
         let birth = Box::new(offer.birth.clone());

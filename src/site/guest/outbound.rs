@@ -14,14 +14,17 @@ use super::happening::{Happening, TransferNews};
 use super::orders::Order;
 use super::vcpu::Handle;
 use crate::base::clock::SystemClock;
+use crate::machine::probe::HostKind;
 use crate::machine::workers::DiskHandle;
 use crate::machine::{RamCopy, RamDigest};
-use crate::site::peer::{self, Prepare};
+use crate::site::peer::{self, Prepare, Question};
 use crate::transfer::{Go, News, Offer, RunningMachine, Sending, Stream, Stunned, send};
 
 /// What is sent, and to whom.
 #[derive(Debug)]
 pub(super) struct Outbound {
+    /// It goes by this number in what it tells.
+    pub(super) number: u64,
     pub(super) handle: Handle,
     pub(super) offer: Offer,
     pub(super) kernel: PathBuf,
@@ -42,9 +45,8 @@ impl Outbound {
         std::thread::Builder::new()
             .name("transfer".into())
             .spawn(move || {
-                let happenings = self.happenings.clone();
                 if let Err(why) = self.run(&may_go) {
-                    let _ = happenings.send(Happening::Transfer(TransferNews::Failed(why)));
+                    self.tell(TransferNews::Failed(why));
                 }
             })?;
         Ok(go)
@@ -52,15 +54,19 @@ impl Outbound {
 
     fn tell(&self, news: TransferNews) {
         // Without a driver the process ends.
-        let _ = self.happenings.send(Happening::Transfer(news));
+        let _ = self.happenings.send(Happening::Transfer(self.number, news));
     }
 
-    fn run(self, may_go: &Receiver<Go>) -> Result<(), String> {
+    fn run(&self, may_go: &Receiver<Go>) -> Result<(), String> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.peer.clone(),
         });
-        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &self.prepare)?;
+        let question = Question {
+            prepare: self.prepare.clone(),
+            host: HostKind::of_this_host().map_err(|error| error.to_string())?,
+        };
+        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &question)?;
         self.tell(TransferNews::Ports {
             log: prepared.log_port,
         });
@@ -73,10 +79,7 @@ impl Outbound {
             .map_err(|error| format!("{address}: {error}"))?;
         let (reader, writer) = link.into_streams();
         let mut stream = Stream::over(reader, writer);
-        let machine = Machine {
-            handle: &self.handle,
-            happenings: &self.happenings,
-        };
+        let machine = Machine(self);
         let sending = Sending {
             offer: self.offer.clone(),
             kernel: &self.kernel,
@@ -93,15 +96,12 @@ impl Outbound {
 }
 
 /// The VM on its thread, for the transfer.
-struct Machine<'a> {
-    handle: &'a Handle,
-    happenings: &'a UnboundedSender<Happening>,
-}
+struct Machine<'a>(&'a Outbound);
 
 impl Machine<'_> {
     fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Option<T> {
         let (reply, answer) = channel();
-        self.handle.order(order(reply));
+        self.0.handle.order(order(reply));
         answer.recv().ok()
     }
 }
@@ -117,13 +117,13 @@ impl RunningMachine for Machine<'_> {
 
     fn stun(&self) -> Option<Stunned> {
         let machine = self.ask(|reply| Order::Stun { reply })?;
-        let stood = TransferNews::StoodAt(machine.position);
-        let _ = self.happenings.send(Happening::Transfer(stood));
+        self.0.tell(TransferNews::StoodAt(machine.position));
         Some(machine)
     }
 
     fn adopt(&self, digest: RamDigest) -> Option<()> {
-        self.handle
+        self.0
+            .handle
             .order(Order::Adopt {
                 digest: Box::new(digest),
             })

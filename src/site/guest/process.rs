@@ -49,6 +49,7 @@ pub fn run(
 ) -> Result<(), String> {
     let folder = VmFolder::of(&config.state, name.as_str());
     folder.make().map_err(in_words)?;
+    let lock = folder.lock().map_err(in_words)?;
     let rule = PeerRule::AnyOf(antipode_certs::Role::ALL.to_vec());
     let credentials = LiveCredentials::open(config.credentials.clone(), &rule, clock).map_err(in_words)?;
     let socket = control::listen(&folder.control()).map_err(in_words)?;
@@ -111,6 +112,8 @@ pub fn run(
     // One that panicked has taken the process with it.
     let _ = driver.join();
     let _ = std::fs::remove_file(folder.control());
+    // Whoever comes next makes a socket of its own.
+    drop(lock);
     Ok(())
 }
 

@@ -136,11 +136,12 @@ impl Driver {
     pub(super) fn begin_transfer(&mut self, pairing: PairingId) {
         if let Err(why) = self.try_begin_transfer(pairing) {
             tracing::error!("protection cannot begin: {why}");
+            self.trouble = Some(why);
             self.todo.push_back(Event::TransferFailed);
         }
     }
 
-    pub(super) fn try_begin_transfer(&mut self, pairing: PairingId) -> Result<(), String> {
+    fn try_begin_transfer(&mut self, pairing: PairingId) -> Result<(), String> {
         let session = self.session(pairing);
         let running = self.running.as_ref().ok_or("the VM does not run")?;
         let birth = self.birth.clone().ok_or("the VM has not begun")?;
@@ -161,7 +162,7 @@ impl Driver {
             recipe,
         };
         let prepare = Prepare {
-            vm: self.parts.name.to_string(),
+            vm: self.parts.name.clone(),
             incarnation: session.incarnation,
             pairing,
             generation: session.generation,
@@ -169,7 +170,9 @@ impl Driver {
             recipe,
         };
         self.pair = Some(new_pair(session, Side::Primary, common));
+        self.transfers += 1;
         let outbound = Outbound {
+            number: self.transfers,
             handle: running.handle.clone(),
             offer,
             kernel: self.parts.folder.file("kernel"),
@@ -211,12 +214,14 @@ impl Driver {
         use std::net::ToSocketAddrs;
         let here = SocketAddr::new(self.parts.config.listen.ip(), self.parts.ports.0);
         let peer = peer.to_socket_addrs().ok().and_then(|mut all| all.next());
-        let bound = peer.map(|peer| Datagrams::bind(here, peer));
-        match bound {
-            Some(Ok(datagrams)) => self.datagrams = Some(datagrams),
+        // Those of a pairing that came to nothing hold the port.
+        self.datagrams = None;
+        match peer.map(|peer| Datagrams::bind(here, peer)) {
+            Some(Ok(datagrams)) => return self.datagrams = Some(datagrams),
             Some(Err(error)) => tracing::error!(%error, "heartbeats cannot be heard on port {}", here.port()),
             None => tracing::error!("the other site's address stands for no host"),
         }
+        self.todo.push_back(Event::TransferFailed);
     }
 
     /// This site becomes the copy of the other site's VM.
@@ -283,6 +288,7 @@ impl Driver {
         self.transfer = None;
         self.pair = None;
         self.writer = None;
+        self.datagrams = None;
         if self.stunned_at.take().is_some()
             && let Some(running) = &self.running
         {

@@ -88,6 +88,10 @@ pub(super) struct Driver {
     datagrams: Option<Datagrams>,
     listener: Option<Listener>,
     transfer: Option<std::sync::mpsc::Sender<Go>>,
+    /// How many there were: what is told by one that was given up is told by its number from the present one.
+    transfers: u64,
+    /// Why the last one came to nothing, in words.
+    trouble: Option<String>,
     stunned_at: Option<ExitOrdinal>,
     /// The copy goes live, and its outside is not attached yet.
     awaits_outside: bool,
@@ -123,6 +127,8 @@ impl Driver {
             datagrams: None,
             listener: Some(listener),
             transfer: None,
+            transfers: 0,
+            trouble: None,
             stunned_at: None,
             awaits_outside: false,
             incarnation: Incarnation(1),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::happening::{Happening, TransferNews};
 use super::super::line;
 use super::super::log_ends::Feeder;
-use super::super::orders::{Ending, FromVcpu};
+use super::super::orders::{Ending, FromVcpu, Order};
 use super::super::pair::LogEnd;
 use super::{ANNOUNCEMENTS_MS, Driver, Running};
 use crate::base::units::{ExitOrdinal, LogSeq};
@@ -40,11 +40,14 @@ impl Driver {
                 }
                 self.todo.push_back(Event::RecordRead { read, record });
             }
-            Happening::Transfer(news) => self.transfer_told(news),
+            Happening::Transfer(number, news) if number == self.transfers => self.transfer_told(news),
+            Happening::Transfer(_, TransferNews::StoodAt(_)) => self.let_stand_no_more(),
+            Happening::Transfer(..) => {}
             Happening::TransferHeard => self.todo.push_back(Event::ChannelHeard),
             Happening::Received(Ok(())) => self.todo.push_back(Event::Joined),
             Happening::Received(Err(why)) => {
                 tracing::error!("the machine of the other site did not arrive: {why}");
+                self.trouble = Some(why);
                 self.todo.push_back(Event::TransferFailed);
             }
             Happening::Prepared(birth) => self.birth = Some(*birth),
@@ -271,10 +274,22 @@ impl Driver {
         }));
     }
 
+    /// The guest stands still for a transfer that was given up meanwhile.
+    fn let_stand_no_more(&self) {
+        let leads = matches!(
+            self.pair.as_ref().map(|pair| &pair.log),
+            Some(LogEnd::Sending { .. })
+        );
+        if let Some(running) = self.running.as_ref().filter(|_| !leads) {
+            running.handle.order(Order::GoAlone);
+        }
+    }
+
     pub(super) fn transfer_told(&mut self, news: TransferNews) {
         match news {
             TransferNews::Ports { log } => self.dial(log),
-            TransferNews::StoodAt(position) => self.stunned_at = Some(position),
+            TransferNews::StoodAt(position) if self.transfer.is_some() => self.stunned_at = Some(position),
+            TransferNews::StoodAt(_) => self.let_stand_no_more(),
             TransferNews::News(News::Progress {
                 done_bytes,
                 total_bytes,
@@ -291,6 +306,7 @@ impl Driver {
             TransferNews::News(News::PeerReady) => self.todo.push_back(Event::PeerReady),
             TransferNews::Failed(why) => {
                 tracing::warn!("the transfer to the other site: {why}");
+                self.trouble = Some(why);
                 self.transfer = None;
                 self.todo.push_back(Event::TransferFailed);
             }

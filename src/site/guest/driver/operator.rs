@@ -61,6 +61,7 @@ impl Driver {
             peer: &self.parts.config.peer,
             now: self.moment(),
             now_unix_seconds: wall_clock_unix_seconds(),
+            trouble: self.trouble.as_deref(),
             measured: self.figures.measured(self.now()),
         };
         Status::new(&self.parts.role.view(), &around)
