@@ -18,8 +18,8 @@ use antipode::machine::probe::{CODE, DATA, probe_kvm, tiny_program};
 use antipode::machine::workers::{Event, HostEntropy};
 use antipode::machine::{Outcome, RamSums, RunError, TimelineError};
 use antipode::replay::{
-    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, NoiseCounts, Origin, Recipe, Recorder,
-    Replayer, SavedMachine, save_machine,
+    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, NoiseCounts, Origin, Position, Recipe,
+    Recorder, Replayer, SavedMachine, save_machine,
 };
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, ax, dx, eax, ptr, rax, rbx, rcx};
@@ -248,11 +248,48 @@ fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
     assert!(all.page_log_restarts > 0 && all.cut_batches > 0, "{all:?}");
 }
 
+#[test]
+fn kvm_stepping_from_exit_to_exit_makes_no_difference() {
+    let Some(record) = record() else { return };
+    let mut vm = machine(record.rounds);
+    let log = LogReader::open(&record.log).unwrap();
+    let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    let exits = ExitOrdinal::new(3)..ExitOrdinal::new(600);
+    let (digests, _) = finish(&mut vm, replayer.stepping_from(exits)).unwrap();
+    assert_eq!(digests, record.digests);
+}
+
+/// The address of the next instruction of `record`'s machine held at `position`, or what kept it from coming there.
+fn rip_at(record: &Record, position: Position) -> Result<u64, LaunchError> {
+    let mut vm = machine(record.rounds);
+    let log = LogReader::open(&record.log).unwrap();
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(Some(position));
+    assert_eq!(vm.run(&mut replayer)?.outcome, Outcome::Held);
+    Ok(vm.vcpu().registers().unwrap().rip)
+}
+
+#[test]
+fn kvm_a_position_between_two_exits_is_reached_instruction_by_instruction() {
+    let Some(record) = record() else { return };
+    // The second IN of a round, and the first of the next: XOR, DEC and JNE lie between them.
+    let exit = ExitOrdinal::new(2);
+    let at = |instructions| rip_at(&record, Position { exit, instructions });
+    let rips = [1, 2, 3].map(|instructions| at(instructions).unwrap());
+    assert_eq!(rips[1] - rips[0], 3, "DEC has three bytes: {rips:x?}");
+    assert!(rips[2] < rips[0], "JNE leads back: {rips:x?}");
+    match at(4) {
+        Err(LaunchError::Run(RunError::Timeline(TimelineError::Beyond { exit, instructions }))) => {
+            assert_eq!((exit.get(), instructions), (3, 3));
+        }
+        other => panic!("the next exit is passed: {other:?}"),
+    }
+}
+
 /// A machine of `record` held at exit `position`.
 fn held(record: &Record, position: u64) -> StartedVm {
     let mut vm = machine(record.rounds);
     let log = LogReader::open(&record.log).unwrap();
-    let until = Some(ExitOrdinal::new(position));
+    let until = Some(Position::at(ExitOrdinal::new(position)));
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(until);
     assert_eq!(vm.run(&mut replayer).unwrap().outcome, Outcome::Held);
     assert_eq!(vm.totals().exit_count.get(), position);

@@ -95,6 +95,21 @@ impl GuestMemory {
         })
     }
 
+    /// Changes a byte at `address` without marking its page as written: for what is put back before anyone looks.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if it is outside.
+    pub fn patch(&self, address: GuestAddress, byte: u8) -> Result<(), OutsideRam> {
+        let place = self.ram.get_host_address(address).map_err(|_| OutsideRam {
+            address: address.0,
+            byte_count: 1,
+        })?;
+        // SAFETY: the address is of a byte of a live mapping of `ram`, of which no Rust reference exists: the guest's memory
+        // is only reached through volatile accesses, and this type stays on the thread that runs the guest.
+        unsafe { place.write_volatile(byte) };
+        Ok(())
+    }
+
     /// Copies `bytes` into guest memory at `address`.
     ///
     /// # Errors

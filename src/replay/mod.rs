@@ -11,6 +11,7 @@
 //!   checks      the rolling digest of exits
 //!   time_rule   virtual time between two samples
 //!   noise       disturbs a replay on purpose
+//!   position    where a replay can be held
 //!   machine     a machine at rest: digests, and dumps to compare byte for byte
 //! ```
 //!
@@ -38,6 +39,7 @@ mod machine;
 mod noise;
 mod page_delta;
 mod patience;
+mod position;
 mod recipe;
 mod recorder;
 mod replayer;
@@ -50,6 +52,7 @@ pub use codec::CodecError;
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
 pub use noise::NoiseCounts;
+pub use position::{NoPosition, Position};
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Logged, Recorder};
 pub use replayer::Replayer;

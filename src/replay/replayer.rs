@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
+use std::ops::Range;
 
 use super::batch::Batch;
 use super::catalogue::Entry;
@@ -19,7 +20,7 @@ use super::log::{LogError, LogReader};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
-use super::{End, time_rule};
+use super::{End, Position, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite, VcpuState};
@@ -43,7 +44,9 @@ pub struct Replayer<R> {
     checks_from: u64,
     through: ExitOrdinal,
     /// Where the VM shall be held.
-    hold_at: Option<ExitOrdinal>,
+    hold_at: Option<Position>,
+    /// Exits from which it is stepped to the next.
+    stepped: Range<ExitOrdinal>,
     end: Option<End>,
     /// Our own disk requests that have ended before the log says so.
     disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
@@ -69,6 +72,7 @@ impl<R: Read> Replayer<R> {
             checks_from: through.get() + 1,
             through,
             hold_at: None,
+            stepped: ExitOrdinal::default()..ExitOrdinal::default(),
             end: None,
             disk_done: BTreeMap::new(),
             is_stopped: false,
@@ -77,11 +81,20 @@ impl<R: Read> Replayer<R> {
         }
     }
 
-    /// The same, holding the VM at exit `until`, all that belongs there handled.
+    /// The same, holding the VM at `until`, all that belongs to its exit handled.
     #[must_use]
-    pub fn until(self, until: Option<ExitOrdinal>) -> Self {
+    pub fn until(self, until: Option<Position>) -> Self {
         Self {
             hold_at: until,
+            ..self
+        }
+    }
+
+    /// The same, going from each exit of `exits` to the next by single steps. It must make no difference.
+    #[must_use]
+    pub fn stepping_from(self, exits: Range<ExitOrdinal>) -> Self {
+        Self {
+            stepped: exits,
             ..self
         }
     }
@@ -357,8 +370,13 @@ impl<R: Read> Timeline for Replayer<R> {
             self.kicker.reenter_guest();
             return Ok(Turn::Run);
         }
-        if self.hold_at.is_some_and(|position| position <= standing.exit) {
-            return Ok(Turn::Hold);
+        if let Some(position) = self.hold_at.filter(|position| position.exit <= standing.exit) {
+            let instructions = position.instructions;
+            return Ok(if instructions == 0 {
+                Turn::Hold
+            } else {
+                Turn::Step(Some(instructions))
+            });
         }
         if let Some(resumption) = self.resumption(standing)? {
             return Ok(Turn::Become(Box::new(resumption)));
@@ -366,10 +384,12 @@ impl<R: Read> Timeline for Replayer<R> {
         if self.end.is_some() && self.through == standing.exit {
             return Err(TimelineError::Ended(standing.exit));
         }
-        Ok(if self.kicker.enter_guest() {
-            Turn::Run
-        } else {
+        Ok(if !self.kicker.enter_guest() {
             Turn::Wait
+        } else if self.stepped.contains(&standing.exit) {
+            Turn::Step(None)
+        } else {
+            Turn::Run
         })
     }
 

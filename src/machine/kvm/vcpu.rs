@@ -156,6 +156,11 @@ impl Vcpu {
         Ok(true)
     }
 
+    /// The exit that [`Self::complete_instruction`] came upon, if it did: the next run would return it.
+    pub fn take_next_exit(&mut self) -> Option<Exit> {
+        self.next_exit.take()
+    }
+
     /// Executes one instruction. [`Exit::Debug`] if it caused no exit of its own; kicks are passed over.
     ///
     /// # Errors

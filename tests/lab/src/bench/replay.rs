@@ -187,6 +187,7 @@ fn measure(setup: &Setup, mode: Mode) -> Result<Vec<Trial>> {
                 log: LOG.to_owned(),
                 dump: None,
                 noise: None,
+                step: None,
             };
             let vm = stage.start_task(&VmSettings::new(setup), &task)?;
             let summary = vm.wait_end(REPLAY_TIMEOUT)?.checked_summary()?;

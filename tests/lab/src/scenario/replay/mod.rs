@@ -51,6 +51,9 @@ pub struct Args {
     runs: u32,
     #[command(flatten)]
     amount: Amount,
+    /// Replay these exits, `FROM..TO`, by single steps
+    #[arg(long, value_name = "EXITS")]
+    step: Option<String>,
     /// Replay with this `antipode` instead of the one that records
     #[arg(long, value_name = "FILE")]
     replay_with: Option<PathBuf>,
@@ -178,6 +181,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
             log: LOG.to_owned(),
             dump: Some(DUMP.to_owned()),
             noise: Some(number.into()),
+            step: args.step.clone(),
         };
         let end = stage
             .start_task(&VmSettings::new(setup), &task)?

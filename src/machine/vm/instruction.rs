@@ -1,0 +1,91 @@
+//! What single-stepping has to know of an instruction: what becomes of the trap flag in it. Pure.
+
+use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpKind, Register};
+
+/// Longest x86 instruction.
+pub(super) const INSTRUCTION_BYTES_MAX: usize = 15;
+
+/// An instruction by what it does to the trap flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Nothing.
+    Plain,
+    /// Pushes it: so many bytes.
+    PushesFlags(u8),
+    /// Saves it in R11 and masks it (SYSCALL).
+    EntersKernel,
+    /// Takes it from R11 (SYSRET).
+    LeavesKernel,
+    /// Pushes it and goes on in a handler without it (INT n).
+    Interrupts,
+    /// Holds the trap off for one more instruction on some processors (a load of SS).
+    LoadsStackSegment,
+    /// No stepping across it is known (SYSENTER, SYSEXIT, ICEBP).
+    Unknown,
+}
+
+/// An instruction's class and length. Bytes that are none are plain: the processor will say so itself.
+pub(super) fn classify(code: &[u8], bitness: u32) -> (Class, u64) {
+    let mut decoder = Decoder::new(bitness, code, DecoderOptions::NONE);
+    if !decoder.can_decode() {
+        return (Class::Plain, 0);
+    }
+    let instruction = decoder.decode();
+    let class = match instruction.mnemonic() {
+        Mnemonic::Pushf => Class::PushesFlags(2),
+        Mnemonic::Pushfd => Class::PushesFlags(4),
+        Mnemonic::Pushfq => Class::PushesFlags(8),
+        Mnemonic::Syscall => Class::EntersKernel,
+        Mnemonic::Sysret | Mnemonic::Sysretq => Class::LeavesKernel,
+        Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into => Class::Interrupts,
+        Mnemonic::Int1 | Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => Class::Unknown,
+        Mnemonic::Lss => Class::LoadsStackSegment,
+        Mnemonic::Mov | Mnemonic::Pop
+            if instruction.code() != Code::INVALID
+                && instruction.op0_kind() == OpKind::Register
+                && instruction.op0_register() == Register::SS =>
+        {
+            Class::LoadsStackSegment
+        }
+        _ => Class::Plain,
+    };
+    (class, instruction.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_instruction_that_touches_the_flag_is_known() {
+        let cases: [(&[u8], Class); 12] = [
+            (&[0x90], Class::Plain),
+            (&[0x9C], Class::PushesFlags(8)),
+            (&[0x66, 0x9C], Class::PushesFlags(2)),
+            (&[0x9D], Class::Plain),
+            (&[0x0F, 0x05], Class::EntersKernel),
+            (&[0x48, 0x0F, 0x07], Class::LeavesKernel),
+            (&[0xCD, 0x80], Class::Interrupts),
+            (&[0xCC], Class::Interrupts),
+            (&[0x48, 0xCF], Class::Plain),
+            (&[0x8E, 0xD0], Class::LoadsStackSegment),
+            (&[0x8E, 0xD8], Class::Plain),
+            (&[0x0F, 0x34], Class::Unknown),
+        ];
+        for (code, class) in cases {
+            assert_eq!(classify(code, 64), (class, code.len() as u64), "{code:02x?}");
+        }
+        assert_eq!(classify(&[0x9C], 32), (Class::PushesFlags(4), 1));
+        assert_eq!(classify(&[], 64), (Class::Plain, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_classified(code in prop::collection::vec(any::<u8>(), 0..16), wide: bool) {
+            let (_, length) = classify(&code, if wide { 64 } else { 32 });
+            prop_assert!(length <= INSTRUCTION_BYTES_MAX as u64);
+        }
+    }
+}
