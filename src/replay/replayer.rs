@@ -372,11 +372,17 @@ impl<R: Read> Timeline for Replayer<R> {
         }
         if let Some(position) = self.hold_at.filter(|position| position.exit <= standing.exit) {
             let instructions = position.instructions;
-            return Ok(if instructions == 0 {
-                Turn::Hold
-            } else {
-                Turn::Step(Some(instructions))
-            });
+            if instructions == 0 {
+                return Ok(Turn::Hold);
+            }
+            // A stretch that ends in a pre-emption is not executed: nothing lies between its ends.
+            if let Some(Entry::Page { .. } | Entry::Resume { .. }) = self.entry_here(standing)? {
+                return Err(TimelineError::Beyond {
+                    exit: standing.exit.next(),
+                    instructions: 0,
+                });
+            }
+            return Ok(Turn::Step(Some(instructions)));
         }
         if let Some(resumption) = self.resumption(standing)? {
             return Ok(Turn::Become(Box::new(resumption)));

@@ -10,14 +10,20 @@ pub(super) const INSTRUCTION_BYTES_MAX: usize = 15;
 pub(super) enum Class {
     /// Nothing.
     Plain,
+    /// Nothing, and it halts.
+    Halts,
+    /// Nothing, and it may be one of several repetitions.
+    Repeats,
     /// Pushes it: so many bytes.
     PushesFlags(u8),
     /// Saves it in R11 and masks it (SYSCALL).
     EntersKernel,
     /// Takes it from R11 (SYSRET).
     LeavesKernel,
-    /// Pushes it and goes on in a handler without it (INT n).
-    Interrupts,
+    /// Takes it from the stack (POPF, IRET): the byte that holds it is so far above the stack pointer.
+    PopsFlags(u8),
+    /// Pushes it and goes on in the handler of this vector without it (INT n).
+    Interrupts(u8),
     /// Holds the trap off for one more instruction on some processors (a load of SS).
     LoadsStackSegment,
     /// No stepping across it is known (SYSENTER, SYSEXIT, ICEBP).
@@ -35,9 +41,22 @@ pub(super) fn classify(code: &[u8], bitness: u32) -> (Class, u64) {
         Mnemonic::Pushf => Class::PushesFlags(2),
         Mnemonic::Pushfd => Class::PushesFlags(4),
         Mnemonic::Pushfq => Class::PushesFlags(8),
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => Class::PopsFlags(1),
+        // The third word of the frame.
+        Mnemonic::Iret => Class::PopsFlags(2 * 2 + 1),
+        Mnemonic::Iretd => Class::PopsFlags(2 * 4 + 1),
+        Mnemonic::Iretq => Class::PopsFlags(2 * 8 + 1),
+        Mnemonic::Hlt => Class::Halts,
+        _ if instruction.is_string_instruction()
+            && (instruction.has_rep_prefix() || instruction.has_repne_prefix()) =>
+        {
+            Class::Repeats
+        }
         Mnemonic::Syscall => Class::EntersKernel,
         Mnemonic::Sysret | Mnemonic::Sysretq => Class::LeavesKernel,
-        Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into => Class::Interrupts,
+        Mnemonic::Int => Class::Interrupts(instruction.immediate8()),
+        Mnemonic::Int3 => Class::Interrupts(3),
+        Mnemonic::Into => Class::Interrupts(4),
         Mnemonic::Int1 | Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => Class::Unknown,
         Mnemonic::Lss => Class::LoadsStackSegment,
         Mnemonic::Mov | Mnemonic::Pop
@@ -60,16 +79,21 @@ mod tests {
 
     #[test]
     fn each_instruction_that_touches_the_flag_is_known() {
-        let cases: [(&[u8], Class); 12] = [
+        let cases: [(&[u8], Class); 18] = [
             (&[0x90], Class::Plain),
             (&[0x9C], Class::PushesFlags(8)),
             (&[0x66, 0x9C], Class::PushesFlags(2)),
-            (&[0x9D], Class::Plain),
+            (&[0x9D], Class::PopsFlags(1)),
+            (&[0xF4], Class::Halts),
             (&[0x0F, 0x05], Class::EntersKernel),
             (&[0x48, 0x0F, 0x07], Class::LeavesKernel),
-            (&[0xCD, 0x80], Class::Interrupts),
-            (&[0xCC], Class::Interrupts),
-            (&[0x48, 0xCF], Class::Plain),
+            (&[0xCD, 0x80], Class::Interrupts(0x80)),
+            (&[0xCC], Class::Interrupts(3)),
+            (&[0x48, 0xCF], Class::PopsFlags(17)),
+            (&[0xCF], Class::PopsFlags(9)),
+            (&[0xFB], Class::Plain),
+            (&[0xA4], Class::Plain),
+            (&[0xF3, 0xA4], Class::Repeats),
             (&[0x8E, 0xD0], Class::LoadsStackSegment),
             (&[0x8E, 0xD8], Class::Plain),
             (&[0x0F, 0x34], Class::Unknown),

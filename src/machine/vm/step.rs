@@ -13,8 +13,13 @@
 //! | a fault, INT n, an injected interrupt | it is pushed, and cleared in the handler | the handler's first byte is a HLT for this step, so that it stops there; it is cleared in the pushed frame |
 //! | POPF, IRET | another one is popped | nothing: the trap behind them is decided before, and the next step sets it anew |
 //! | a load of SS | the trap may come an instruction late | RIP tells how many have completed |
+//! | a repeated string instruction | KVM's emulator goes through several repetitions | RCX tells how many |
+//! | HLT | some KVMs tell of the step alone | it counts as the halt that it is |
 //!
-//! A guest that steps itself is not stepped: both would want the flag.
+//! A guest that steps itself is not stepped: both would want the flag. Nor may it read the code of its handlers while an
+//! instruction is stepped: it would find the HLT.
+
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::instruction::{Class, INSTRUCTION_BYTES_MAX, classify};
 use super::{RunError, Timeline, Vm};
@@ -55,6 +60,17 @@ pub(super) enum Stepped {
     There,
     /// To an exit before it, after so many instructions.
     Exit(Exit, u64),
+}
+
+/// An instruction before it is executed.
+#[derive(Debug)]
+struct Instruction {
+    class: Class,
+    registers: kvm_regs,
+    /// The address behind it.
+    end: u64,
+    cr3: u64,
+    bitness: u32,
 }
 
 /// A handler's first byte, which is a HLT now.
@@ -98,7 +114,7 @@ impl Vm {
         }
         self.vcpu.complete_instruction()?;
         if instructions.is_some_and(|wanted| completed > wanted) {
-            return Err(cannot("this processor does not stop behind a load of SS"));
+            return Err(cannot("this KVM does not stop there, in the middle of a repetition or behind a load of SS"));
         }
         Ok(Stepped::There)
     }
@@ -109,39 +125,72 @@ impl Vm {
         {
             return Ok(Step::Exit(exit));
         }
-        let regs = self.vcpu.registers()?;
         let sregs = self.vcpu.system_registers()?;
-        if regs.rflags & TRAP_FLAG != 0 {
-            return Err(cannot("it single-steps itself here"));
-        }
         if sregs.efer & EFER_LONG_MODE_ACTIVE == 0 {
             return Err(cannot("it is not in long mode"));
         }
-        let bitness = if sregs.cs.l != 0 { 64 } else { 32 };
-        let mut code = [0; INSTRUCTION_BYTES_MAX];
-        let length = read_virtual(self.kvm.memory(), sregs.cr3, regs.rip, &mut code);
-        let (class, byte_count) = classify(&code[..length], bitness);
+        let here = self.next_instruction(&sregs)?;
+        self.ensure_flag_is_free(&here)?;
         let injected = self.vcpu.events()?.interrupt;
-        let vectors = (0..EXCEPTION_VECTORS).chain((injected.injected != 0).then_some(injected.nr));
-        let landings = self.plant(vectors, sregs.idt.base, sregs.cr3, regs.rip)?;
-        let exit = self.step_as(class);
+        let others = [
+            (injected.injected != 0).then_some(injected.nr),
+            match here.class {
+                Class::Interrupts(vector) => Some(vector),
+                _ => None,
+            },
+        ];
+        let vectors = (0..EXCEPTION_VECTORS).chain(others.into_iter().flatten());
+        let landings = self.plant(vectors, &sregs, here.registers.rip)?;
+        let exit = self.step_as(here.class);
         for landing in landings.iter().rev() {
             let memory = self.kvm.memory();
             memory.patch(landing.place, landing.byte).map_err(unplantable)?;
         }
         match exit? {
-            Exit::Halt if let Some(landing) = self.landed(&landings)? => {
-                self.stand_at(landing, class)?;
-                let is_over = class == Class::Interrupts;
-                Ok(if is_over {
-                    Step::Completed(1)
-                } else {
-                    Step::Delivered
-                })
-            }
-            Exit::Debug => self.settle(class, sregs.cr3, regs.rip.wrapping_add(byte_count)),
+            Exit::Halt if let Some(landing) = self.landed(&landings)? => self.stand_at(landing, &here),
+            Exit::Debug if here.class == Class::Halts => Ok(Step::Exit(Exit::Halt)),
+            Exit::Debug => self.settle(&here),
             exit => Ok(Step::Exit(exit)),
         }
+    }
+
+    /// The instruction that the guest stands at.
+    fn next_instruction(&mut self, sregs: &kvm_sregs) -> Result<Instruction, RunError> {
+        let registers = self.vcpu.registers()?;
+        let bitness = if sregs.cs.l != 0 { 64 } else { 32 };
+        let (class, byte_count) = self.class_at(registers.rip, sregs.cr3, bitness);
+        Ok(Instruction {
+            class,
+            registers,
+            end: registers.rip.wrapping_add(byte_count),
+            cr3: sregs.cr3,
+            bitness,
+        })
+    }
+
+    fn class_at(&self, rip: u64, cr3: u64, bitness: u32) -> (Class, u64) {
+        let mut code = [0; INSTRUCTION_BYTES_MAX];
+        let length = read_virtual(self.kvm.memory(), cr3, rip, &mut code);
+        classify(&code[..length], bitness)
+    }
+
+    /// Refuses an instruction by which the guest sets the flag itself.
+    fn ensure_flag_is_free(&self, here: &Instruction) -> Result<(), RunError> {
+        let registers = &here.registers;
+        let is_popped = match here.class {
+            Class::LeavesKernel => registers.r11 & TRAP_FLAG != 0,
+            Class::PopsFlags(offset) => {
+                let mut byte = [0];
+                let address = registers.rsp.wrapping_add(offset.into());
+                let found = read_virtual(self.kvm.memory(), here.cr3, address, &mut byte);
+                found == byte.len() && byte[0] & TRAP_FLAG.to_le_bytes()[1] != 0
+            }
+            _ => false,
+        };
+        if is_popped || registers.rflags & TRAP_FLAG != 0 {
+            return Err(cannot("it single-steps itself here"));
+        }
+        Ok(())
     }
 
     /// Steps an instruction of `class` such that the flag outlives it.
@@ -176,28 +225,48 @@ impl Vm {
     }
 
     /// Puts the guest to the beginning of the handler where it has landed, and takes the flag out of what was pushed.
-    fn stand_at(&mut self, landing: Landing, class: Class) -> Result<(), RunError> {
+    fn stand_at(&mut self, landing: Landing, here: &Instruction) -> Result<Step, RunError> {
         let mut regs = self.vcpu.registers()?;
         regs.rip = landing.target;
-        if class == Class::LeavesKernel {
+        if here.class == Class::LeavesKernel {
             regs.r11 &= !TRAP_FLAG;
         }
         self.vcpu.set_registers(&regs)?;
-        let cr3 = self.vcpu.system_registers()?.cr3;
         let error_code = u64::from(WITH_ERROR_CODE.contains(&landing.vector)) * 8;
-        self.clear_pushed_flag(cr3, regs.rsp + error_code + 16, 8)
+        let frame = regs.rsp.wrapping_add(error_code);
+        self.clear_pushed_flag(here.cr3, frame.wrapping_add(16), 8)?;
+        let mut returns_to = [0; 8];
+        if read_virtual(self.kvm.memory(), here.cr3, frame, &mut returns_to) < returns_to.len() {
+            return Err(cannot("the frame of its handler cannot be read"));
+        }
+        // INT n is over when its handler begins; whatever else is delivered comes before the instruction.
+        Ok(if u64::from_le_bytes(returns_to) == here.registers.rip {
+            Step::Delivered
+        } else {
+            Step::Completed(1)
+        })
     }
 
-    /// Takes the flag out of where a completed instruction of `class` has put it; `next` is behind it.
-    fn settle(&mut self, class: Class, cr3: u64, next: u64) -> Result<Step, RunError> {
+    /// Takes the flag out of where a completed instruction has put it.
+    fn settle(&mut self, here: &Instruction) -> Result<Step, RunError> {
         let mut regs = self.vcpu.registers()?;
-        match class {
-            Class::PushesFlags(bytes) => self.clear_pushed_flag(cr3, regs.rsp, bytes)?,
+        match here.class {
+            Class::PushesFlags(bytes) => self.clear_pushed_flag(here.cr3, regs.rsp, bytes)?,
             Class::EntersKernel | Class::LeavesKernel => {
                 regs.r11 &= !TRAP_FLAG;
                 self.vcpu.set_registers(&regs)?;
             }
-            Class::LoadsStackSegment if regs.rip != next => return Ok(Step::Completed(2)),
+            Class::Repeats => {
+                // No KVM does 2^32 repetitions at once, and of a short counter the rest of RCX says nothing.
+                let count = here.registers.rcx.wrapping_sub(regs.rcx) & u64::from(u32::MAX);
+                return Ok(Step::Completed(count.max(1)));
+            }
+            Class::LoadsStackSegment if regs.rip != here.end => {
+                return match self.class_at(here.end, here.cr3, here.bitness) {
+                    (Class::Plain, _) => Ok(Step::Completed(2)),
+                    _ => Err(cannot("no way is known to step behind its load of SS")),
+                };
+            }
             _ => {}
         }
         Ok(Step::Completed(1))
@@ -216,14 +285,13 @@ impl Vm {
     fn plant(
         &self,
         vectors: impl Iterator<Item = u8>,
-        table: u64,
-        cr3: u64,
+        sregs: &kvm_sregs,
         rip: u64,
     ) -> Result<Vec<Landing>, RunError> {
         let memory = self.kvm.memory();
         let mut landings: Vec<Landing> = Vec::new();
         for vector in vectors {
-            let Some((target, place, byte)) = handler(memory, table, cr3, vector) else {
+            let Some((target, place, byte)) = handler(memory, sregs, vector) else {
                 continue;
             };
             if target == rip || landings.iter().any(|landing| landing.place == place) {
@@ -257,14 +325,18 @@ impl Vm {
 }
 
 /// Where the handler of `vector` begins: its virtual and physical address, and the byte there.
-fn handler(memory: &GuestMemory, table: u64, cr3: u64, vector: u8) -> Option<(u64, GuestPhys, u8)> {
+fn handler(memory: &GuestMemory, sregs: &kvm_sregs, vector: u8) -> Option<(u64, GuestPhys, u8)> {
     let mut gate = [0; 16];
-    let address = table.wrapping_add(u64::from(vector) * GATE_BYTES);
-    if read_virtual(memory, cr3, address, &mut gate) < gate.len() || gate[5] & GATE_PRESENT == 0 {
+    let offset = u64::from(vector) * GATE_BYTES;
+    if offset + GATE_BYTES - 1 > u64::from(sregs.idt.limit) {
+        return None;
+    }
+    let address = sregs.idt.base.wrapping_add(offset);
+    if read_virtual(memory, sregs.cr3, address, &mut gate) < gate.len() || gate[5] & GATE_PRESENT == 0 {
         return None;
     }
     let target = gate_target(&gate);
-    let place = translate(memory, cr3, target)?;
+    let place = translate(memory, sregs.cr3, target)?;
     let mut byte = [0];
     memory.read(place, &mut byte).ok()?;
     Some((target, place, byte[0]))

@@ -1,8 +1,11 @@
 //! `antipode-lab-load`: work for a guest's devices. See `antipode_lab::load`.
 
+use antipode_lab::image::Service;
+use antipode_lab::load::clients::talk;
 use antipode_lab::load::disk::Region;
 use antipode_lab::load::ends;
 use antipode_lab::load::order::Order;
+use antipode_lab::scenario::talk::pairs;
 use clap::Parser;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -33,6 +36,22 @@ enum Cli {
         /// `disk read|write sequential|random DEPTH MILLISECONDS`, `send MILLISECONDS` or `receive`
         order: Vec<String>,
     },
+    /// In the client's host: writes values to a service and reads them back, and prints what it took as JSON
+    Talk {
+        /// What serves
+        service: Service,
+        /// The guest, as ADDRESS:PORT
+        address: String,
+        /// How many values
+        #[arg(long, value_name = "N")]
+        values: usize,
+        /// So many clients at once
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        clients: usize,
+        /// Goes into every value
+        #[arg(long, default_value = "")]
+        salt: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +78,16 @@ fn main() -> ExitCode {
                     Ok(())
                 })
         }
+        Cli::Talk {
+            service,
+            address,
+            values,
+            clients,
+            salt,
+        } => talk(service, &address, &pairs(values, &salt), clients).and_then(|talked| {
+            println!("{}", serde_json::to_string(&talked)?);
+            Ok(())
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,17 +14,20 @@
 //!
 //! - [`setup`], [`stage`], `store`: what there is before a guest starts.
 //! - [`vm`], [`summary`]: a guest under `antipode run`, its console, and what `antipode` says at its end.
-//! - [`connection`], [`talk`]: TCP from the client host, and the services' own protocols over it.
-//! - [`boot`], [`demo`], [`disk`], [`endings`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
+//! - [`connection`], [`talk`]: TCP from the client host, and the services' own protocols over it; `clients` is the same
+//!   as a load.
+//! - [`boot`], [`demo`], [`disk`], [`endings`], [`guests`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
 //!   `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
 
 pub mod boot;
+pub(crate) mod clients;
 pub mod connection;
 pub mod demo;
 pub mod disk;
 pub mod endings;
 pub mod error;
 mod exit_codes;
+pub mod guests;
 pub mod refusals;
 pub mod replay;
 pub(crate) mod report;
