@@ -15,9 +15,7 @@ use antipode::machine::launch::{Beginning, LaunchError, StartedVm};
 use antipode::machine::probe::{CODE, DATA, tiny_program};
 use antipode::machine::{Outcome, RunError, TimelineError};
 use antipode::replay::{LogReader, Position, Replayer};
-use iced_x86::code_asm::{
-    CodeAssembler, al, ax, eax, ecx, edi, esi, qword_ptr, r11, rax, rbx, rsp,
-};
+use iced_x86::code_asm::{CodeAssembler, al, ax, eax, ecx, edi, esi, qword_ptr, r11, rax, rbx, rsp};
 use iced_x86::{Code, Decoder, DecoderOptions, IcedError, Instruction, Mnemonic};
 
 use super::{Record, finish, machine_of, power_off, record, record_of};
@@ -66,7 +64,9 @@ const TICKS_SEEN: u64 = DATA + 0x200;
 const TICKS: i32 = 5;
 
 fn handler(vector: u8) -> u64 {
-    let place = [UNDEFINED, PAGE_FAULT, TICK, CALL_GATE].iter().position(|other| *other == vector);
+    let place = [UNDEFINED, PAGE_FAULT, TICK, CALL_GATE]
+        .iter()
+        .position(|other| *other == vector);
     HANDLERS + place.unwrap() as u64 * HANDLER_BYTES
 }
 
@@ -205,7 +205,11 @@ fn put(memory: &GuestMemory, address: u64, bytes: &[u8]) {
     memory.write(GuestPhys(address), bytes).unwrap();
 }
 
-fn put_code(memory: &GuestMemory, address: u64, write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
+fn put_code(
+    memory: &GuestMemory,
+    address: u64,
+    write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) {
     let mut assembler = CodeAssembler::new(64).unwrap();
     write(&mut assembler).unwrap();
     put(memory, address, &assembler.assemble(address).unwrap());
@@ -221,11 +225,23 @@ fn whole_machine(kernel: Program) -> StartedVm {
     put_code(&memory, handler(PAGE_FAULT), |a| returning(a, 8, 3));
     put_code(&memory, handler(CALL_GATE), |a| returning(a, 0, 0));
     put_code(&memory, handler(TICK), on_tick);
-    for (vector, kind) in [(UNDEFINED, 0x8E), (PAGE_FAULT, 0x8E), (TICK, 0x8E), (CALL_GATE, 0xEE)] {
+    for (vector, kind) in [
+        (UNDEFINED, 0x8E),
+        (PAGE_FAULT, 0x8E),
+        (TICK, 0x8E),
+        (CALL_GATE, 0xEE),
+    ] {
         let target = u32::try_from(handler(vector)).unwrap().to_le_bytes();
         let selector = KERNEL_CODE.to_le_bytes();
         let gate = [
-            target[0], target[1], selector[0], selector[1], 0, kind, target[2], target[3],
+            target[0],
+            target[1],
+            selector[0],
+            selector[1],
+            0,
+            kind,
+            target[2],
+            target[3],
         ];
         put(&memory, IDT + u64::from(vector) * 16, &gate);
     }

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn each_instruction_that_touches_the_flag_is_known() {
-        let cases: [(&[u8], Class); 18] = [
+        let cases: [(&[u8], Class); 17] = [
             (&[0x90], Class::Plain),
             (&[0x9C], Class::PushesFlags(8)),
             (&[0x66, 0x9C], Class::PushesFlags(2)),

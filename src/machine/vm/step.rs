@@ -114,7 +114,9 @@ impl Vm {
         }
         self.vcpu.complete_instruction()?;
         if instructions.is_some_and(|wanted| completed > wanted) {
-            return Err(cannot("this KVM does not stop there, in the middle of a repetition or behind a load of SS"));
+            return Err(cannot(
+                "this KVM does not stop there, in the middle of a repetition or behind a load of SS",
+            ));
         }
         Ok(Stepped::There)
     }

@@ -17,8 +17,8 @@
 use super::summary::{self, Bound, Spread};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
-use crate::scenario::clients::Clients;
 use crate::scenario::boot::{END_TIMEOUT, READY_TIMEOUT};
+use crate::scenario::clients::Clients;
 use crate::scenario::report::{rounded, with_run};
 use crate::scenario::stage::GUEST_ADDRESS;
 use crate::scenario::{Connection, RunSummary, Setup, Stage, StageSpec, Task, VmSettings};

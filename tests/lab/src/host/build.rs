@@ -23,7 +23,11 @@ pub(super) fn static_binary(lab_directory: &Path, package: &str, binary: &str) -
 /// Builds `test`, a file of tests of the package `antipode`, as a program and returns where it is.
 pub(super) fn static_test(lab_directory: &Path, test: &str) -> Result<PathBuf> {
     let what = ["test", "--no-run", "--package", "antipode", "--test", test];
-    let messages = cargo(lab_directory, test, &[&what[..], &["--message-format", "json"]].concat())?;
+    let messages = cargo(
+        lab_directory,
+        test,
+        &[&what[..], &["--message-format", "json"]].concat(),
+    )?;
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let is_it = message["target"]["name"] == test && message["target"]["kind"][0] == "test";

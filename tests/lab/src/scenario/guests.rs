@@ -59,7 +59,9 @@ fn play(args: &Args) -> Result<Value> {
 fn passed_in(text: &str) -> Result<u64> {
     let skipped: Vec<_> = text.lines().filter(|line| line.contains("skipped: ")).collect();
     ensure!(skipped.is_empty(), "not all tests could run: {skipped:?}");
-    let words = text.lines().find_map(|line| line.strip_prefix("test result: ok. "));
+    let words = text
+        .lines()
+        .find_map(|line| line.strip_prefix("test result: ok. "));
     let number = words.and_then(|words| words.split(' ').next()?.parse().ok());
     number.with_context(|| format!("no result of the tests in:\n{text}"))
 }
@@ -73,7 +75,12 @@ mod tests {
         let text = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored\n";
         assert_eq!(passed_in(text).unwrap(), 2);
         let skipped = format!("skipped: no /dev/kvm\n{text}");
-        assert!(passed_in(&skipped).unwrap_err().to_string().contains("no /dev/kvm"));
+        assert!(
+            passed_in(&skipped)
+                .unwrap_err()
+                .to_string()
+                .contains("no /dev/kvm")
+        );
         assert!(passed_in("test result: FAILED. 1 passed; 1 failed\n").is_err());
     }
 }
