@@ -149,7 +149,9 @@ impl Vm {
             memory.patch(landing.place, landing.byte).map_err(unplantable)?;
         }
         match exit? {
-            Exit::Halt if let Some(landing) = self.landed(&landings)? => self.stand_at(landing, &here),
+            Exit::Halt | Exit::Debug if let Some(landing) = self.landed(&landings)? => {
+                self.stand_at(landing, &here)
+            }
             Exit::Debug if here.class == Class::Halts => Ok(Step::Exit(Exit::Halt)),
             Exit::Debug => self.settle(&here),
             exit => Ok(Step::Exit(exit)),
