@@ -37,7 +37,7 @@ const LOG: &str = "/tmp/execution.log";
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// Values that the clients write and read back, and how many clients there are.
-const VALUES: usize = 1_500;
+const VALUES: usize = 900;
 const CLIENTS: usize = 3;
 
 /// How long a guest that computes is watched.
