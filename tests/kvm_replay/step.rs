@@ -293,7 +293,27 @@ fn assert_steps_make_no_difference(record: &Record) {
     let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
     let exits = ExitOrdinal::default()..ExitOrdinal::new(u64::MAX);
     let (digests, _) = finish(&mut vm, replayer.stepping_from(exits)).unwrap();
+    let seen = seen_by(&vm);
+    drop(vm);
+    let mut vm = (record.make)();
+    let log = LogReader::open(&record.log).unwrap();
+    let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    finish(&mut vm, replayer).unwrap();
+    assert_eq!(seen, seen_by(&vm), "sums of flags, place by place");
     assert_eq!(digests, record.digests);
+}
+
+/// What the places that see flags have summed up.
+fn seen_by(vm: &StartedVm) -> [u64; 8] {
+    (0..8_u64)
+        .map(|place| {
+            let mut word = [0; 8];
+            vm.memory().read(GuestPhys(SEEN + place * 8), &mut word).unwrap();
+            u64::from_le_bytes(word)
+        })
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap()
 }
 
 #[test]

@@ -24,10 +24,19 @@ pub(super) enum Class {
     PopsFlags(u8),
     /// Pushes it and goes on in the handler of this vector without it (INT n).
     Interrupts(u8),
-    /// Holds the trap off for one more instruction on some processors (a load of SS).
-    LoadsStackSegment,
+    /// Holds interrupts off for one more instruction, and on some processors the trap too (STI, a load of SS).
+    MakesShadow(Shadow),
     /// No stepping across it is known (SYSENTER, SYSEXIT, ICEBP).
     Unknown,
+}
+
+/// What holds interrupts off for one instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shadow {
+    /// STI.
+    Sti,
+    /// A load of SS.
+    MovSs,
 }
 
 /// An instruction's class and length. Bytes that are none are plain: the processor will say so itself.
@@ -58,13 +67,14 @@ pub(super) fn classify(code: &[u8], bitness: u32) -> (Class, u64) {
         Mnemonic::Int3 => Class::Interrupts(3),
         Mnemonic::Into => Class::Interrupts(4),
         Mnemonic::Int1 | Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => Class::Unknown,
-        Mnemonic::Lss => Class::LoadsStackSegment,
+        Mnemonic::Sti => Class::MakesShadow(Shadow::Sti),
+        Mnemonic::Lss => Class::MakesShadow(Shadow::MovSs),
         Mnemonic::Mov | Mnemonic::Pop
             if instruction.code() != Code::INVALID
                 && instruction.op0_kind() == OpKind::Register
                 && instruction.op0_register() == Register::SS =>
         {
-            Class::LoadsStackSegment
+            Class::MakesShadow(Shadow::MovSs)
         }
         _ => Class::Plain,
     };
@@ -91,10 +101,10 @@ mod tests {
             (&[0xCC], Class::Interrupts(3)),
             (&[0x48, 0xCF], Class::PopsFlags(17)),
             (&[0xCF], Class::PopsFlags(9)),
-            (&[0xFB], Class::Plain),
+            (&[0xFB], Class::MakesShadow(Shadow::Sti)),
             (&[0xA4], Class::Plain),
             (&[0xF3, 0xA4], Class::Repeats),
-            (&[0x8E, 0xD0], Class::LoadsStackSegment),
+            (&[0x8E, 0xD0], Class::MakesShadow(Shadow::MovSs)),
             (&[0x8E, 0xD8], Class::Plain),
             (&[0x0F, 0x34], Class::Unknown),
         ];

@@ -12,16 +12,16 @@
 //! | SYSRET | it comes from R11 | it is set in R11 for this step, and cleared again |
 //! | a fault, INT n, an injected interrupt | it is pushed, and cleared in the handler | the handler's first byte is a HLT for this step, so that it stops there; it is cleared in the pushed frame |
 //! | POPF, IRET | another one is popped | nothing: the trap behind them is decided before, and the next step sets it anew |
-//! | a load of SS | the trap may come an instruction late | RIP tells how many have completed |
+//! | STI, a load of SS | some processors trap an instruction late | a HLT stands behind it for this step; the shadow that it ends is set again |
 //! | a repeated string instruction | KVM's emulator goes through several repetitions | RCX tells how many |
 //! | HLT | some KVMs tell of the step alone | it counts as the halt that it is |
 //!
 //! A guest that steps itself is not stepped: both would want the flag. Nor may it read the code of its handlers while an
 //! instruction is stepped: it would find the HLT.
 
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs};
 
-use super::instruction::{Class, INSTRUCTION_BYTES_MAX, classify};
+use super::instruction::{Class, INSTRUCTION_BYTES_MAX, Shadow, classify};
 use super::{RunError, Timeline, Vm};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::GuestPhys;
@@ -38,6 +38,10 @@ const HLT: u8 = 0xF4;
 const EXCEPTION_VECTORS: u8 = 32;
 /// Those that push an error code (AMD APM volume 2, § 8.2).
 const WITH_ERROR_CODE: [u8; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+
+/// As KVM names them (KVM_X86_SHADOW_INT_*).
+const SHADOW_OF_MOV_SS: u8 = 1;
+const SHADOW_OF_STI: u8 = 2;
 
 const GATE_BYTES: u64 = 16;
 const GATE_PRESENT: u8 = 1 << 7;
@@ -73,10 +77,10 @@ struct Instruction {
     bitness: u32,
 }
 
-/// A handler's first byte, which is a HLT now.
+/// A byte that is a HLT now: a handler's first, or that behind an instruction (no vector).
 #[derive(Debug, Clone, Copy)]
 struct Landing {
-    vector: u8,
+    vector: Option<u8>,
     target: u64,
     place: GuestPhys,
     byte: u8,
@@ -115,7 +119,7 @@ impl Vm {
         self.vcpu.complete_instruction()?;
         if instructions.is_some_and(|wanted| completed > wanted) {
             return Err(cannot(
-                "this KVM does not stop there, in the middle of a repetition or behind a load of SS",
+                "this KVM does not stop there, in the middle of a repetition",
             ));
         }
         Ok(Stepped::There)
@@ -142,16 +146,21 @@ impl Vm {
             },
         ];
         let vectors = (0..EXCEPTION_VECTORS).chain(others.into_iter().flatten());
-        let landings = self.plant(vectors, &sregs, here.registers.rip)?;
+        let mut landings = self.plant(vectors, &sregs, here.registers.rip)?;
+        // A program's HLT would be a fault; and only a kernel makes shadows, but for a rare load of SS.
+        if matches!(here.class, Class::MakesShadow(_)) && sregs.cs.dpl == 0 {
+            landings.extend(self.plant_at(here.end, sregs.cr3, None, &landings)?);
+        }
         let exit = self.step_as(here.class);
         for landing in landings.iter().rev() {
             let memory = self.kvm.memory();
             memory.patch(landing.place, landing.byte).map_err(unplantable)?;
         }
         match exit? {
-            Exit::Halt | Exit::Debug if let Some(landing) = self.landed(&landings)? => {
-                self.stand_at(landing, &here)
-            }
+            Exit::Halt | Exit::Debug if let Some(landing) = self.landed(&landings)? => match landing.vector {
+                Some(vector) => self.stand_at(landing.target, vector, &here),
+                None => self.stand_behind(&here),
+            },
             Exit::Debug if here.class == Class::Halts => Ok(Step::Exit(Exit::Halt)),
             Exit::Debug => self.settle(&here),
             exit => Ok(Step::Exit(exit)),
@@ -229,14 +238,14 @@ impl Vm {
     }
 
     /// Puts the guest to the beginning of the handler where it has landed, and takes the flag out of what was pushed.
-    fn stand_at(&mut self, landing: Landing, here: &Instruction) -> Result<Step, RunError> {
+    fn stand_at(&mut self, handler: u64, vector: u8, here: &Instruction) -> Result<Step, RunError> {
         let mut regs = self.vcpu.registers()?;
-        regs.rip = landing.target;
+        regs.rip = handler;
         if here.class == Class::LeavesKernel {
             regs.r11 &= !TRAP_FLAG;
         }
         self.vcpu.set_registers(&regs)?;
-        let error_code = u64::from(WITH_ERROR_CODE.contains(&landing.vector)) * 8;
+        let error_code = u64::from(WITH_ERROR_CODE.contains(&vector)) * 8;
         let frame = regs.rsp.wrapping_add(error_code);
         self.clear_pushed_flag(here.cr3, frame.wrapping_add(16), 8)?;
         let mut returns_to = [0; 8];
@@ -249,6 +258,21 @@ impl Vm {
         } else {
             Step::Completed(1)
         })
+    }
+
+    /// Puts the guest right behind an instruction that holds interrupts off, where it has met the HLT, which has ended that.
+    fn stand_behind(&mut self, here: &Instruction) -> Result<Step, RunError> {
+        let mut regs = self.vcpu.registers()?;
+        regs.rip = here.end;
+        self.vcpu.set_registers(&regs)?;
+        let mut events = self.vcpu.events()?;
+        events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+        events.interrupt.shadow = match here.class {
+            Class::MakesShadow(Shadow::Sti) => SHADOW_OF_STI,
+            _ => SHADOW_OF_MOV_SS,
+        };
+        self.vcpu.set_events(&events)?;
+        Ok(Step::Completed(1))
     }
 
     /// Takes the flag out of where a completed instruction has put it.
@@ -270,11 +294,10 @@ impl Vm {
                 }
                 return Ok(Step::Completed(count.max(1)));
             }
-            Class::LoadsStackSegment if regs.rip != here.end => {
-                return match self.class_at(here.end, here.cr3, here.bitness) {
-                    (Class::Plain, _) => Ok(Step::Completed(2)),
-                    _ => Err(cannot("no way is known to step behind its load of SS")),
-                };
+            Class::MakesShadow(_) if regs.rip != here.end => {
+                return Err(cannot(
+                    "this processor does not trap behind what holds interrupts off",
+                ));
             }
             _ => {}
         }
@@ -297,24 +320,41 @@ impl Vm {
         sregs: &kvm_sregs,
         rip: u64,
     ) -> Result<Vec<Landing>, RunError> {
-        let memory = self.kvm.memory();
         let mut landings: Vec<Landing> = Vec::new();
         for vector in vectors {
-            let Some((target, place, byte)) = handler(memory, sregs, vector) else {
-                continue;
-            };
-            if target == rip || landings.iter().any(|landing| landing.place == place) {
-                continue;
+            match handler(self.kvm.memory(), sregs, vector) {
+                Some(target) if target != rip => {
+                    landings.extend(self.plant_at(target, sregs.cr3, Some(vector), &landings)?);
+                }
+                _ => {}
             }
-            memory.patch(place, HLT).map_err(unplantable)?;
-            landings.push(Landing {
-                vector,
-                target,
-                place,
-                byte,
-            });
         }
         Ok(landings)
+    }
+
+    /// Puts a HLT at `target`, unless it is not mapped or there is one of `others`.
+    fn plant_at(
+        &self,
+        target: u64,
+        cr3: u64,
+        vector: Option<u8>,
+        others: &[Landing],
+    ) -> Result<Option<Landing>, RunError> {
+        let memory = self.kvm.memory();
+        let Some(place) = translate(memory, cr3, target) else {
+            return Ok(None);
+        };
+        let mut byte = [0];
+        if others.iter().any(|landing| landing.place == place) || memory.read(place, &mut byte).is_err() {
+            return Ok(None);
+        }
+        memory.patch(place, HLT).map_err(unplantable)?;
+        Ok(Some(Landing {
+            vector,
+            target,
+            place,
+            byte: byte[0],
+        }))
     }
 
     fn clear_pushed_flag(&self, cr3: u64, address: u64, byte_count: u8) -> Result<(), RunError> {
@@ -333,22 +373,16 @@ impl Vm {
     }
 }
 
-/// Where the handler of `vector` begins: its virtual and physical address, and the byte there.
-fn handler(memory: &GuestMemory, sregs: &kvm_sregs, vector: u8) -> Option<(u64, GuestPhys, u8)> {
+/// Where the handler of `vector` begins.
+fn handler(memory: &GuestMemory, sregs: &kvm_sregs, vector: u8) -> Option<u64> {
     let mut gate = [0; 16];
     let offset = u64::from(vector) * GATE_BYTES;
     if offset + GATE_BYTES - 1 > u64::from(sregs.idt.limit) {
         return None;
     }
     let address = sregs.idt.base.wrapping_add(offset);
-    if read_virtual(memory, sregs.cr3, address, &mut gate) < gate.len() || gate[5] & GATE_PRESENT == 0 {
-        return None;
-    }
-    let target = gate_target(&gate);
-    let place = translate(memory, sregs.cr3, target)?;
-    let mut byte = [0];
-    memory.read(place, &mut byte).ok()?;
-    Some((target, place, byte[0]))
+    let found = read_virtual(memory, sregs.cr3, address, &mut gate);
+    (found == gate.len() && gate[5] & GATE_PRESENT != 0).then(|| gate_target(&gate))
 }
 
 fn unplantable(outside: crate::base::guest_memory::OutsideRam) -> RunError {
