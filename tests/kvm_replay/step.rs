@@ -57,6 +57,7 @@ const UNMAPPED: u64 = 1 << 30;
 /// What Linux lets SYSCALL clear.
 const SYSCALL_MASK: u64 = 0x4_7700;
 const TRAP_FLAG: u64 = 1 << 8;
+const RESUME_FLAG_BIT: u32 = 16;
 
 /// Where each place that sees flags keeps what it saw.
 const SEEN: u64 = DATA + 0x100;
@@ -84,6 +85,8 @@ fn returning(a: &mut CodeAssembler, error_code_bytes: i32, skipped: i32) -> Resu
     }
     a.push(rax)?;
     a.mov(rax, qword_ptr(rsp + 24))?;
+    // QEMU's emulation lets it stand to the end of a block of code, not of an instruction as hardware does.
+    a.btr(rax, RESUME_FLAG_BIT)?;
     a.add(qword_ptr(SEEN + 8), rax)?;
     a.add(qword_ptr(rsp + 8), skipped)?;
     a.pop(rax)?;
@@ -94,6 +97,8 @@ fn returning(a: &mut CodeAssembler, error_code_bytes: i32, skipped: i32) -> Resu
 fn on_tick(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.push(rax)?;
     a.mov(rax, qword_ptr(rsp + 24))?;
+    // QEMU's emulation lets it stand to the end of a block of code, not of an instruction as hardware does.
+    a.btr(rax, RESUME_FLAG_BIT)?;
     a.add(qword_ptr(SEEN + 8), rax)?;
     a.mov(al, 0x20_i32)?;
     a.out(0x20_i32, al)?;
@@ -286,6 +291,23 @@ fn whole_record(make: fn() -> StartedVm) -> Option<Record> {
     }
 }
 
+/// The same, of a program whose only exits are its first instruction and the power-off: a tick that falls due at the first
+/// makes the opening of a window an exit too, and then it is recorded again.
+fn record_of_one_stretch(make: fn() -> StartedVm) -> Option<Record> {
+    for _ in 0..20 {
+        let record = whole_record(make)?;
+        let mut log = LogReader::open(&record.log).unwrap();
+        let mut through = ExitOrdinal::default();
+        while let Some(batch) = log.next_batch().unwrap() {
+            through = batch.through;
+        }
+        if through.get() == 2 {
+            return Some(record);
+        }
+    }
+    panic!("a tick fell due each time");
+}
+
 /// Replays `record` by single steps alone, and compares.
 fn assert_steps_make_no_difference(record: &Record) {
     let mut vm = (record.make)();
@@ -444,14 +466,14 @@ fn assert_each_instruction_is_reached(record: &Record) {
 #[test]
 fn kvm_a_position_between_two_exits_is_reached_instruction_by_instruction() {
     let whole = || machine_of(|a| flags(a).and_then(|()| power_off(a)));
-    if let Some(record) = whole_record(whole) {
+    if let Some(record) = record_of_one_stretch(whole) {
         assert_each_instruction_is_reached(&record);
     }
 }
 
 #[test]
 fn kvm_a_position_behind_faults_and_system_calls_is_reached_instruction_by_instruction() {
-    if let Some(record) = whole_record(|| whole_machine(events)) {
+    if let Some(record) = record_of_one_stretch(|| whole_machine(events)) {
         assert_each_instruction_is_reached(&record);
     }
 }

@@ -74,7 +74,6 @@ struct Instruction {
     /// The address behind it.
     end: u64,
     cr3: u64,
-    bitness: u32,
 }
 
 /// A byte that is a HLT now: a handler's first, or that behind an instruction (no vector).
@@ -171,20 +170,15 @@ impl Vm {
     fn next_instruction(&mut self, sregs: &kvm_sregs) -> Result<Instruction, RunError> {
         let registers = self.vcpu.registers()?;
         let bitness = if sregs.cs.l != 0 { 64 } else { 32 };
-        let (class, byte_count) = self.class_at(registers.rip, sregs.cr3, bitness);
+        let mut code = [0; INSTRUCTION_BYTES_MAX];
+        let length = read_virtual(self.kvm.memory(), sregs.cr3, registers.rip, &mut code);
+        let (class, byte_count) = classify(&code[..length], bitness);
         Ok(Instruction {
             class,
             registers,
             end: registers.rip.wrapping_add(byte_count),
             cr3: sregs.cr3,
-            bitness,
         })
-    }
-
-    fn class_at(&self, rip: u64, cr3: u64, bitness: u32) -> (Class, u64) {
-        let mut code = [0; INSTRUCTION_BYTES_MAX];
-        let length = read_virtual(self.kvm.memory(), cr3, rip, &mut code);
-        classify(&code[..length], bitness)
     }
 
     /// Refuses an instruction by which the guest sets the flag itself.
