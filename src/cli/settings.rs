@@ -1,6 +1,7 @@
 //! What was typed, resolved: every value checked, the environment taken into account.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap_complete::Shell;
@@ -12,6 +13,7 @@ use super::site::SiteCommand;
 use super::vm::VmCommand;
 use super::{ExitCode, certs, disk, logging, tiebreaker};
 use crate::base::units::ExitOrdinal;
+use crate::replay::Position;
 
 /// What to do and how to speak of it.
 #[derive(Debug)]
@@ -61,7 +63,9 @@ pub(super) struct ReplayOrder {
     /// The seed of the noise, if there shall be any.
     pub(super) noise: Option<u64>,
     /// Where to stop.
-    pub(super) until: Option<ExitOrdinal>,
+    pub(super) until: Option<Position>,
+    /// Exits from which to go on by single steps.
+    pub(super) step: Range<ExitOrdinal>,
     /// Where to save the machine as it is then.
     pub(super) save: Option<PathBuf>,
 }
@@ -91,12 +95,12 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             },
             Command::Record {
                 config,
-                output,
+                output: log,
                 from,
                 dump,
             } => Action::Record(RecordFiles {
                 config,
-                log: output,
+                log,
                 from,
                 dump,
             }),
@@ -105,6 +109,7 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                 config: Some(config),
                 from,
                 until,
+                step,
                 save,
                 noise,
                 dump,
@@ -116,8 +121,21 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                     from,
                     dump,
                 };
-                let until = until.map(ExitOrdinal::new);
-                Action::Replay(files, ReplayOrder { noise, until, save })
+                if save.is_some() && until.is_some_and(|position| position.instructions > 0) {
+                    let problem = Problem::new(
+                        "a machine is saved at an exit, not between two",
+                        "give --until the number of an exit, without +",
+                    );
+                    return Err(Failure::new(ExitCode::Usage, problem));
+                }
+                let step = step.unwrap_or_default();
+                let order = ReplayOrder {
+                    noise,
+                    until,
+                    step,
+                    save,
+                };
+                Action::Replay(files, order)
             }
             Command::Replay {
                 input, print: true, ..

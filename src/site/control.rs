@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::guest::happening::{Happening, Request};
+use crate::base::clock::{HostClock, SystemClock};
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 
 /// How long an answer may take.
@@ -35,6 +36,21 @@ pub fn ask(socket: &Path, question: &impl Serialize) -> io::Result<Value> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(serde_json::from_str(&answer)?)
+}
+
+/// Looks again and again until `look` has found something; none if it has not after `patience`.
+pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let begun = SystemClock.monotonic_ns();
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Duration::from_nanos(SystemClock.monotonic_ns() - begun) >= patience {
+            return None;
+        }
+        std::thread::park_timeout(PAUSE);
+    }
 }
 
 /// A socket at `path`, for its owner alone. One that a dead process has left is replaced.

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, PeerRule, Role, WallClock};
@@ -162,20 +162,15 @@ impl Supervisor {
         if control::ask(&folder.control(), &Request::Ports).is_err() {
             self.spawn(name, join)?;
         }
-        let begun = Instant::now();
-        loop {
-            match control::ask(&folder.control(), &Request::Ports) {
-                Ok(ports) => return Ok(ports),
-                Err(_) if begun.elapsed() < READY_PATIENCE => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => {
-                    let log = folder.file("log");
-                    return Err(format!(
-                        "the VM's process does not answer ({error}); see {}",
-                        log.display()
-                    ));
-                }
-            }
-        }
+        control::until(READY_PATIENCE, || {
+            control::ask(&folder.control(), &Request::Ports).ok()
+        })
+        .ok_or_else(|| {
+            format!(
+                "the VM's process does not answer; see {}",
+                folder.file("log").display()
+            )
+        })
     }
 
     fn spawn(&self, name: &str, join: Option<&Prepare>) -> Result<(), String> {
@@ -243,12 +238,10 @@ impl Supervisor {
 
 /// Ends a process that only shows what became of its VM.
 fn end(folder: &VmFolder) -> Result<(), String> {
-    let begun = Instant::now();
-    while control::ask(&folder.control(), &Request::End).is_ok() {
-        if begun.elapsed() > READY_PATIENCE {
-            return Err("the VM's old process does not end".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    let is_gone = || {
+        control::ask(&folder.control(), &Request::End)
+            .is_err()
+            .then_some(())
+    };
+    control::until(READY_PATIENCE, is_gone).ok_or_else(|| "the VM's old process does not end".to_owned())
 }

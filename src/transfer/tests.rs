@@ -55,7 +55,7 @@ impl Machine {
         }
     }
 
-    fn take(&self, pages_max: usize) -> Vec<crate::machine::CopiedPage> {
+    fn take(&self, pages_max: usize) -> Vec<CopiedPage> {
         let mut todo = self.todo.borrow_mut();
         let count = pages_max.min(todo.len());
         let pages = self.pages.borrow();

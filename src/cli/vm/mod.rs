@@ -4,7 +4,7 @@ mod show;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -17,8 +17,6 @@ use crate::site::guest::happening::Request;
 use crate::site::store::VmFolder;
 use crate::site::supervisor::SiteRequest;
 
-/// Between two looks at what is under way.
-const LOOK: Duration = Duration::from_millis(100);
 /// How long a start may take.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -152,23 +150,15 @@ fn wait(
     is_over: impl Fn(&str) -> bool,
     mut watch: impl FnMut(&Value),
 ) -> Result<Value, Failure> {
-    let begun = Instant::now();
-    let mut has_begun = false;
-    loop {
-        let status = ask_vm(site, which, &Request::Status)?;
-        watch(&status);
-        let role = status["role"].as_str().unwrap_or_default();
-        // What was asked for shows a moment later.
-        has_begun |= !matches!(role, "unprotected" | "solo");
-        let is_early = !has_begun && begun.elapsed() < LOOK * 3 && patience == Duration::MAX;
-        if is_over(role) && !is_early {
-            return Ok(status);
+    let found = control::until(patience, || match ask_vm(site, which, &Request::Status) {
+        Ok(status) => {
+            watch(&status);
+            let is_over = is_over(status["role"].as_str().unwrap_or_default());
+            is_over.then_some(Ok(status))
         }
-        if begun.elapsed() >= patience {
-            return Err(refused(format!("VM {} is still {role}", which.name)));
-        }
-        std::thread::sleep(LOOK);
-    }
+        Err(failure) => Some(Err(failure)),
+    });
+    found.unwrap_or_else(|| Err(refused(format!("VM {} is not there yet", which.name))))
 }
 
 fn granted(answer: &Value) -> Result<(), Failure> {

@@ -8,17 +8,19 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Name, PeerRule, WallClock};
-use antipode_tiebreaker::{Boot, Incarnation};
-use tokio::sync::mpsc::unbounded_channel;
+use antipode_tiebreaker::Boot;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::asker::Asker;
-use super::begin;
+use super::begin::{self, Begin};
 use super::driver::{Driver, Parts};
 use super::happening::Happening;
 use super::inbound::Inbound;
@@ -48,23 +50,25 @@ pub fn run(
     terminate: impl FnOnce(Box<dyn FnOnce() + Send>),
 ) -> Result<(), String> {
     let folder = VmFolder::of(&config.state, name.as_str());
-    folder.make().map_err(|error| error.to_string())?;
+    folder.make().map_err(in_words)?;
     let rule = PeerRule::AnyOf(antipode_certs::Role::ALL.to_vec());
-    let credentials =
-        LiveCredentials::open(config.credentials.clone(), &rule, clock).map_err(|error| error.to_string())?;
-    let own = credentials.current().identity().name.clone();
-    let socket = control::listen(&folder.control()).map_err(|error| error.to_string())?;
+    let credentials = LiveCredentials::open(config.credentials.clone(), &rule, clock).map_err(in_words)?;
+    let socket = control::listen(&folder.control()).map_err(in_words)?;
     let (transfer, log_port) = free_ports(&config)?;
-    let transfer_port = transfer.local_addr().map_err(|error| error.to_string())?.port();
-
-    let notes = folder.notes().map_err(|error| error.to_string())?;
+    let transfer_port = transfer.local_addr().map_err(in_words)?.port();
+    let vm_config = || config::load(&folder.definition()).map_err(in_words);
+    let offer = match &join {
+        Some(_) => None,
+        None => Some(definition::offer_of(&vm_config()?, no_birth())?),
+    };
     let settings = Settings {
-        own,
+        own: credentials.current().identity().name.clone(),
         peer: config.peer.clone(),
         boot: Boot(number()?),
         failure_timeout_floor: config.failure_timeout_floor,
     };
-    let role = Role::new(Moment::from_nanos(SystemClock.monotonic_ns()), settings, notes);
+    let now = Moment::from_nanos(SystemClock.monotonic_ns());
+    let role = Role::new(now, settings, folder.notes().map_err(in_words)?);
     let (happenings, happened) = unbounded_channel();
     let (reports, told) = unbounded_channel();
     let (begin, begins) = channel();
@@ -74,24 +78,6 @@ pub fn run(
         // Without a driver it is over already.
         let _ = ending.send(Happening::Terminate);
     }));
-    let vm_config = || config::load(&folder.definition()).map_err(|error| error.to_string());
-    let known = if join.is_some() { None } else { Some(vm_config()?) };
-    let offer = match &known {
-        Some(config) => Some(definition::offer_of(config, no_birth())?),
-        None => None,
-    };
-    let parts = Parts {
-        name: name.clone(),
-        folder: folder.clone(),
-        credentials: Arc::clone(&credentials),
-        role,
-        begin: begin.clone(),
-        offer,
-        happenings: happenings.clone(),
-        position: Arc::clone(&position),
-        ports: (log_port, transfer_port),
-        config: config.clone(),
-    };
     let (restored_here, restored) = channel();
     if join.is_some() {
         let inbound = Inbound {
@@ -99,60 +85,98 @@ pub fn run(
             credentials: Arc::clone(&credentials),
             peer: config.peer.clone(),
             folder: folder.clone(),
-            begin,
+            begin: begin.clone(),
             happenings: happenings.clone(),
             restored,
         };
-        inbound.start().map_err(|error| error.to_string())?;
+        inbound.start().map_err(in_words)?;
     }
+    let parts = Parts {
+        name,
+        folder: folder.clone(),
+        credentials,
+        role,
+        begin,
+        offer,
+        happenings,
+        position: Arc::clone(&position),
+        ports: (log_port, transfer_port),
+        config: config.clone(),
+    };
+    let told = relayed(told, restored_here).map_err(in_words)?;
+    let driver = drive(parts, join, socket, happened, told).map_err(in_words)?;
+    begin::serve(&begins, vm_config, &reports, &position);
+    // One that panicked has taken the process with it.
+    let _ = driver.join();
+    let _ = std::fs::remove_file(folder.control());
+    Ok(())
+}
+
+fn in_words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// What the vCPU's thread tells, on its way to the driver; whether the VM stands as it was sent, to the transfer too.
+fn relayed(
+    mut told: UnboundedReceiver<FromVcpu>,
+    restored: Sender<Result<(), String>>,
+) -> std::io::Result<UnboundedReceiver<FromVcpu>> {
     let (told_on, told_here) = unbounded_channel();
-    let driver = std::thread::Builder::new().name("driver".into()).spawn(move || {
-        let _end = EndWithThread;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let Ok(runtime) = runtime else { return };
-        runtime.block_on(async move {
-            let asker = Asker {
-                cluster: config.tiebreaker.clone(),
-                credentials: Arc::clone(&credentials),
-                vm: name,
-                happenings: happenings.clone(),
-            };
-            let address = SocketAddr::new(config.listen.ip(), log_port);
-            let listener = match Listener::bind(address, credentials, config.peer.clone()) {
-                Ok(listener) => Some(listener),
-                Err(error) => {
-                    tracing::error!(%error, "the logging channel's port {log_port} is taken");
-                    return;
-                }
-            };
-            let mut driver = Driver::new(parts, asker, listener, Incarnation(1));
-            if let Some(prepare) = &join {
-                driver.join(prepare);
-            }
-            tokio::spawn(control::serve(socket, happenings));
-            driver.serve(happened, told_here).await;
-        });
-    });
-    let driver = driver.map_err(|error| error.to_string())?;
-    // What the vCPU's thread tells goes to the driver, and whether it stands as it was sent, to the transfer.
-    let telling = std::thread::Builder::new().name("reports".into()).spawn(move || {
-        let mut told = told;
+    let relay = move || {
         while let Some(report) = told.blocking_recv() {
+            // Only a machine on its way in waits for this.
             match &report {
-                FromVcpu::Restored { .. } => drop(restored_here.send(Ok(()))),
-                FromVcpu::Ended(Err(Ending::Failed(why))) => drop(restored_here.send(Err(why.clone()))),
+                FromVcpu::Restored { .. } => drop(restored.send(Ok(()))),
+                FromVcpu::Ended(Err(Ending::Failed(why))) => drop(restored.send(Err(why.clone()))),
                 _ => {}
             }
             if told_on.send(report).is_err() {
                 return;
             }
         }
-    });
-    telling.map_err(|error| error.to_string())?;
-    begin::serve(&begins, vm_config, &reports, &position);
-    let _ = driver.join();
-    let _ = std::fs::remove_file(folder.control());
-    Ok(())
+    };
+    std::thread::Builder::new().name("reports".into()).spawn(relay)?;
+    Ok(told_here)
+}
+
+/// The driver on a thread of its own, which ends the process when it ends.
+fn drive(
+    parts: Parts,
+    join: Option<Prepare>,
+    socket: UnixListener,
+    happened: UnboundedReceiver<Happening>,
+    told: UnboundedReceiver<FromVcpu>,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let begin = parts.begin.clone();
+    let serve = async move {
+        let asker = Asker {
+            cluster: parts.config.tiebreaker.clone(),
+            credentials: Arc::clone(&parts.credentials),
+            vm: parts.name.clone(),
+            happenings: parts.happenings.clone(),
+        };
+        let address = SocketAddr::new(parts.config.listen.ip(), parts.ports.0);
+        let bound = Listener::bind(address, Arc::clone(&parts.credentials), parts.config.peer.clone());
+        let listener = match bound {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, %address, "the logging channel's port is taken"),
+        };
+        tokio::spawn(control::serve(socket, parts.happenings.clone()));
+        let mut driver = Driver::new(parts, asker, listener);
+        if let Some(prepare) = &join {
+            driver.join(prepare);
+        }
+        driver.serve(happened, told).await;
+    };
+    std::thread::Builder::new().name("driver".into()).spawn(move || {
+        let _end = EndWithThread;
+        runtime.block_on(serve);
+        // Who has ended already needs no telling.
+        let _ = begin.send(Begin::End);
+    })
 }
 
 /// A driver that panics takes its process with it: no VM runs on without one.

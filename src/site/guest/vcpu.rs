@@ -74,9 +74,9 @@ pub(crate) struct Ways {
 
 /// What the VM is at present.
 enum Course {
-    Alone(Live),
-    Leading(Recorder<Outgoing>),
-    Following(Standby<Incoming>),
+    Alone(Box<Live>),
+    Leading(Box<Recorder<Outgoing>>),
+    Following(Box<Standby<Incoming>>),
 }
 
 /// Makes a VM with the RAM and the other parts that it is given the way to.
@@ -88,7 +88,7 @@ pub(crate) fn boot(start: impl FnOnce() -> Result<StartedVm, LaunchError>, ways:
     let begun = start().and_then(|mut vm| {
         let live = vm.live(open_entropy()?, exit_cost)?;
         Thread::over(&mut vm, &ways);
-        Ok((vm, Course::Alone(live)))
+        Ok((vm, Course::Alone(Box::new(live))))
     });
     serve_or_tell(begun, ways);
 }
@@ -113,7 +113,8 @@ pub(crate) fn receive(
         };
         Thread::over(&mut vm, &ways);
         let _ = ways.reports.send(FromVcpu::Restored { position, feeder });
-        Ok((vm, Course::Following(Standby::following(incoming, reserve))))
+        let standby = Standby::following(incoming, reserve);
+        Ok((vm, Course::Following(Box::new(standby))))
     });
     serve_or_tell(begun, ways);
 }
@@ -225,9 +226,9 @@ impl Thread {
     fn serve(mut self) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         loop {
             let report = match &mut self.course {
-                Course::Alone(live) => self.vm.run(live),
-                Course::Leading(recorder) => self.vm.run(recorder),
-                Course::Following(standby) => self.vm.run(standby),
+                Course::Alone(live) => self.vm.run(&mut **live),
+                Course::Leading(recorder) => self.vm.run(&mut **recorder),
+                Course::Following(standby) => self.vm.run(&mut **standby),
             }?;
             if report.outcome != Outcome::Held {
                 return self.finish(report.outcome);
@@ -244,9 +245,9 @@ impl Thread {
                 Ok(live) => {
                     self.vm.attach_network()?;
                     let _ = self.ways.reports.send(FromVcpu::Live(self.vm.exits()));
-                    Course::Alone(live)
+                    Course::Alone(Box::new(live))
                 }
-                Err(standby) => Course::Following(standby),
+                Err(standby) => Course::Following(Box::new(standby)),
             },
             course => course,
         };
@@ -332,7 +333,7 @@ impl Thread {
             Course::Alone(live) => {
                 self.vm.begin_lockstep();
                 let log = Outgoing::anchored_to(anchor, room, self.ways.reports.clone());
-                Course::Leading(Recorder::new(live, log, &self.vm.totals()))
+                Course::Leading(Box::new(Recorder::new(*live, log, &self.vm.totals())))
             }
             course => course,
         };
@@ -341,7 +342,9 @@ impl Thread {
 
     fn go_alone(mut self) -> Result<Self, LaunchError> {
         self.course = match self.course {
-            Course::Leading(recorder) => Course::Alone(recorder.leave_off().map_err(RunError::from)?),
+            Course::Leading(recorder) => {
+                Course::Alone(Box::new(recorder.leave_off().map_err(RunError::from)?))
+            }
             course => course,
         };
         let _ = self.ways.reports.send(FromVcpu::Alone);

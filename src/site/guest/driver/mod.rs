@@ -104,12 +104,7 @@ enum Woke {
 }
 
 impl Driver {
-    pub(super) fn new(
-        parts: Parts,
-        asker: Asker,
-        listener: Option<Listener>,
-        incarnation: Incarnation,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, asker: Asker, listener: Listener) -> Self {
         let lease = parts.role.gap_max();
         Self {
             parts,
@@ -121,11 +116,11 @@ impl Driver {
             pair: None,
             writer: None,
             datagrams: None,
-            listener,
+            listener: Some(listener),
             transfer: None,
             stunned_at: None,
             awaits_outside: false,
-            incarnation,
+            incarnation: Incarnation(1),
             todo: VecDeque::new(),
             announcements: Vec::new(),
             next_tick: Duration::ZERO,
@@ -171,7 +166,6 @@ impl Driver {
         if let Some(running) = &self.running {
             running.handle.destroy();
         }
-        let _ = self.parts.begin.send(Begin::End);
     }
 
     fn next_wake(&self) -> Duration {

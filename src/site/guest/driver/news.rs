@@ -210,10 +210,7 @@ impl Driver {
         }
         self.todo.push_back(Event::ChannelHeard);
         let fault = match message {
-            Message::Log(frame) => match pair.take(now, &frame) {
-                Ok(_) => None,
-                Err(why) => Some(why),
-            },
+            Message::Log(frame) => pair.take(now, &frame).err(),
             Message::Ack(ack) => match pair.acknowledge(ack) {
                 Ok(()) => {
                     self.todo.push_back(Event::Acked(Acknowledged {
