@@ -43,11 +43,13 @@ mod copy;
 mod effects;
 mod epoch;
 mod exits;
+mod instruction;
 mod live;
 mod preempt;
 mod ram_digest;
 mod saved;
 mod shadow;
+mod step;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,7 @@ pub use epoch::EpochDigests;
 pub use live::Live;
 pub use ram_digest::{RamDigest, RamSums};
 pub use saved::RestoreError;
+use step::Stepped;
 pub use timeline::{
     Arrival, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline, TimelineError, Turn,
 };
@@ -429,7 +432,7 @@ impl Vm {
                 timeline.leave_guest();
                 return Ok(Some(Outcome::Held));
             }
-            Turn::Run | Turn::Become(_) => {}
+            Turn::Run | Turn::Become(_) | Turn::Step(_) => {}
         }
         if !self.is_between_exits {
             self.prepare_entry()?;
@@ -437,6 +440,19 @@ impl Vm {
         self.is_at_exit = false;
         let exit = match turn {
             Turn::Become(resumption) => self.become_resumed(&resumption, timeline),
+            Turn::Step(instructions) => match self.step_on(instructions, timeline) {
+                Ok(Stepped::There) => {
+                    timeline.leave_guest();
+                    return Ok(Some(Outcome::Held));
+                }
+                Ok(Stepped::Exit(_, completed)) if instructions.is_some() => Err(TimelineError::Beyond {
+                    exit: self.totals.exit_count.next(),
+                    instructions: completed,
+                }
+                .into()),
+                Ok(Stepped::Exit(exit, _)) => Ok(exit),
+                Err(error) => Err(error),
+            },
             Turn::Run | Turn::Wait | Turn::Hold => self.vcpu.run().map_err(RunError::from),
         };
         timeline.leave_guest();

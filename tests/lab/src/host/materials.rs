@@ -1,6 +1,6 @@
 //! What every host is made from: fetched or built once, then shared.
 
-use super::build::static_binary;
+use super::build::{static_binary, static_test};
 use super::error::Result;
 use crate::debian::{Cache, Kernel, KernelFlavour};
 use std::path::{Path, PathBuf};
@@ -73,6 +73,14 @@ impl Materials {
     /// A build that failed.
     pub fn build_binary(&self, binary: &str) -> Result<PathBuf> {
         static_binary(&self.lab_directory, "antipode-lab", binary)
+    }
+
+    /// One of `antipode`'s files of tests, as a static program.
+    ///
+    /// # Errors
+    /// A build that failed.
+    pub fn build_test(&self, test: &str) -> Result<PathBuf> {
+        static_test(&self.lab_directory, test)
     }
 }
 

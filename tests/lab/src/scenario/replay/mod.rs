@@ -51,6 +51,12 @@ pub struct Args {
     runs: u32,
     #[command(flatten)]
     amount: Amount,
+    /// Do the work of the last recording once more without one, and compare times
+    #[arg(long)]
+    ratio: bool,
+    /// Replay these exits, `FROM..TO`, by single steps
+    #[arg(long, value_name = "EXITS")]
+    step: Option<String>,
     /// Replay with this `antipode` instead of the one that records
     #[arg(long, value_name = "FILE")]
     replay_with: Option<PathBuf>,
@@ -95,9 +101,12 @@ fn play_all(args: &Args) -> Result<Value> {
     let started = Instant::now();
     let mut comparisons = Vec::new();
     for number in 1..=args.runs {
-        let comparison = with_run(&setup.materials.lab_directory, "replay", |run| {
-            play(&setup, run, args, number)
-        })?;
+        // It is kept, with the dumps, unless everything is the same.
+        let run = RunDirectory::create(&setup.materials.lab_directory, "replay")?;
+        let comparison = play(&setup, &run, args, number)?;
+        if comparison.is_same() {
+            run.finish();
+        }
         eprintln!(
             "lab: run {number} of {}: {} exits, {}",
             args.runs,
@@ -110,6 +119,10 @@ fn play_all(args: &Args) -> Result<Value> {
         );
         comparisons.push(comparison);
     }
+    let ratio = match comparisons.last() {
+        Some(last) if args.ratio => Some(record_ratio(&setup, last)?),
+        _ => None,
+    };
     let count = |is: fn(&Comparison) -> bool| comparisons.iter().filter(|one| is(one)).count();
     let least = |of: fn(&Comparison) -> u64| comparisons.iter().map(of).min();
     let identical = count(Comparison::is_same);
@@ -127,6 +140,7 @@ fn play_all(args: &Args) -> Result<Value> {
         "divergences": comparisons.len() - identical,
         "user_execs": least(|one| one.done.execs),
         "user_rdtsc": comparisons.iter().map(|one| one.recorded.user_rdtsc).sum::<u64>(),
+        "noise_kicks": comparisons.iter().map(|one| one.replayed.kicks).sum::<u64>(),
         "noise_kicks_min": least(|one| one.replayed.kicks),
         "noise_page_log_restarts": least(|one| one.replayed.noise.page_log_restarts),
         "noise_moves": least(|one| one.replayed.noise.moves),
@@ -139,6 +153,7 @@ fn play_all(args: &Args) -> Result<Value> {
         "log_bytes_per_tick_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.expiries.max(1.0)),
         "log_bytes_per_second_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.seconds),
         "ticks_per_second_idle": most_of_idle(&comparisons, |idle| idle.expiries / idle.seconds),
+        "record_ratio": ratio.map(rounded),
         "recorded_s": sum(&comparisons, |one| one.recorded.wall_seconds),
         "replayed_s": sum(&comparisons, |one| one.replayed.wall_seconds),
         "recorded_cpu_s": sum(&comparisons, |one| one.recorded.cpu_seconds),
@@ -158,7 +173,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         };
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
         vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
-        done = work(setup.service(), stage, &mut vm, &args.amount)?;
+        done = work(setup, stage, &mut vm, &args.amount)?;
         vm.press_power_button()?;
         let end = vm.wait_end(END_TIMEOUT)?;
         log = stage.site().get(LOG)?;
@@ -178,6 +193,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
             log: LOG.to_owned(),
             dump: Some(DUMP.to_owned()),
             noise: Some(number.into()),
+            step: args.step.clone(),
         };
         let end = stage
             .start_task(&VmSettings::new(setup), &task)?
@@ -192,6 +208,23 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         replayed: replayed.summary,
         done,
         swapped_in,
+    })
+}
+
+/// How much longer the work of `compared`'s recording took than it takes without one, on another fresh host.
+fn record_ratio(setup: &Setup, compared: &Comparison) -> Result<f64> {
+    let spec = StageSpec {
+        client: setup.service().port().is_some(),
+        ..StageSpec::new(setup)
+    };
+    with_run(&setup.materials.lab_directory, "replay-ratio", |run| {
+        let stage = Stage::open(setup, run, &spec)?;
+        let mut vm = stage.start_task(&VmSettings::new(setup), &Task::Run)?;
+        vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
+        let done = work(setup, &stage, &mut vm, &Amount::rounds(compared.done.rounds))?;
+        vm.press_power_button()?;
+        vm.wait_end(END_TIMEOUT)?.checked_summary()?;
+        Ok(compared.done.working.as_secs_f64() / done.working.as_secs_f64())
     })
 }
 
