@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::batch::Batch;
 use super::catalogue::Entry;
-use super::checks::{REGISTERS, Rolling};
+use super::checks::{Rolling, differences};
 use super::feed::{Feed, LogSource};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
@@ -290,27 +290,6 @@ impl<S: LogSource> Replayer<S> {
         };
         Ok(Some(Arrival::Device(Input::Disk(DiskCompletion { id, outcome }))))
     }
-}
-
-/// What is not as it was, by name.
-fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
-    let values = recorded.registers.iter().zip(&found.registers);
-    let registers = REGISTERS
-        .iter()
-        .zip(values)
-        .filter(|(_, (then, now))| then != now);
-    let registers = registers.map(|(name, (then, now))| format!("{name} was {then:#x} and is {now:#x}"));
-    let parts = found.parts.iter().filter(|part| !recorded.parts.contains(part));
-    let parts = parts.map(|(name, _)| format!("{name} differs"));
-    let missing = recorded
-        .parts
-        .iter()
-        .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
-    let missing = missing.map(|(name, _)| format!("{name} is missing"));
-    let ram = recorded.ram.difference(&found.ram);
-    let ram = ram.into_iter().map(|place| format!("RAM differs in {place}"));
-    let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
-    (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
 }
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> TimelineError {

@@ -22,7 +22,7 @@
 use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs};
 
 use super::instruction::{Class, INSTRUCTION_BYTES_MAX, Shadow, classify};
-use super::{RunError, Timeline, Vm};
+use super::{RunError, Timeline, TimelineError, Vm};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::GuestPhys;
 use crate::machine::kvm::Exit;
@@ -57,15 +57,6 @@ enum Step {
     Exit(Exit),
 }
 
-/// How far stepping came.
-#[derive(Debug)]
-pub(super) enum Stepped {
-    /// To the instruction that was asked for.
-    There,
-    /// To an exit before it, after so many instructions.
-    Exit(Exit, u64),
-}
-
 /// An instruction before it is executed.
 #[derive(Debug)]
 struct Instruction {
@@ -93,13 +84,13 @@ fn cannot(what: &'static str) -> RunError {
 }
 
 impl Vm {
-    /// Steps on from where the guest stands, an interrupt perhaps injected, until `instructions` have completed, or until
-    /// the next counted exit (`None`: until that).
+    /// Steps on from where the guest stands, an interrupt perhaps injected, until `instructions` have completed: then there
+    /// is no exit, and one before that is an error. Without a number, until the next counted exit.
     pub(super) fn step_on(
         &mut self,
         instructions: Option<u64>,
         timeline: &mut dyn Timeline,
-    ) -> Result<Stepped, RunError> {
+    ) -> Result<Option<Exit>, RunError> {
         let mut completed = 0;
         while instructions.is_none_or(|wanted| completed < wanted) {
             match self.step_once()? {
@@ -108,10 +99,13 @@ impl Vm {
                 Step::Exit(exit) => {
                     // A posted write that KVM did not post is no position.
                     self.take_posted_writes(timeline)?;
-                    if !self.take_unposted_write(&exit, timeline) {
-                        return Ok(Stepped::Exit(exit, completed));
+                    if self.take_unposted_write(&exit, timeline) {
+                        completed += 1;
+                    } else if instructions.is_none() {
+                        return Ok(Some(exit));
+                    } else {
+                        return Err(self.beyond(completed));
                     }
-                    completed += 1;
                 }
             }
         }
@@ -121,7 +115,13 @@ impl Vm {
                 "this KVM does not stop there, in the middle of a repetition",
             ));
         }
-        Ok(Stepped::There)
+        Ok(None)
+    }
+
+    /// The next exit comes after so many instructions, before the one that was asked for.
+    fn beyond(&self, instructions: u64) -> RunError {
+        let exit = self.totals.exit_count.next();
+        TimelineError::Beyond { exit, instructions }.into()
     }
 
     fn step_once(&mut self) -> Result<Step, RunError> {
