@@ -10,7 +10,7 @@
 //!   framing     batches as frames: chained, compressed
 //!   log         frames in a file
 //!   standby     a replayer that goes on alone where the log ends
-//!   checks      the rolling digest of exits
+//!   checks      the rolling digest of exits, and what differs at the end of an epoch
 //!   time_rule   virtual time between two samples
 //!   noise       disturbs a replay on purpose
 //!   position    where a replay can be held

@@ -78,6 +78,14 @@ fn see_flags(a: &mut CodeAssembler, place: u64) -> Result<(), IcedError> {
     a.add(qword_ptr(SEEN + place * 8), rbx)
 }
 
+/// Sees the flags in RAX, which were pushed, but for the resume flag. Hardware clears that behind every instruction (AMD
+/// APM volume 2, § 3.1.6), QEMU's emulation behind every block of code (`do_gen_eob_worker` of its `translate.c`): an INT
+/// in the block that returns from a fault pushes it there, and one that is stepped, a block of its own, does not.
+fn add_pushed_flags(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.btr(rax, RESUME_FLAG_BIT)?;
+    a.add(qword_ptr(SEEN + 8), rax)
+}
+
 /// Sees the flags that were pushed, and returns so many bytes behind what has faulted.
 fn returning(a: &mut CodeAssembler, error_code_bytes: i32, skipped: i32) -> Result<(), IcedError> {
     if error_code_bytes > 0 {
@@ -85,9 +93,7 @@ fn returning(a: &mut CodeAssembler, error_code_bytes: i32, skipped: i32) -> Resu
     }
     a.push(rax)?;
     a.mov(rax, qword_ptr(rsp + 24))?;
-    // QEMU's emulation lets it stand to the end of a block of code, not of an instruction as hardware does.
-    a.btr(rax, RESUME_FLAG_BIT)?;
-    a.add(qword_ptr(SEEN + 8), rax)?;
+    add_pushed_flags(a)?;
     a.add(qword_ptr(rsp + 8), skipped)?;
     a.pop(rax)?;
     see_flags(a, 2)?;
@@ -97,9 +103,7 @@ fn returning(a: &mut CodeAssembler, error_code_bytes: i32, skipped: i32) -> Resu
 fn on_tick(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.push(rax)?;
     a.mov(rax, qword_ptr(rsp + 24))?;
-    // QEMU's emulation lets it stand to the end of a block of code, not of an instruction as hardware does.
-    a.btr(rax, RESUME_FLAG_BIT)?;
-    a.add(qword_ptr(SEEN + 8), rax)?;
+    add_pushed_flags(a)?;
     a.mov(al, 0x20_i32)?;
     a.out(0x20_i32, al)?;
     a.inc(qword_ptr(TICKS_SEEN))?;

@@ -10,13 +10,37 @@ use std::time::Instant;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// How a program is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// As users run it.
+    Release,
+    /// With debug assertions, and hardly optimised.
+    Debug,
+}
+
+impl Profile {
+    /// Cargo's name of it, and of its folder.
+    const fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Release => ("release", "release"),
+            Self::Debug => ("dev", "debug"),
+        }
+    }
+}
+
 /// Builds a binary of a package of this workspace and returns where it is. Says on standard error what it does.
-pub(super) fn static_binary(lab_directory: &Path, package: &str, binary: &str) -> Result<PathBuf> {
+pub(super) fn static_binary(
+    lab_directory: &Path,
+    package: &str,
+    binary: &str,
+    profile: Profile,
+) -> Result<PathBuf> {
     let what = ["build", "--package", package, "--bin", binary];
-    cargo(lab_directory, binary, &what)?;
+    cargo(lab_directory, binary, &what, profile)?;
     Ok(target_directory(lab_directory)
         .join(TARGET)
-        .join("release")
+        .join(profile.name().1)
         .join(binary))
 }
 
@@ -27,6 +51,7 @@ pub(super) fn static_test(lab_directory: &Path, test: &str) -> Result<PathBuf> {
         lab_directory,
         test,
         &[&what[..], &["--message-format", "json"]].concat(),
+        Profile::Release,
     )?;
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -43,19 +68,21 @@ fn target_directory(lab_directory: &Path) -> PathBuf {
     lab_directory.join("static")
 }
 
-/// Runs cargo for a static release build of `name`, and returns what it prints.
-fn cargo(lab_directory: &Path, name: &str, what: &[&str]) -> Result<String> {
+/// Runs cargo for a static build of `name`, and returns what it prints.
+fn cargo(lab_directory: &Path, name: &str, what: &[&str], profile: Profile) -> Result<String> {
+    let (profile, _) = profile.name();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let started = Instant::now();
-    eprintln!("lab: building {name} (static, release; minutes the first time, then seconds)");
+    eprintln!("lab: building {name} (static, {profile}; minutes the first time, then seconds)");
     let output = Command::new(&cargo)
         .args(what)
-        .args(["--quiet", "--release", "--target", TARGET])
+        .args(["--quiet", "--profile", profile, "--target", TARGET])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
         .env("CARGO_TARGET_DIR", target_directory(lab_directory))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         // Debug information would double the size of every host's system; symbol names stay for backtraces.
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+        .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

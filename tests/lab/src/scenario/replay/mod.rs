@@ -60,6 +60,9 @@ pub struct Args {
     /// Replay with this `antipode` instead of the one that records
     #[arg(long, value_name = "FILE")]
     replay_with: Option<PathBuf>,
+    /// Replay with a debug build of this workspace's `antipode`: its digests must be those of the release build that records
+    #[arg(long, conflicts_with = "replay_with")]
+    debug_build: bool,
     #[command(flatten)]
     form: Form,
 }
@@ -98,12 +101,16 @@ impl Comparison {
 
 fn play_all(args: &Args) -> Result<Value> {
     let setup = Setup::prepare(args.service, args.kernel)?;
+    let replay_with = match args.debug_build {
+        true => Some(setup.materials.build_debug_antipode()?),
+        false => args.replay_with.clone(),
+    };
     let started = Instant::now();
     let mut comparisons = Vec::new();
     for number in 1..=args.runs {
         // It is kept, with the dumps, unless everything is the same.
         let run = RunDirectory::create(&setup.materials.lab_directory, "replay")?;
-        let comparison = play(&setup, &run, args, number)?;
+        let comparison = play(&setup, &run, args, replay_with.as_deref(), number)?;
         if comparison.is_same() {
             run.finish();
         }
@@ -163,7 +170,13 @@ fn play_all(args: &Args) -> Result<Value> {
     }))
 }
 
-fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<Comparison> {
+fn play(
+    setup: &Setup,
+    run: &RunDirectory,
+    args: &Args,
+    replay_with: Option<&Path>,
+    number: u32,
+) -> Result<Comparison> {
     let mut log = Vec::new();
     let mut done = Done::default();
     let recorded = on_fresh_host(setup, run, "record", |stage| {
@@ -184,7 +197,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
     let mut swapped_in = 0;
     let replayed = on_fresh_host(setup, run, "replay", |stage| {
         stage.site().put_bytes(&log, LOG, 0o644)?;
-        if let Some(antipode) = &args.replay_with {
+        if let Some(antipode) = replay_with {
             stage.site().put(antipode, "/usr/local/bin/antipode", 0o755)?;
         }
         stage.site().shell(SWAP)?;
