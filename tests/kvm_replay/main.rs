@@ -219,6 +219,30 @@ fn kvm_a_replay_is_the_same_machine_with_noise_and_without() {
     assert!(noise.cut_batches > 0, "{noise:?}");
 }
 
+/// A record of [`program`] by a release build, on another machine than yours.
+const RELEASE_LOG: &[u8] = include_bytes!("release.log");
+
+/// Where a release build of the next test writes its record, when the format of logs has changed.
+const RELEASE_LOG_VARIABLE: &str = "ANTIPODE_NEW_RELEASE_LOG";
+
+/// Every digest of a replay is the one that a release build took: of each exit, of each epoch, of RAM in the end. The vCPU
+/// as a whole is left out, as what a processor has besides general registers differs between makers.
+#[test]
+fn kvm_a_record_of_a_release_build_is_replayed_the_same_by_any() {
+    let Some(record) = record() else { return };
+    if let (Some(path), false) = (std::env::var_os(RELEASE_LOG_VARIABLE), cfg!(debug_assertions)) {
+        std::fs::copy(&record.log, path).unwrap();
+    }
+    let log = record.log.with_extension("release");
+    std::fs::write(&log, RELEASE_LOG).unwrap();
+    let mut vm = machine();
+    let log = LogReader::open(&log).unwrap();
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    assert_eq!(vm.run(&mut replayer).unwrap().outcome, Outcome::PowerOff);
+    let digests = MachineDigests::of(&mut vm).unwrap();
+    assert_eq!(digests.ram, replayer.end().unwrap().digests.ram);
+}
+
 #[test]
 fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
     let is_over = Arc::new(AtomicBool::new(false));
