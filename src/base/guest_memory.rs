@@ -3,7 +3,8 @@
 //! Guest execution between two exits is a pure function of state only if nobody else touches RAM meanwhile. The
 //! type enforces it: [`GuestMemory`] is neither `Send` nor `Sync`, so a worker thread cannot hold it; workers get
 //! host buffers. Every write of ours goes through `vm-memory`, whose bitmap records the page: the one path for
-//! all writes that the dirty log of KVM does not see.
+//! all writes that the dirty log of KVM does not see. A copy of RAM is read by another thread ([`RamReader`]), which
+//! changes nothing.
 
 use std::marker::PhantomData;
 
@@ -84,15 +85,21 @@ impl GuestMemory {
         &self.ram
     }
 
+    /// What any thread may read it by.
+    #[must_use]
+    pub fn reader(&self) -> RamReader {
+        RamReader {
+            ram: self.ram.clone(),
+            byte_count: self.byte_count,
+        }
+    }
+
     /// Copies guest bytes at `address` into `buffer`.
     ///
     /// # Errors
     /// [`OutsideRam`] if any byte is outside; `buffer` is then unspecified.
     pub fn read(&self, address: GuestAddress, buffer: &mut [u8]) -> Result<(), OutsideRam> {
-        self.ram.read_slice(buffer, address).map_err(|_| OutsideRam {
-            address: address.0,
-            byte_count: buffer.len(),
-        })
+        read(&self.ram, address, buffer)
     }
 
     /// Changes a byte at `address` without marking its page as written: for what is put back before anyone looks.
@@ -128,6 +135,37 @@ impl GuestMemory {
             return Err(outside);
         }
         self.ram.write_slice(bytes, address).map_err(|_| outside)
+    }
+}
+
+fn read(ram: &Ram, address: GuestAddress, buffer: &mut [u8]) -> Result<(), OutsideRam> {
+    ram.read_slice(buffer, address).map_err(|_| OutsideRam {
+        address: address.0,
+        byte_count: buffer.len(),
+    })
+}
+
+/// Guest RAM as another thread sees it while the guest runs: what is being written is read half old and half new, and is
+/// told of as written afterwards.
+#[derive(Debug, Clone)]
+pub struct RamReader {
+    ram: Ram,
+    byte_count: u64,
+}
+
+impl RamReader {
+    /// Total bytes of RAM.
+    #[must_use]
+    pub fn byte_count(&self) -> u64 {
+        self.byte_count
+    }
+
+    /// Copies guest bytes at `address` into `buffer`.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if any byte is outside; `buffer` is then unspecified.
+    pub fn read(&self, address: GuestAddress, buffer: &mut [u8]) -> Result<(), OutsideRam> {
+        read(&self.ram, address, buffer)
     }
 }
 

@@ -9,4 +9,5 @@ pub mod entropy;
 pub mod guest_memory;
 pub mod limits;
 pub mod parts;
+pub mod spans;
 pub mod units;

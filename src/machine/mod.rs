@@ -28,6 +28,6 @@ pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
 pub use vm::{
     Arrival, CopiedPage, EpochDigests, ExitTrace, Filling, HeldOutput, Kick, Live, Output, OutputKeeper,
-    RamDigest, RamSums, Release, Rest, RestoreError, Resumption, RunError, Standing, Timeline, TimelineError,
-    Totals, Turn, all_pages,
+    RamCopy, RamDigest, RamSums, Release, Rest, RestoreError, Resumption, RunError, Standing, Timeline,
+    TimelineError, Totals, Turn,
 };

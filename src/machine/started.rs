@@ -7,7 +7,7 @@ use super::config::ConsoleMode;
 use super::kvm::{Kicker, KvmHost, Vcpu};
 use super::launch::{LaunchError, RunReport, host};
 use super::vm::{
-    CopiedPage, HeldOutput, Live, OutputKeeper, Outside, RamDigest, RamSums, RunError, Timeline, Totals, Vm,
+    HeldOutput, Live, OutputKeeper, Outside, RamCopy, RamDigest, RunError, Timeline, Totals, Vm,
 };
 use super::workers::{
     Console, DiskFile, DiskHandle, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap,
@@ -168,7 +168,7 @@ impl StartedVm {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn begin_copy(&mut self) -> Result<(), LaunchError> {
+    pub fn begin_copy(&mut self) -> Result<RamCopy, LaunchError> {
         Ok(self.vm.begin_copy()?)
     }
 
@@ -180,26 +180,13 @@ impl StartedVm {
         Ok(self.vm.take_written()?)
     }
 
-    /// The pages at `addresses` as they are now, but those of zeros that were never copied. It must be held.
-    ///
-    /// # Errors
-    /// When a page is none of RAM's.
-    pub fn copy_pages(&mut self, addresses: &[u64]) -> Result<Vec<CopiedPage>, LaunchError> {
-        Ok(self.vm.copy_pages(addresses)?)
-    }
-
     /// Its copy goes on from here too, and is compared with it.
     pub fn begin_lockstep(&mut self) {
         self.vm.begin_lockstep();
     }
 
-    /// The digest of all pages copied.
-    #[must_use]
-    pub fn ram_sums(&self) -> RamSums {
-        self.vm.ram_sums()
-    }
-
-    /// Takes over the digest that was kept while its RAM was filled ([`super::Filling`]).
+    /// Takes over the digest that was kept while its RAM was copied ([`RamCopy`]) or filled ([`super::Filling`]). It must be
+    /// held.
     ///
     /// # Errors
     /// When KVM refuses.

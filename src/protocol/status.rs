@@ -53,8 +53,31 @@ pub struct Surroundings<'a> {
     pub now: Moment,
     /// Now, in seconds since 1970.
     pub now_unix_seconds: i64,
-    /// The median time between an output's making and its leaving.
+    /// What was measured.
+    pub measured: Measured,
+}
+
+/// What the driver has measured of late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measured {
+    /// The median time between an output's making and its leaving, since lockstep began.
     pub output_hold_p50: Option<Duration>,
+    /// What 99 of 100 outputs were not held longer than.
+    pub output_hold_p99: Option<Duration>,
+    /// The median time of an echo over the log's own connection.
+    pub echo_p50: Option<Duration>,
+    /// What 99 of 100 echoes did not exceed.
+    pub echo_p99: Option<Duration>,
+    /// How long the guest stood still when it was protected.
+    pub stun: Option<Duration>,
+    /// When the other site was lost: from its last word to the question of who may be live.
+    pub detection: Option<Duration>,
+    /// From there to the tiebreaker's answer.
+    pub claim: Option<Duration>,
+    /// From there until outputs could leave here.
+    pub going_live: Option<Duration>,
+    /// Since when the tiebreaker has not answered, if that is long.
+    pub tiebreaker_silence: Option<Duration>,
 }
 
 /// How far a transfer is, for JSON.
@@ -93,6 +116,20 @@ pub struct Status {
     pub rtt_ms: Option<f64>,
     /// The median time that an output is held.
     pub output_hold_ms_p50: Option<f64>,
+    /// What 99 of 100 outputs are not held longer than.
+    pub output_hold_ms_p99: Option<f64>,
+    /// The median time of an echo over the log's own connection.
+    pub echo_ms_p50: Option<f64>,
+    /// What 99 of 100 echoes do not exceed.
+    pub echo_ms_p99: Option<f64>,
+    /// How long the guest stood still when it was protected.
+    pub stun_ms: Option<f64>,
+    /// When the other site was lost: from its last word to the claim.
+    pub detection_ms: Option<f64>,
+    /// From the claim to its grant.
+    pub claim_ms: Option<f64>,
+    /// From the grant until outputs could leave here.
+    pub going_live_ms: Option<f64>,
     /// The part of a processor that the guest may use, in percent.
     pub cpu_share_percent: u8,
     /// How far the transfer is.
@@ -113,7 +150,13 @@ impl Status {
     /// What `view` is to an operator.
     #[must_use]
     pub fn new(view: &View, around: &Surroundings<'_>) -> Self {
-        let stands_for = around.now.saturating_since(view.since).as_secs();
+        let measured = &around.measured;
+        // A role asks the tiebreaker only when it must; that it could not is a gap all the same.
+        let away = measured.tiebreaker_silence.filter(|_| view.cause.is_none());
+        let cause = view.cause.or(away.map(|_| Cause::TiebreakerAway));
+        let stands_for = away
+            .unwrap_or_else(|| around.now.saturating_since(view.since))
+            .as_secs();
         let stands_for = i64::try_from(stands_for).unwrap_or(i64::MAX);
         Self {
             vm: around.vm.clone(),
@@ -126,18 +169,25 @@ impl Status {
             lag_bytes: view.lag.bytes,
             lag_exits: view.lag.exits,
             rtt_ms: view.round_trip.map(milliseconds),
-            output_hold_ms_p50: around.output_hold_p50.map(milliseconds),
+            output_hold_ms_p50: measured.output_hold_p50.map(milliseconds),
+            output_hold_ms_p99: measured.output_hold_p99.map(milliseconds),
+            echo_ms_p50: measured.echo_p50.map(milliseconds),
+            echo_ms_p99: measured.echo_p99.map(milliseconds),
+            stun_ms: measured.stun.map(milliseconds),
+            detection_ms: measured.detection.map(milliseconds),
+            claim_ms: measured.claim.map(milliseconds),
+            going_live_ms: measured.going_live.map(milliseconds),
             cpu_share_percent: view.cpu_share_percent,
             progress: view.progress.map(|progress| ShownProgress {
                 done_bytes: progress.done_bytes,
                 total_bytes: progress.total_bytes,
                 left_s: progress.left.map(|left| left.as_secs_f64()),
             }),
-            green: view.green,
-            cause: view.cause.map(word),
-            because: view.cause.map(|cause| cause.to_string()),
+            green: view.green && away.is_none(),
+            cause: cause.map(word),
+            because: cause.map(|cause| cause.to_string()),
             since: around.now_unix_seconds.saturating_sub(stands_for),
-            next: next(view, around),
+            next: next(view, cause, around),
         }
     }
 }
@@ -161,16 +211,17 @@ fn word(cause: Cause) -> String {
     }
 }
 
-fn next(view: &View, around: &Surroundings<'_>) -> Option<String> {
+fn next(view: &View, cause: Option<Cause>, around: &Surroundings<'_>) -> Option<String> {
     let Surroundings { vm, peer, .. } = around;
     match view.role {
-        PhaseName::Unprotected | PhaseName::Solo => Some(match view.cause {
+        _ if cause == Some(Cause::TiebreakerAway) => Some("antipode tiebreaker status".to_owned()),
+        PhaseName::Unprotected | PhaseName::Solo => Some(match cause {
             Some(Cause::TiebreakerSilent | Cause::Awoken) => "antipode tiebreaker status".to_owned(),
             _ => format!("antipode vm protect {vm}"),
         }),
         PhaseName::Frozen => Some("antipode tiebreaker status".to_owned()),
         PhaseName::Stale => Some(format!("at {peer}: antipode vm protect {vm}")),
-        PhaseName::Stopped => Some(match view.cause {
+        PhaseName::Stopped => Some(match cause {
             Some(Cause::OnlyPrimaryMayStart) => format!("at {peer}: antipode vm start {vm}"),
             Some(Cause::ReplicaNotClean) => "antipode disk info".to_owned(),
             Some(Cause::NotASite | Cause::StartRefused) => format!("antipode tiebreaker vm show {vm}"),
@@ -207,12 +258,16 @@ mod tests {
     }
 
     fn shown(view: &View) -> serde_json::Value {
+        shown_with(view, Measured::default())
+    }
+
+    fn shown_with(view: &View, measured: Measured) -> serde_json::Value {
         let around = Surroundings {
             vm: &"redis-1".parse().unwrap(),
             peer: &"west".parse().unwrap(),
             now: Moment::from_nanos(31_000_000_000),
             now_unix_seconds: 1_000_030,
-            output_hold_p50: None,
+            measured,
         };
         serde_json::to_value(Status::new(view, &around)).unwrap()
     }
@@ -221,11 +276,34 @@ mod tests {
     fn a_healthy_primary_is_shown_in_full() {
         let expected = serde_json::json!({
             "vm": "redis-1", "role": "primary", "peer": "west", "generation": 7, "pairing": 9, "position": 123,
-            "lag_ms": 12.345, "lag_bytes": 6, "lag_exits": 7, "rtt_ms": 40.0, "output_hold_ms_p50": null,
+            "lag_ms": 12.345, "lag_bytes": 6, "lag_exits": 7, "rtt_ms": 40.0,
+            "output_hold_ms_p50": 41.5, "output_hold_ms_p99": null, "echo_ms_p50": null, "echo_ms_p99": null,
+            "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
             "green": true, "cause": null, "because": null, "since": 1_000_000, "next": null,
         });
-        assert_eq!(shown(&view(PhaseName::Primary, None)), expected);
+        let measured = Measured {
+            output_hold_p50: Some(Duration::from_micros(41_500)),
+            ..Measured::default()
+        };
+        assert_eq!(shown_with(&view(PhaseName::Primary, None), measured), expected);
+    }
+
+    #[test]
+    fn without_a_tiebreaker_nothing_is_well() {
+        let measured = Measured {
+            tiebreaker_silence: Some(Duration::from_secs(12)),
+            ..Measured::default()
+        };
+        let primary = shown_with(&view(PhaseName::Primary, None), measured);
+        assert_eq!(
+            (&primary["green"], &primary["cause"]),
+            (&false.into(), &"tiebreaker-away".into())
+        );
+        assert_eq!(primary["since"], 1_000_018);
+        assert_eq!(primary["next"], "antipode tiebreaker status");
+        let solo = shown_with(&view(PhaseName::Solo, Some(Cause::Lost)), measured);
+        assert_eq!(solo["cause"], "lost", "the nearer cause is told");
     }
 
     #[test]

@@ -28,32 +28,20 @@ mod tests;
 
 pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, Stream};
 pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
-pub use target::{Arriving, Reception, TargetError, receive};
+pub use target::{Arrived, Arriving, Reception, TargetError, receive};
 
 use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;
-use crate::machine::{CopiedPage, RamSums};
 
-/// Pages, and how many are still to be copied.
+/// Everything that a machine is which stands still, besides its RAM and its disk.
 #[derive(Debug)]
-pub struct Copied {
-    /// Those that were asked for.
-    pub pages: Vec<CopiedPage>,
-    /// How many more are known of.
-    pub left: usize,
-}
-
-/// Everything that a machine is besides the RAM that was copied before and its disk, and digests of all of it.
-#[derive(Debug)]
-pub struct StunnedMachine {
-    /// Pages that were not copied before.
-    pub pages: Vec<CopiedPage>,
+pub struct Stunned {
+    /// Addresses of pages that were written since they were last asked for.
+    pub written: Vec<u64>,
     /// All else.
     pub parts: Parts,
     /// The last counted exit.
     pub position: ExitOrdinal,
-    /// Of all RAM.
-    pub ram: RamSums,
-    /// Of all registers.
+    /// The digest of all registers.
     pub vcpu: [u8; 32],
 }

@@ -1,5 +1,6 @@
 //! The end that has the machine.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -9,16 +10,16 @@ use antipode_disk_sync::image::Image;
 use antipode_disk_sync::online::{Next, Passes, StunBudget};
 use antipode_disk_sync::units::Run;
 
+use super::Stunned;
 use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
-use super::{Copied, StunnedMachine};
 use crate::base::clock::HostClock;
 use crate::base::units::PAGE_SIZE;
-use crate::machine::CopiedPage;
 use crate::machine::workers::{Disk, DiskHandle};
+use crate::machine::{RamCopy, RamDigest};
 
 /// Bytes of a file in one frame.
 const FILE_PIECE_BYTES: usize = 1 << 20;
-/// Pages in one frame: what the guest waits for while it is held.
+/// Pages that are read for one frame.
 const PAGES_AT_ONCE: usize = 256;
 /// How long the rest of the disk may take in the stun, and the rest of RAM: half of a second (P6) together.
 const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
@@ -28,14 +29,14 @@ const RAM_ROUNDS_MAX: u32 = 12;
 
 /// The machine that is copied while it runs. Each answers when the guest stood at a position; none if it has ended.
 pub trait RunningMachine {
-    /// All of RAM is to be copied.
-    fn begin_copy(&self) -> Option<()>;
-    /// Copies up to so many pages.
-    fn copy(&self, pages_max: usize) -> Option<Copied>;
-    /// What was written meanwhile is to be copied again: how many pages are to be copied now.
-    fn recopy(&self) -> Option<usize>;
+    /// All of RAM is to be copied, by what is answered: from here on it is known what is written.
+    fn begin_copy(&self) -> Option<RamCopy>;
+    /// Addresses of the pages that were written since this was last asked.
+    fn take_written(&self) -> Option<Vec<u64>>;
     /// It stands still from here on.
-    fn stun(&self) -> Option<StunnedMachine>;
+    fn stun(&self) -> Option<Stunned>;
+    /// All of its RAM was copied while it stood still, and this is its digest.
+    fn adopt(&self, digest: RamDigest) -> Option<()>;
 }
 
 /// What the source waits for before it goes on.
@@ -84,6 +85,9 @@ pub enum SourceError {
     /// The disk cannot be read.
     #[error("the disk cannot be read: {0}")]
     Disk(#[from] std::io::Error),
+    /// RAM cannot be read.
+    #[error("the VM's memory cannot be read: {0}")]
+    Ram(std::io::Error),
     /// The disk keeps no marks.
     #[error("the disk is no replica; `antipode disk create` makes it one")]
     NoReplica,
@@ -131,9 +135,9 @@ pub fn send(
     source.offer(sending)?;
     source.send_disk()?;
     wait_for(go, Go::Ram)?;
-    source.send_ram()?;
+    let (copy, left) = source.send_ram()?;
     wait_for(go, Go::Stun)?;
-    source.send_rest()
+    source.send_rest(copy, left)
 }
 
 fn wait_for(go: &Receiver<Go>, what: Go) -> Result<(), SourceError> {
@@ -254,59 +258,61 @@ impl Source<'_> {
         Ok(total)
     }
 
-    /// Rounds over RAM until what is left fits the stun.
-    fn send_ram(&mut self) -> Result<(), SourceError> {
-        self.machine.begin_copy().ok_or(SourceError::Ended)?;
+    /// Rounds over RAM until what is left fits the stun: the copy so far, and that.
+    fn send_ram(&mut self) -> Result<(RamCopy, Vec<u64>), SourceError> {
+        let mut copy = self.machine.begin_copy().ok_or(SourceError::Ended)?;
+        let mut left: Vec<u64> = copy.addresses().collect();
         let mut passes = Passes::new(RAM_STUN);
         for _ in 0..RAM_ROUNDS_MAX {
             let begun = self.now();
-            let sent = self.send_pages()?;
+            let sent = self.send_pages(&mut copy, &left)?;
             if let Some(disk) = self.disk {
                 let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
                 self.send_leaves(disk, &leaves, false)?;
             }
             let took = self.now().saturating_sub(begun);
-            let left = self.machine.recopy().ok_or(SourceError::Ended)?;
-            if passes.after(sent, took, (left * PAGE_SIZE) as u64) == Next::Stun {
+            left = self.machine.take_written().ok_or(SourceError::Ended)?;
+            if passes.after(sent, took, (left.len() * PAGE_SIZE) as u64) == Next::Stun {
                 break;
             }
         }
         (self.tell)(News::RamInSync);
-        Ok(())
+        Ok((copy, left))
     }
 
-    /// Copies and sends all pages that are to be copied. Answers how many bytes that was.
-    fn send_pages(&mut self) -> Result<u64, SourceError> {
-        let mut sent = 0;
-        loop {
-            let Copied { pages, left } = self.machine.copy(PAGES_AT_ONCE).ok_or(SourceError::Ended)?;
-            // Pages of zeros are looked at and not sent.
-            sent += (PAGES_AT_ONCE * PAGE_SIZE) as u64;
-            self.put_pages(&pages)?;
-            self.progress(sent, sent + (left * PAGE_SIZE) as u64);
-            if left == 0 {
-                return Ok(sent);
+    /// Reads and sends the pages at `addresses`. Answers how many bytes were sent.
+    fn send_pages(&mut self, copy: &mut RamCopy, addresses: &[u64]) -> Result<u64, SourceError> {
+        let total = (addresses.len() * PAGE_SIZE) as u64;
+        let (mut looked_at, mut sent) = (0, 0);
+        for addresses in addresses.chunks(PAGES_AT_ONCE) {
+            let mut body = Vec::with_capacity(addresses.len() * (8 + PAGE_SIZE));
+            for address in addresses {
+                let taken = copy.take(*address);
+                let taken = taken.map_err(|outside| SourceError::Ram(std::io::Error::other(outside)))?;
+                if let Some((address, page)) = taken {
+                    body.extend_from_slice(&address.to_le_bytes());
+                    body.extend_from_slice(&*page);
+                    sent += PAGE_SIZE as u64;
+                }
             }
-        }
-    }
-
-    fn put_pages(&mut self, pages: &[CopiedPage]) -> Result<(), SourceError> {
-        for pages in pages.chunks(PAGES_AT_ONCE) {
-            let mut body = Vec::with_capacity(pages.len() * (8 + PAGE_SIZE));
-            for (address, page) in pages {
-                body.extend_from_slice(&address.to_le_bytes());
-                body.extend_from_slice(&**page);
+            if !body.is_empty() {
+                self.stream.put(&Head::Pages, &body)?;
             }
-            self.stream.put(&Head::Pages, &body)?;
+            looked_at += (addresses.len() * PAGE_SIZE) as u64;
+            self.progress(looked_at, total);
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// The guest stands still: the rest of it.
-    fn send_rest(&mut self) -> Result<(), SourceError> {
+    fn send_rest(&mut self, mut copy: RamCopy, left: Vec<u64>) -> Result<(), SourceError> {
         let machine = self.machine.stun().ok_or(SourceError::Ended)?;
         (self.tell)(News::Stunned);
-        self.put_pages(&machine.pages)?;
+        let rest: BTreeSet<u64> = left.into_iter().chain(machine.written).collect();
+        let rest: Vec<u64> = rest.into_iter().collect();
+        self.send_pages(&mut copy, &rest)?;
+        let ram = copy.sums();
+        self.machine.adopt(copy.finish()).ok_or(SourceError::Ended)?;
         let lineage = match self.disk {
             Some(disk) => {
                 let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
@@ -331,7 +337,7 @@ impl Source<'_> {
             vcpu: machine.vcpu,
             lineage,
         };
-        self.stream.put(&head, &machine.ram.to_bytes())?;
+        self.stream.put(&head, &ram.to_bytes())?;
         match self.stream.take()? {
             (Head::Ready, _) => {}
             (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),

@@ -2,7 +2,6 @@
 
 use antipode_disk_sync::disk::SyncTarget;
 
-use super::StunnedMachine;
 use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
@@ -13,8 +12,21 @@ use crate::machine::{CopiedPage, RamSums};
 pub enum Arriving {
     /// Pages of its RAM.
     Pages(Vec<CopiedPage>),
-    /// The last pages, and all else. The disk is whole by then.
-    Machine(Box<StunnedMachine>),
+    /// All else. RAM and the disk are whole by then.
+    Machine(Box<Arrived>),
+}
+
+/// Everything that a machine is besides its RAM and its disk, and what its RAM must be.
+#[derive(Debug)]
+pub struct Arrived {
+    /// All else.
+    pub parts: Parts,
+    /// The last counted exit.
+    pub position: ExitOrdinal,
+    /// The digest of all RAM.
+    pub ram: RamSums,
+    /// The digest of all registers.
+    pub vcpu: [u8; 32],
 }
 
 /// Why a machine was not received.
@@ -175,8 +187,7 @@ impl Target<'_> {
             _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
         }
         let parts: Parts = std::mem::take(&mut self.parts).into_iter().collect();
-        self.hand_on(Arriving::Machine(Box::new(StunnedMachine {
-            pages: Vec::new(),
+        self.hand_on(Arriving::Machine(Box::new(Arrived {
             parts,
             position: ExitOrdinal::new(position),
             ram: RamSums::from_bytes(ram),

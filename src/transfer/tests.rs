@@ -1,6 +1,6 @@
 //! Both ends over a socket pair: a machine that is written to while it is copied, and ends that break the rules.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,9 +12,11 @@ use antipode_disk_sync::replica::ReplicaId;
 
 use super::*;
 use crate::base::clock::SystemClock;
+use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Part;
-use crate::base::units::PAGE_SIZE;
+use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
 use crate::machine::launch::Birth;
+use crate::machine::{RamCopy, RamDigest, RamSums};
 
 fn offer() -> Offer {
     Offer {
@@ -39,68 +41,79 @@ fn streams() -> (Stream, Stream) {
     (stream(one), stream(other))
 }
 
-/// A machine of a few pages, one of which is written to in each round.
+/// A machine of whose RAM a page is written to in each round.
 struct Machine {
-    pages: RefCell<BTreeMap<u64, u8>>,
-    todo: RefCell<Vec<u64>>,
-    rounds: RefCell<u8>,
+    memory: GuestMemory,
+    rounds: Cell<u8>,
+    adopted: Cell<Option<RamSums>>,
 }
+
+/// The page that is written to in each round.
+const WRITTEN: u64 = 5 * PAGE_SIZE as u64;
 
 impl Machine {
     fn new() -> Self {
+        let memory = GuestMemory::allocate(8 << 20).unwrap();
+        for page in 1..=1000 {
+            memory
+                .write(GuestPhys(page * PAGE_SIZE as u64), &[1; PAGE_SIZE])
+                .unwrap();
+        }
         Self {
-            pages: RefCell::new((1..=1000_u64).map(|page| (page * PAGE_SIZE as u64, 1)).collect()),
-            todo: RefCell::default(),
-            rounds: RefCell::default(),
+            memory,
+            rounds: Cell::default(),
+            adopted: Cell::default(),
         }
     }
 
-    fn take(&self, pages_max: usize) -> Vec<CopiedPage> {
-        let mut todo = self.todo.borrow_mut();
-        let count = pages_max.min(todo.len());
-        let pages = self.pages.borrow();
-        let taken = todo.drain(..count);
-        taken
-            .map(|address| (address, Box::new([pages[&address]; PAGE_SIZE])))
+    fn write(&self) -> Vec<u64> {
+        self.rounds.set(self.rounds.get() + 1);
+        let content = [100 + self.rounds.get(); PAGE_SIZE];
+        self.memory.write(GuestPhys(WRITTEN), &content).unwrap();
+        vec![WRITTEN]
+    }
+
+    /// A byte of each page that is not zeros.
+    fn pages(&self) -> BTreeMap<u64, u8> {
+        let mut page = [0; PAGE_SIZE];
+        let mut read = |address: u64| {
+            self.memory.read(GuestPhys(address), &mut page).unwrap();
+            page[77]
+        };
+        (0..self.memory.byte_count())
+            .step_by(PAGE_SIZE)
+            .map(|address| (address, read(address)))
+            .filter(|(_, byte)| *byte != 0)
             .collect()
     }
 }
 
 impl RunningMachine for Machine {
-    fn begin_copy(&self) -> Option<()> {
-        *self.todo.borrow_mut() = self.pages.borrow().keys().copied().collect();
-        Some(())
+    fn begin_copy(&self) -> Option<RamCopy> {
+        Some(RamCopy::of(self.memory.reader()))
     }
 
-    fn copy(&self, pages_max: usize) -> Option<Copied> {
-        let pages = self.take(pages_max);
-        let left = self.todo.borrow().len();
-        Some(Copied { pages, left })
+    fn take_written(&self) -> Option<Vec<u64>> {
+        Some(self.write())
     }
 
-    fn recopy(&self) -> Option<usize> {
-        *self.rounds.borrow_mut() += 1;
-        let written = 5 * PAGE_SIZE as u64;
-        self.pages
-            .borrow_mut()
-            .insert(written, 100 + *self.rounds.borrow());
-        self.todo.borrow_mut().push(written);
-        Some(self.todo.borrow().len())
-    }
-
-    fn stun(&self) -> Option<StunnedMachine> {
+    fn stun(&self) -> Option<Stunned> {
         let parts = Part {
             name: "vcpu".into(),
             version: 3,
             content: vec![9; 100],
         };
-        Some(StunnedMachine {
-            pages: self.take(usize::MAX),
+        Some(Stunned {
+            written: self.write(),
             parts: std::iter::once(parts).collect(),
             position: ExitOrdinal::new(42),
-            ram: RamSums::default(),
             vcpu: [8; 32],
         })
+    }
+
+    fn adopt(&self, digest: RamDigest) -> Option<()> {
+        self.adopted.set(Some(digest.sums()));
+        Some(())
     }
 }
 
@@ -108,7 +121,7 @@ impl RunningMachine for Machine {
 #[derive(Default)]
 struct Desk {
     pages: BTreeMap<u64, u8>,
-    machine: Option<Box<StunnedMachine>>,
+    machine: Option<Box<Arrived>>,
     refuses: Option<String>,
     kernel_bytes: usize,
     has_enough: bool,
@@ -180,10 +193,16 @@ fn a_machine_arrives_as_it_is_when_it_stands_still() {
     let (outcome, news) = sent(here, &machine);
     outcome.unwrap();
     let desk = receiving.join().unwrap().unwrap();
-    assert_eq!(desk.pages, *machine.pages.borrow());
+    assert!(machine.rounds.get() >= 2, "it was written to while it was copied");
+    assert_eq!(desk.pages, machine.pages());
     assert_eq!(desk.kernel_bytes, 3_000_000);
     let arrived = desk.machine.unwrap();
     assert_eq!((arrived.position, arrived.vcpu), (ExitOrdinal::new(42), [8; 32]));
+    assert_eq!(
+        Some(arrived.ram),
+        machine.adopted.get(),
+        "both ends go on with one digest"
+    );
     assert_eq!(
         arrived.parts.iter().map(|part| part.version).collect::<Vec<_>>(),
         [3]

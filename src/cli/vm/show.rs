@@ -40,13 +40,14 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
     }
     writeln!(
         output,
-        "  generation {}, exit {}, lag {:.1} ms ({}), round trip {} ms, outputs held {} ms",
+        "  generation {}, exit {}, lag {:.1} ms ({}), round trip {} ms, outputs held {} ms (99 of 100: {} ms)",
         status["generation"],
         status["position"],
         status["lag_ms"].as_f64().unwrap_or_default(),
         HumanBytes(status["lag_bytes"].as_u64().unwrap_or_default()),
         number(&status["rtt_ms"]),
         number(&status["output_hold_ms_p50"]),
+        number(&status["output_hold_ms_p99"]),
     )
 }
 

@@ -1,15 +1,17 @@
 //! Copying a machine's RAM while it runs (P6): what it was, and then what it wrote meanwhile, until little is left.
 //!
 //! ```text
-//!   begin_copy ─▶ copy_pages of all RAM ─▶ take_written ─▶ copy_pages ─▶ take_written ─▶ … held: the rest, and `save`
+//!   begin_copy ─▶ all pages ─▶ take_written ─▶ those ─▶ take_written ─▶ … held: what was written last, and `save`
 //! ```
 //!
-//! Each page is digested as it is copied, so that both machines know a digest of all RAM when the last page is there, and
-//! go on with it from epoch to epoch (R3).
+//! Pages are read by another thread while the guest runs ([`RamCopy`]): one that is written meanwhile is among those that
+//! [`Vm::take_written`] tells of next, so it is read again, the last time while the machine is held. Each page is digested
+//! as it is copied, so that both machines know a digest of all RAM when the last page is there, and go on with it from
+//! epoch to epoch (R3).
 
 use super::ram_digest::{RamDigest, RamSums};
 use super::{RunError, Vm};
-use crate::base::guest_memory::GuestMemory;
+use crate::base::guest_memory::{GuestMemory, OutsideRam, RamReader};
 use crate::base::units::{GuestPhys, PAGE_BYTES, PAGE_SIZE};
 
 /// A page and its guest physical address.
@@ -20,10 +22,9 @@ impl Vm {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub(in crate::machine) fn begin_copy(&mut self) -> Result<(), RunError> {
+    pub(in crate::machine) fn begin_copy(&mut self) -> Result<RamCopy, RunError> {
         self.kvm.forget_written_pages()?;
-        self.ram_digest = RamDigest::default();
-        Ok(())
+        Ok(RamCopy::of(self.kvm.memory().reader()))
     }
 
     /// Two machines go on from here: what was written to the disk is digested from here on.
@@ -41,51 +42,68 @@ impl Vm {
         Ok(pages)
     }
 
-    /// The pages at `addresses` as they are now. Those of zeros are left out that were never copied: they are zeros on the
-    /// other side too.
-    ///
-    /// # Errors
-    /// When a page is none of RAM's.
-    pub(in crate::machine) fn copy_pages(&mut self, addresses: &[u64]) -> Result<Vec<CopiedPage>, RunError> {
-        let mut pages = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let mut content = Box::new([0; PAGE_SIZE]);
-            let read = self.kvm.memory().read(GuestPhys(*address), &mut *content);
-            read.map_err(|outside| RunError::Host {
-                what: "reading a page to copy it",
-                source: std::io::Error::other(outside),
-            })?;
-            let is_zero = content.iter().all(|byte| *byte == 0);
-            if !is_zero || self.ram_digest.knows(*address) {
-                self.ram_digest.set(*address, &content);
-                pages.push((*address, content));
-            }
-        }
-        Ok(pages)
-    }
-
-    /// The digest of all pages copied or written in a finished epoch.
-    pub(in crate::machine) fn ram_sums(&self) -> RamSums {
-        self.ram_digest.sums()
-    }
-
-    /// Takes over `digest`, which was kept while RAM was filled. What is written from here on is known.
+    /// Takes over `digest`, which was kept while RAM was copied or filled. What is written from here on is known.
     ///
     /// # Errors
     /// When KVM refuses.
     pub(in crate::machine) fn adopt(&mut self, digest: RamDigest) -> Result<(), RunError> {
-        self.begin_copy()?;
+        self.kvm.forget_written_pages()?;
         self.ram_digest = digest;
         Ok(())
     }
 }
 
-/// Addresses of all pages of RAM, ascending.
-pub fn all_pages(memory: &GuestMemory) -> impl Iterator<Item = u64> + use<> {
-    GuestMemory::ranges(memory.byte_count())
-        .into_iter()
-        .flat_map(|(start, length)| (start..start + length).step_by(PAGE_SIZE))
-        .map(|address| address / PAGE_BYTES * PAGE_BYTES)
+/// RAM that is being copied.
+#[derive(Debug)]
+pub struct RamCopy {
+    ram: RamReader,
+    digest: RamDigest,
+}
+
+impl RamCopy {
+    /// Of what `ram` reads; the other side is zeros.
+    #[must_use]
+    pub fn of(ram: RamReader) -> Self {
+        Self {
+            ram,
+            digest: RamDigest::default(),
+        }
+    }
+
+    /// Addresses of all pages, ascending.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> + use<> {
+        GuestMemory::ranges(self.ram.byte_count())
+            .into_iter()
+            .flat_map(|(start, length)| (start..start + length).step_by(PAGE_SIZE))
+            .map(|address| address / PAGE_BYTES * PAGE_BYTES)
+    }
+
+    /// The page at `address` as it is now. None if it is zeros and was never copied: it is zeros on the other side too.
+    ///
+    /// # Errors
+    /// When there is no such page.
+    pub fn take(&mut self, address: u64) -> Result<Option<CopiedPage>, OutsideRam> {
+        let mut content = Box::new([0; PAGE_SIZE]);
+        self.ram.read(GuestPhys(address), &mut *content)?;
+        let is_zero = content.iter().all(|byte| *byte == 0);
+        if is_zero && !self.digest.knows(address) {
+            return Ok(None);
+        }
+        self.digest.set(address, &content);
+        Ok(Some((address, content)))
+    }
+
+    /// The digest of all that was copied.
+    #[must_use]
+    pub fn sums(&self) -> RamSums {
+        self.digest.sums()
+    }
+
+    /// Nothing is left to be copied.
+    #[must_use]
+    pub fn finish(self) -> RamDigest {
+        self.digest
+    }
 }
 
 /// RAM that is being filled with what another machine holds.
@@ -109,11 +127,7 @@ impl<'a> Filling<'a> {
     ///
     /// # Errors
     /// When there is no such page.
-    pub fn place(
-        &mut self,
-        address: u64,
-        content: &[u8; PAGE_SIZE],
-    ) -> Result<(), crate::base::guest_memory::OutsideRam> {
+    pub fn place(&mut self, address: u64, content: &[u8; PAGE_SIZE]) -> Result<(), OutsideRam> {
         self.memory.write(GuestPhys(address), content)?;
         self.digest.set(address, content);
         Ok(())

@@ -68,7 +68,7 @@ use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
 use crate::devices::{Frame, Input};
-pub use copy::{CopiedPage, Filling, all_pages};
+pub use copy::{CopiedPage, Filling, RamCopy};
 pub use epoch::EpochDigests;
 pub use live::Live;
 pub use ram_digest::{RamDigest, RamSums};

@@ -124,7 +124,9 @@ pub struct RamDigest {
 }
 
 impl RamDigest {
-    pub(super) fn sums(&self) -> RamSums {
+    /// Of all pages taken in.
+    #[must_use]
+    pub fn sums(&self) -> RamSums {
         self.sums
     }
 

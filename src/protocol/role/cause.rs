@@ -62,6 +62,9 @@ pub enum Cause {
     /// The tiebreaker does not answer.
     #[error("the tiebreaker does not answer; outputs are held until it does")]
     TiebreakerSilent,
+    /// The tiebreaker does not answer while nothing is asked of it that matters now.
+    #[error("the tiebreaker does not answer; if a site were lost now, the other one could not go on")]
+    TiebreakerAway,
     /// This host did not run for a while.
     #[error(
         "this host stood still for a while; outputs are held until the tiebreaker confirms that this site is live"

@@ -1,6 +1,8 @@
 //! Asks the tiebreaker: each question is a task of its own, so that a slow one holds up no other.
+//!
+//! Connections are kept for the next question: a claim does not begin with a handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use antipode_certs::Name;
@@ -18,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long one node may take before another is asked.
 const NODE_PATIENCE: Duration = Duration::from_millis(400);
 
+/// Connections that are kept.
+const IDLE_MAX: usize = 2;
+
 /// Whom to ask, about which VM.
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
@@ -25,11 +30,38 @@ pub(super) struct Asker {
     pub(super) credentials: Arc<LiveCredentials>,
     pub(super) vm: Name,
     pub(super) happenings: UnboundedSender<Happening>,
+    /// Clients that wait for a question.
+    pub(super) idle: Arc<Mutex<Vec<Client>>>,
 }
 
 impl Asker {
     fn client(&self) -> Client {
-        Client::new(self.cluster.clone(), Arc::clone(&self.credentials)).patient_for(NODE_PATIENCE)
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let fresh = || Client::new(self.cluster.clone(), Arc::clone(&self.credentials));
+        idle.unwrap_or_else(|| fresh().patient_for(NODE_PATIENCE))
+    }
+
+    /// Keeps a client whose question was answered.
+    fn keep(&self, client: Client) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(client);
+        }
+    }
+
+    /// Asks for the record, whatever it is; ends in [`Happening::InTouch`] if it is answered.
+    pub(super) fn keep_in_touch(&self) {
+        let asker = self.clone();
+        tokio::spawn(async move {
+            let mut client = asker.client();
+            match client.show(&asker.vm, PATIENCE).await {
+                Ok(_) => {
+                    asker.keep(client);
+                    let _ = asker.happenings.send(Happening::InTouch);
+                }
+                Err(error) => tracing::debug!("the tiebreaker: {error}"),
+            }
+        });
     }
 
     /// Sends a request; ends in [`Happening::Answered`].
@@ -42,9 +74,13 @@ impl Asker {
                 operation: ask.operation,
                 at_unix_seconds: wall_clock_unix_seconds(),
             };
-            let outcome = asker.client().change(&asker.vm, &request, PATIENCE).await;
+            let mut client = asker.client();
+            let outcome = client.change(&asker.vm, &request, PATIENCE).await;
             let answer: Option<Box<Answer>> = match outcome {
-                Ok(answer) => Some(Box::new(answer)),
+                Ok(answer) => {
+                    asker.keep(client);
+                    Some(Box::new(answer))
+                }
                 Err(error) => {
                     warn(&asker.vm, &error);
                     None
@@ -59,9 +95,13 @@ impl Asker {
     pub(super) fn read(&self, read: ReadId) {
         let asker = self.clone();
         tokio::spawn(async move {
-            let outcome = asker.client().show(&asker.vm, PATIENCE).await;
+            let mut client = asker.client();
+            let outcome = client.show(&asker.vm, PATIENCE).await;
             let record = match outcome {
-                Ok(record) => Some(record.map(Box::new)),
+                Ok(record) => {
+                    asker.keep(client);
+                    Some(record.map(Box::new))
+                }
                 Err(error) => {
                     warn(&asker.vm, &error);
                     None

@@ -40,6 +40,8 @@ pub(crate) enum Happening {
     Lost(u64, String),
     /// A request was answered; none if the outcome is unknown.
     Answered(RequestId, Option<Box<Answer>>),
+    /// The tiebreaker has answered a question of no consequence.
+    InTouch,
     /// The record was read; none if nobody answered.
     RecordRead(ReadId, Option<Option<Box<Record>>>),
     /// The transfer from here tells.

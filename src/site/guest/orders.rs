@@ -9,30 +9,31 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
 use crate::machine::workers::DiskHandle;
-use crate::machine::{HeldOutput, Outcome};
-use crate::transfer::{Copied, StunnedMachine};
+use crate::machine::{HeldOutput, Outcome, RamCopy, RamDigest};
+use crate::transfer::Stunned;
 
 /// Something to be done at the next position, while the VM is held there.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Begin a copy of RAM: all of it is to be copied.
-    BeginCopy,
-    /// Copy up to so many pages of what is still to be copied.
-    Copy {
-        /// How many.
-        pages_max: usize,
-        /// Takes them.
-        reply: Sender<Copied>,
+    /// Begin a copy of RAM: from here on it is known what is written.
+    BeginCopy {
+        /// Takes what reads it.
+        reply: Sender<RamCopy>,
     },
-    /// What was written meanwhile is to be copied again.
-    Recopy {
-        /// Takes the number of pages.
-        reply: Sender<usize>,
+    /// What was written since this was last asked is to be copied again.
+    TakeWritten {
+        /// Takes the addresses of its pages.
+        reply: Sender<Vec<u64>>,
     },
     /// Stand still: the rest of RAM, and all else that the machine is.
     Stun {
         /// Takes them.
-        reply: Sender<StunnedMachine>,
+        reply: Sender<Stunned>,
+    },
+    /// All of RAM was copied while it stood still.
+    Adopt {
+        /// Of all of it.
+        digest: Box<RamDigest>,
     },
     /// Run on after a stun, and log all that enters.
     Lead {

@@ -15,8 +15,9 @@ use super::orders::Order;
 use super::vcpu::Handle;
 use crate::base::clock::SystemClock;
 use crate::machine::workers::DiskHandle;
+use crate::machine::{RamCopy, RamDigest};
 use crate::site::peer::{self, Prepare};
-use crate::transfer::{Copied, Go, News, Offer, RunningMachine, Sending, Stream, StunnedMachine, send};
+use crate::transfer::{Go, News, Offer, RunningMachine, Sending, Stream, Stunned, send};
 
 /// What is sent, and to whom.
 #[derive(Debug)]
@@ -106,22 +107,26 @@ impl Machine<'_> {
 }
 
 impl RunningMachine for Machine<'_> {
-    fn begin_copy(&self) -> Option<()> {
-        self.handle.order(Order::BeginCopy).then_some(())
+    fn begin_copy(&self) -> Option<RamCopy> {
+        self.ask(|reply| Order::BeginCopy { reply })
     }
 
-    fn copy(&self, pages_max: usize) -> Option<Copied> {
-        self.ask(|reply| Order::Copy { pages_max, reply })
+    fn take_written(&self) -> Option<Vec<u64>> {
+        self.ask(|reply| Order::TakeWritten { reply })
     }
 
-    fn recopy(&self) -> Option<usize> {
-        self.ask(|reply| Order::Recopy { reply })
-    }
-
-    fn stun(&self) -> Option<StunnedMachine> {
+    fn stun(&self) -> Option<Stunned> {
         let machine = self.ask(|reply| Order::Stun { reply })?;
         let stood = TransferNews::StoodAt(machine.position);
         let _ = self.happenings.send(Happening::Transfer(stood));
         Some(machine)
+    }
+
+    fn adopt(&self, digest: RamDigest) -> Option<()> {
+        self.handle
+            .order(Order::Adopt {
+                digest: Box::new(digest),
+            })
+            .then_some(())
     }
 }

@@ -55,10 +55,10 @@ pub fn run(
     let (transfer, log_port) = free_ports(&config)?;
     let transfer_port = transfer.local_addr().map_err(in_words)?.port();
     let vm_config = || config::load(&folder.definition()).map_err(in_words);
-    let offer = match &join {
-        Some(_) => None,
-        None => Some(definition::offer_of(&vm_config()?)?),
-    };
+    if join.is_none() {
+        // What is wrong with its files is said before it starts.
+        definition::offer_of(&vm_config()?)?;
+    }
     let settings = Settings {
         own: credentials.current().identity().name.clone(),
         peer: config.peer.clone(),
@@ -99,7 +99,6 @@ pub fn run(
         credentials,
         role,
         begin,
-        offer,
         happenings,
         position: Arc::clone(&position),
         is_given_up,
@@ -160,6 +159,7 @@ fn drive(
             credentials: Arc::clone(&parts.credentials),
             vm: parts.name.clone(),
             happenings: parts.happenings.clone(),
+            idle: Arc::default(),
         };
         let address = SocketAddr::new(parts.config.listen.ip(), parts.ports.0);
         let bound = Listener::bind(address, Arc::clone(&parts.credentials), parts.config.peer.clone());

@@ -19,9 +19,9 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::kvm::KvmHost;
 use crate::machine::launch::{Beginning, StartedVm};
 use crate::machine::probe::{DATA, tiny_program};
-use crate::machine::{HeldOutput, Outcome};
+use crate::machine::{CopiedPage, HeldOutput, Outcome};
 use crate::replay::Deframer;
-use crate::transfer::{Arriving, Copied};
+use crate::transfer::{Arrived, Arriving};
 
 const ANCHOR: &[u8] = b"a pairing";
 
@@ -154,33 +154,45 @@ fn arrived(pieces: std::sync::mpsc::Receiver<Arriving>) -> (Copy, ExitOrdinal, F
     }
 }
 
+/// What the VM answers an order with.
+fn asked<T>(copy: &Copy, order: impl FnOnce(std::sync::mpsc::Sender<T>) -> Order) -> T {
+    let (reply, answer) = channel();
+    assert!(copy.handle.order(order(reply)));
+    answer.recv().expect("it is done")
+}
+
 /// Copies RAM while the guest runs, then the rest; answers the other copy, its log, and a deframer of it.
 fn cloned(primary: &Copy, room: &Arc<Room>) -> (Copy, Feeder, Deframer) {
     let (send, pieces) = channel();
-    assert!(primary.handle.order(Order::BeginCopy));
+    let ask_written = || asked(primary, |reply| Order::TakeWritten { reply });
+    let mut copy = asked(primary, |reply| Order::BeginCopy { reply });
+    let mut left: Vec<u64> = copy.addresses().collect();
+    let mut copy_pages = |addresses: &[u64]| {
+        let pages = addresses
+            .iter()
+            .filter_map(|address| copy.take(*address).expect("it is RAM"))
+            .collect();
+        send.send(Arriving::Pages(pages)).expect("it is taken");
+    };
     for _ in 0..3 {
-        loop {
-            let (reply, copied) = channel();
-            primary.handle.order(Order::Copy {
-                pages_max: 1000,
-                reply,
-            });
-            let Copied { pages, left } = copied.recv().expect("it is copied");
-            send.send(Arriving::Pages(pages)).expect("it is taken");
-            if left == 0 {
-                break;
-            }
-        }
-        let (reply, written) = channel();
-        primary.handle.order(Order::Recopy { reply });
+        copy_pages(&left);
         // How much that is depends on how fast this host's KVM is.
-        written.recv().expect("it is told");
+        left = ask_written();
     }
-    let (reply, stunned) = channel();
-    primary.handle.order(Order::Stun { reply });
-    let machine = stunned.recv().expect("it stands still");
+    let machine = asked(primary, |reply| Order::Stun { reply });
     let position = machine.position;
-    send.send(Arriving::Machine(Box::new(machine)))
+    left.extend(machine.written);
+    copy_pages(&left);
+    let arrived_machine = Arrived {
+        parts: machine.parts,
+        position,
+        ram: copy.sums(),
+        vcpu: machine.vcpu,
+    };
+    primary.handle.order(Order::Adopt {
+        digest: Box::new(copy.finish()),
+    });
+    send.send(Arriving::Machine(Box::new(arrived_machine)))
         .expect("it is taken");
     let (backup, restored_at, feeder) = arrived(pieces);
     assert_eq!(restored_at, position);
@@ -303,15 +315,24 @@ fn kvm_a_changed_machine_is_refused_by_what_differs() {
     }
     let primary = started(60_000);
     let (send, pieces) = channel();
-    primary.handle.order(Order::BeginCopy);
-    let (reply, stunned) = channel();
-    primary.handle.order(Order::Stun { reply });
-    let mut machine = stunned.recv().expect("it stands still");
-    let (address, page) = machine.pages.last_mut().expect("it has memory");
+    let mut copy = asked(&primary, |reply| Order::BeginCopy { reply });
+    let machine = asked(&primary, |reply| Order::Stun { reply });
+    let addresses = copy.addresses();
+    let mut pages: Vec<CopiedPage> = addresses
+        .filter_map(|address| copy.take(address).expect("it is RAM"))
+        .collect();
+    let (address, page) = pages.last_mut().expect("it has memory");
     page[7] ^= 1;
     let address = *address;
-    send.send(Arriving::Machine(Box::new(machine)))
-        .expect("it is taken");
+    let machine = Arrived {
+        parts: machine.parts,
+        position: machine.position,
+        ram: copy.sums(),
+        vcpu: machine.vcpu,
+    };
+    for piece in [Arriving::Pages(pages), Arriving::Machine(Box::new(machine))] {
+        send.send(piece).expect("it is taken");
+    }
     let (sender, mut reports) = unbounded_channel();
     let kvm = KvmHost::open().expect("there is a KVM");
     let thread = std::thread::spawn(move || {

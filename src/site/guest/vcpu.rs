@@ -12,7 +12,6 @@
 //!
 //! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`].
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -26,11 +25,9 @@ use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
-use crate::machine::{
-    CopiedPage, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError, all_pages,
-};
+use crate::machine::{Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
 use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
-use crate::transfer::{Arriving, Copied, StunnedMachine};
+use crate::transfer::{Arrived, Arriving, Stunned};
 
 /// The way to a VM that runs on its thread.
 #[derive(Debug, Clone)]
@@ -128,15 +125,7 @@ fn open_entropy() -> Result<HostEntropy, LaunchError> {
 
 fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, ways: Ways) {
     let reports = ways.reports.clone();
-    let ended = begun.and_then(|(vm, course)| {
-        Thread {
-            vm,
-            course,
-            ways,
-            todo: BTreeSet::new(),
-        }
-        .serve()
-    });
+    let ended = begun.and_then(|(vm, course)| Thread { vm, course, ways }.serve());
     // Without a driver nobody is left to tell.
     let _ = reports.send(FromVcpu::Ended(ended.map_err(|error| match error {
         LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { .. })) => {
@@ -156,28 +145,26 @@ fn restore(
     let mut vm = resume(&mut |memory| {
         let mut filling = Filling::of(memory);
         loop {
-            let (pages, machine) = match pieces.recv() {
-                Ok(Arriving::Pages(pages)) => (pages, None),
-                Ok(Arriving::Machine(mut machine)) => (std::mem::take(&mut machine.pages), Some(machine)),
+            match pieces.recv() {
+                Ok(Arriving::Pages(pages)) => {
+                    for (address, page) in pages {
+                        let placed = filling.place(address, &page);
+                        placed.map_err(|_| RestoreError::NoSuchPage(address))?;
+                    }
+                }
+                Ok(Arriving::Machine(machine)) => {
+                    let Arrived {
+                        parts,
+                        position,
+                        ram,
+                        vcpu,
+                    } = *machine;
+                    differs_in(&ram, &filling.sums())?;
+                    digest = Some(filling.finish());
+                    expected = Some((position, vcpu));
+                    return Ok(parts);
+                }
                 Err(_) => return Err(RestoreError::GivenUp),
-            };
-            for (address, page) in pages {
-                filling
-                    .place(address, &page)
-                    .map_err(|_| RestoreError::NoSuchPage(address))?;
-            }
-            if let Some(machine) = machine {
-                let StunnedMachine {
-                    parts,
-                    position,
-                    ram,
-                    vcpu,
-                    ..
-                } = *machine;
-                differs_in(&ram, &filling.sums())?;
-                digest = Some(filling.finish());
-                expected = Some((position, vcpu));
-                return Ok(parts);
             }
         }
     })?;
@@ -204,8 +191,6 @@ struct Thread {
     vm: StartedVm,
     course: Course,
     ways: Ways,
-    /// Addresses of pages that are to be copied.
-    todo: BTreeSet<u64>,
 }
 
 impl Thread {
@@ -265,64 +250,42 @@ impl Thread {
 
     fn carry_out(mut self, order: Order) -> Result<Self, LaunchError> {
         match order {
-            Order::BeginCopy => {
-                self.vm.begin_copy()?;
-                self.todo = all_pages(self.vm.memory()).collect();
-            }
-            Order::Copy { pages_max, reply } => {
-                let pages = self.copy(pages_max)?;
-                let left = self.todo.len();
-                // Who asked may have given up.
-                let _ = reply.send(Copied { pages, left });
-            }
-            Order::Recopy { reply } => {
-                self.todo.extend(self.vm.take_written()?);
-                let _ = reply.send(self.todo.len());
-            }
+            // Who asked may have given up.
+            Order::BeginCopy { reply } => drop(reply.send(self.vm.begin_copy()?)),
+            Order::TakeWritten { reply } => drop(reply.send(self.vm.take_written()?)),
             Order::Stun { reply } => {
                 let machine = self.stun()?;
                 let _ = reply.send(machine);
                 return self.stand_still();
             }
+            Order::Adopt { digest } => self.vm.adopt(*digest)?,
             Order::Lead { anchor, room } => self = self.lead(&anchor, room),
             Order::GoAlone => self = self.go_alone()?,
         }
         Ok(self)
     }
 
-    fn copy(&mut self, pages_max: usize) -> Result<Vec<CopiedPage>, LaunchError> {
-        let mut addresses = Vec::with_capacity(pages_max.min(self.todo.len()));
-        while addresses.len() < pages_max
-            && let Some(address) = self.todo.pop_first()
-        {
-            addresses.push(address);
-        }
-        self.vm.copy_pages(&addresses)
-    }
-
-    /// Everything that is not copied yet. The disk has done all that it was asked for.
-    fn stun(&mut self) -> Result<StunnedMachine, LaunchError> {
+    /// What the machine is besides its RAM. The disk has done all that it was asked for.
+    fn stun(&mut self) -> Result<Stunned, LaunchError> {
         self.vm.drain_disk();
         // Saving completes the open instruction, which may write.
         let parts: Parts = self.vm.save()?;
-        self.todo.extend(self.vm.take_written()?);
-        let pages = self.copy(usize::MAX)?;
-        Ok(StunnedMachine {
-            pages,
+        Ok(Stunned {
+            written: self.vm.take_written()?,
             parts,
             position: self.vm.totals().exit_count,
-            ram: self.vm.ram_sums(),
             vcpu: MachineDigests::vcpu_of(&mut self.vm)?,
         })
     }
 
     /// Waits until it is said how to go on.
-    fn stand_still(self) -> Result<Self, LaunchError> {
+    fn stand_still(mut self) -> Result<Self, LaunchError> {
         loop {
             match self.ways.orders.recv() {
                 Ok(order @ (Order::Lead { .. } | Order::GoAlone)) => return self.carry_out(order),
-                // Nothing is to be copied of what was copied whole.
-                Ok(_) => {}
+                Ok(Order::Adopt { digest }) => self.vm.adopt(*digest)?,
+                // It stands still already.
+                Ok(Order::BeginCopy { .. } | Order::TakeWritten { .. } | Order::Stun { .. }) => {}
                 Err(_) => return Ok(self),
             }
         }

@@ -23,6 +23,7 @@ use crate::machine::cpu::TABLE_NAME;
 use crate::machine::{HeldOutput, config};
 use crate::protocol::lag::LagMeter;
 use crate::protocol::role::{Command, Effect, Event, Word};
+use crate::site::definition;
 use crate::site::peer::Prepare;
 use crate::transfer::{Go, Offer};
 
@@ -36,7 +37,11 @@ impl Driver {
                     self.is_over = true;
                 }
             }
-            Effect::AskTiebreaker(ask) => self.asker.change(ask),
+            Effect::AskTiebreaker(ask) => {
+                let now = self.now();
+                self.figures.asked(now, &ask.operation);
+                self.asker.change(ask);
+            }
             Effect::ReadRecord(read) => self.asker.read(read),
             Effect::HoldOutputs => self.outputs.hold(),
             Effect::ReleaseThrough(seq) => self.outputs.release_through(seq),
@@ -44,7 +49,11 @@ impl Driver {
             Effect::DiscardOutputs => self.outputs.discard(),
             Effect::BeginDiskSync(pairing) => self.begin_transfer(pairing),
             Effect::BeginRamCopy => self.let_transfer(Go::Ram),
-            Effect::Stun => self.let_transfer(Go::Stun),
+            Effect::Stun => {
+                let now = self.now();
+                self.figures.stun_begins(now);
+                self.let_transfer(Go::Stun);
+            }
             Effect::BeginLockstep => self.begin_lockstep(),
             Effect::AbortTransfer => self.abort_transfer(),
             Effect::ReplayToEnd(replay) => {
@@ -57,13 +66,7 @@ impl Driver {
                 self.replay_over(over);
             }
             Effect::MakeDurable => self.make_durable(),
-            Effect::GoLive => {
-                self.outputs.go_live();
-                self.awaits_outside = true;
-                if let Some(LogEnd::Following { feeder, .. }) = self.pair.as_ref().map(|pair| &pair.log) {
-                    feeder.end();
-                }
-            }
+            Effect::GoLive => self.go_live(),
             Effect::Announce => {}
             Effect::StartGuest => {
                 let _ = self.parts.begin.send(Begin::Boot);
@@ -95,8 +98,23 @@ impl Driver {
         }
     }
 
+    fn go_live(&mut self) {
+        let now = self.now();
+        self.figures.granted(now);
+        self.outputs.go_live();
+        self.awaits_outside = true;
+        if let Some(LogEnd::Following { feeder, .. }) = self.pair.as_ref().map(|pair| &pair.log) {
+            feeder.end();
+        }
+    }
+
     pub(super) fn open_outputs(&mut self) {
         self.outputs.open();
+        let now = self.now();
+        self.figures.granted(now);
+        if !self.awaits_outside {
+            self.figures.live(now);
+        }
         let sending = self.pair.as_ref().map(|pair| &pair.log);
         if let (Some(running), Some(LogEnd::Sending { room, .. })) = (&self.running, sending) {
             // Nobody takes the log any more.
@@ -126,11 +144,8 @@ impl Driver {
         let session = self.session(pairing);
         let running = self.running.as_ref().ok_or("the VM does not run")?;
         let birth = self.birth.clone().ok_or("the VM has not begun")?;
-        let offer = self
-            .parts
-            .offer
-            .clone()
-            .ok_or("the VM's files are missing here")?;
+        let config = config::load(&self.parts.folder.definition()).map_err(|error| error.to_string())?;
+        let offer = definition::offer_of(&config)?;
         let replica = running.disk.as_ref().and_then(|disk| disk.replica_id());
         let disk = match (offer.disk, replica) {
             (Some(disk), Some(replica)) => Some(crate::transfer::DiskOffer { replica, ..disk }),
@@ -260,6 +275,8 @@ impl Driver {
         };
         let anchor = pair.hello.borrow().session.tag_bytes().to_vec();
         running.handle.order(Order::Lead { anchor, room });
+        let now = self.now();
+        self.figures.lockstep_begins(now);
     }
 
     pub(super) fn abort_transfer(&mut self) {

@@ -11,6 +11,7 @@
 //! Outputs leave after the effects of what happened are done, and in no other place (P1).
 
 mod effects;
+mod figures;
 mod news;
 mod operator;
 
@@ -24,6 +25,7 @@ use antipode_certs::tls::LiveCredentials;
 use antipode_tiebreaker::Incarnation;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use self::figures::Figures;
 use super::asker::Asker;
 use super::begin::Begin;
 use super::happening::Happening;
@@ -42,12 +44,13 @@ use crate::protocol::output_rule::OutputRule;
 use crate::protocol::role::{Event, Gauges, Role};
 use crate::site::config::SiteConfig;
 use crate::site::store::VmFolder;
-use crate::transfer::{Go, Offer};
+use crate::transfer::Go;
 
 /// When a VM that went live says where it is now (P5).
 const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
-/// Outputs whose hold is remembered.
-const HOLDS_MAX: usize = 512;
+/// How often the tiebreaker hears of this site, with nothing to ask: an operator's override knows by it that the site is
+/// there (T4), and the way to the tiebreaker is open when it matters.
+const IN_TOUCH_EVERY: Duration = Duration::from_secs(3);
 
 /// The VM on its thread.
 #[derive(Debug)]
@@ -65,7 +68,6 @@ pub(super) struct Parts {
     pub(super) credentials: Arc<LiveCredentials>,
     pub(super) role: Role,
     pub(super) begin: std::sync::mpsc::Sender<Begin>,
-    pub(super) offer: Option<Offer>,
     pub(super) happenings: UnboundedSender<Happening>,
     pub(super) position: Arc<AtomicU64>,
     /// Nothing more is wanted of a machine on its way in.
@@ -78,7 +80,7 @@ pub(super) struct Driver {
     parts: Parts,
     asker: Asker,
     outputs: OutputRule<HeldOutput>,
-    holds: VecDeque<Duration>,
+    figures: Figures,
     running: Option<Running>,
     birth: Option<Birth>,
     pair: Option<Pair>,
@@ -93,6 +95,7 @@ pub(super) struct Driver {
     todo: VecDeque<Event>,
     announcements: Vec<Duration>,
     next_tick: Duration,
+    next_touch: Duration,
     is_over: bool,
 }
 
@@ -112,7 +115,7 @@ impl Driver {
             parts,
             asker,
             outputs: OutputRule::new(lease),
-            holds: VecDeque::new(),
+            figures: Figures::from(Duration::from_nanos(SystemClock.monotonic_ns())),
             running: None,
             birth: None,
             pair: None,
@@ -126,6 +129,7 @@ impl Driver {
             todo: VecDeque::new(),
             announcements: Vec::new(),
             next_tick: Duration::ZERO,
+            next_touch: Duration::ZERO,
             is_over: false,
         }
     }
@@ -196,9 +200,24 @@ impl Driver {
             return;
         }
         self.next_tick = now + self.parts.role.heartbeat_interval();
+        if now >= self.next_touch {
+            self.next_touch = now + IN_TOUCH_EVERY;
+            self.asker.keep_in_touch();
+        }
+        self.ask_for_echo(now);
         self.beat(now);
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
+    }
+
+    /// A primary measures what an acknowledgement takes at the least.
+    fn ask_for_echo(&mut self, now: Duration) {
+        if let (Some(LogEnd::Sending { .. }), Some(writer)) =
+            (self.pair.as_ref().map(|pair| &pair.log), &mut self.writer)
+            && let Some(stamp) = self.figures.echo_due(now)
+        {
+            writer.put(Message::Ping(stamp));
+        }
     }
 
     fn beat(&mut self, now: Duration) {
@@ -262,10 +281,7 @@ impl Driver {
         while !self.awaits_outside
             && let Some((output, held)) = self.outputs.take(self.moment())
         {
-            if self.holds.len() == HOLDS_MAX {
-                self.holds.pop_front();
-            }
-            self.holds.push_back(held);
+            self.figures.let_out(held);
             if let Some(running) = &self.running {
                 running.exits.let_out(output);
             }

@@ -29,6 +29,10 @@ impl Driver {
                     self.lose_connection(&why);
                 }
             }
+            Happening::InTouch => {
+                let now = self.now();
+                self.figures.tiebreaker_heard(now);
+            }
             Happening::Answered(id, answer) => self.todo.push_back(Event::Answered { id, answer }),
             Happening::RecordRead(read, record) => {
                 if let Some(Some(record)) = &record {
@@ -81,6 +85,7 @@ impl Driver {
                     lose_peer(running.disk.as_deref());
                 }
                 let now = self.now();
+                self.figures.live(now);
                 self.announcements = ANNOUNCEMENTS_MS
                     .map(|after| now + Duration::from_millis(after))
                     .into();
@@ -209,6 +214,7 @@ impl Driver {
         if pair.connection != number || pair.is_closed {
             return;
         }
+        self.figures.peer_heard(now);
         self.todo.push_back(Event::ChannelHeard);
         let fault = match message {
             Message::Log(frame) => pair.take(now, &frame).err(),
@@ -235,7 +241,11 @@ impl Driver {
                 }
                 Err(error) => Some(format!("a word that is none: {error}")),
             },
-            Message::Pong(_) | Message::Bye(_) => None,
+            Message::Pong(stamp) => {
+                self.figures.echoed(now, stamp);
+                None
+            }
+            Message::Bye(_) => None,
             Message::Hello(_) => Some("a second Hello".to_owned()),
         };
         if let Some(why) = fault {
@@ -253,6 +263,7 @@ impl Driver {
         else {
             return;
         };
+        self.figures.peer_heard(now);
         self.todo.push_back(Event::PeerHeard(Heard {
             round_trip: heard.round_trip,
             deaf_for: Duration::ZERO,

@@ -1,7 +1,5 @@
 //! What an operator asks of a driver.
 
-use std::time::Duration;
-
 use antipode_disk_sync::disk;
 use antipode_disk_sync::replica::State;
 use antipode_tiebreaker::PairingId;
@@ -58,14 +56,12 @@ impl Driver {
     }
 
     pub(super) fn status(&mut self) -> Status {
-        let mut holds: Vec<Duration> = self.holds.iter().copied().collect();
-        holds.sort_unstable();
         let around = Surroundings {
             vm: &self.parts.name,
             peer: &self.parts.config.peer,
             now: self.moment(),
             now_unix_seconds: wall_clock_unix_seconds(),
-            output_hold_p50: holds.get(holds.len() / 2).copied(),
+            measured: self.figures.measured(self.now()),
         };
         Status::new(&self.parts.role.view(), &around)
     }

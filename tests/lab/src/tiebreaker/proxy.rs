@@ -17,33 +17,58 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Pieces that are under way at a time; whoever sends more waits.
 const PIECES_MAX: usize = 1024;
 
-/// Whether a link is cut.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Cut(Arc<AtomicBool>);
+/// Whether a link is cut, or has ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut(Arc<Link>);
+
+#[derive(Debug)]
+struct Link {
+    at: SocketAddr,
+    is_cut: AtomicBool,
+    has_ended: AtomicBool,
+}
 
 impl Cut {
     pub(crate) fn set(&self, cut: bool) {
-        self.0.store(cut, Ordering::SeqCst);
+        self.0.is_cut.store(cut, Ordering::SeqCst);
+    }
+
+    /// Takes no more connections: the address is free.
+    pub(crate) fn end(&self) {
+        self.0.has_ended.store(true, Ordering::SeqCst);
+        // Whoever waits for a connection looks then.
+        drop(TcpStream::connect(self.0.at));
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.has_ended.load(Ordering::SeqCst)
     }
 
     fn wait(&self) {
-        while self.0.load(Ordering::SeqCst) {
+        while self.0.is_cut.load(Ordering::SeqCst) && !self.has_ended() {
             thread::sleep(LOOK);
         }
     }
 }
 
-/// Forwards what comes to `from` to `to`, and what comes back, each `one_way` later, until the process ends.
+/// Forwards what comes to `from` to `to`, and what comes back, each `one_way` later, until it is ended or the process ends.
 pub(crate) fn start(from: SocketAddr, to: SocketAddr, one_way: Duration) -> io::Result<Cut> {
     listen(TcpListener::bind(from)?, to, one_way)
 }
 
 /// As [`start`], from wherever `listener` is.
 pub(crate) fn listen(listener: TcpListener, to: SocketAddr, one_way: Duration) -> io::Result<Cut> {
-    let cut = Cut::default();
+    let cut = Cut(Arc::new(Link {
+        at: listener.local_addr()?,
+        is_cut: AtomicBool::default(),
+        has_ended: AtomicBool::default(),
+    }));
     let of_link = cut.clone();
     thread::Builder::new().name("proxy".to_owned()).spawn(move || {
         for incoming in listener.incoming().flatten() {
+            if of_link.has_ended() {
+                return;
+            }
             let cut = of_link.clone();
             thread::spawn(move || {
                 cut.wait();
@@ -126,6 +151,19 @@ mod tests {
             0,
             "the end of one side is the end of the other"
         );
+    }
+
+    #[test]
+    fn a_link_that_has_ended_leaves_its_address() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let cut = start(free, server.local_addr().unwrap(), Duration::ZERO).unwrap();
+        cut.end();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpListener::bind(free).is_err() {
+            assert!(Instant::now() < deadline, "the address is still taken");
+            thread::sleep(LOOK);
+        }
     }
 
     #[test]

@@ -298,6 +298,9 @@ impl Drop for Town {
             let _ = child.kill();
             let _ = child.wait();
         }
+        for cut in self.links.values() {
+            cut.end();
+        }
     }
 }
 

@@ -61,9 +61,14 @@ struct Summary {
     failovers: u64,
     unasked_failovers: u64,
     gap_ms_max: u64,
+    detection_ms: Option<f64>,
+    claim_ms: Option<f64>,
+    going_live_ms: Option<f64>,
     output_hold_ms_p50: Option<f64>,
+    output_hold_ms_p99: Option<f64>,
     echo_ms_p50: Option<f64>,
-    stun_ms: u64,
+    echo_ms_p99: Option<f64>,
+    stun_ms: Option<f64>,
     split_frames: u64,
 }
 
@@ -113,82 +118,105 @@ fn judged(outcome: &Outcome) -> Result<Summary> {
         failovers: outcome.failovers(),
         unasked_failovers: outcome.unasked_failovers(),
         gap_ms_max: report.probe.gap_ms_max,
-        output_hold_ms_p50: outcome.output_hold_ms_p50,
-        echo_ms_p50: outcome.echo_ms_p50,
-        stun_ms: outcome.stun_ms,
+        detection_ms: outcome.after.detection_ms,
+        claim_ms: outcome.after.claim_ms,
+        going_live_ms: outcome.after.going_live_ms,
+        output_hold_ms_p50: outcome.before.output_hold_ms_p50,
+        output_hold_ms_p99: outcome.before.output_hold_ms_p99,
+        echo_ms_p50: outcome.before.echo_ms_p50,
+        echo_ms_p99: outcome.before.echo_ms_p99,
+        stun_ms: outcome.before.stun_ms,
         split_frames: outcome.judgement.split_frames,
     })
 }
 
 fn epilogue(outcome: &Outcome) -> String {
     let mut text = String::from("What happened\n");
-    let mut line = |name: &str, value: String| {
+    let facts = protection(outcome).into_iter().chain(failover(outcome));
+    for (name, value) in facts {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  {name:<44}{value}");
-    };
-    let report = &outcome.client;
-    let milliseconds =
-        |value: Option<f64>| value.map_or("unknown".to_owned(), |value| format!("{value:.1} ms"));
-    line(
-        "guest boot, to its service ready",
-        format!("{:.1} s", outcome.boot.as_secs_f32()),
-    );
-    line(
-        "from unprotected to protected",
-        format!("{:.1} s", outcome.protect.as_secs_f32()),
-    );
-    line(
-        "  longest silence of the guest in it",
-        format!("{} ms", outcome.stun_ms),
-    );
-    line(
-        "writes acknowledged over one connection",
-        board::grouped(report.sequence.acked),
-    );
-    line(
-        "  lost, or gone backwards",
-        format!(
-            "{}, {}",
-            report.sequence.lost.unwrap_or(u64::MAX),
-            report.sequence.regressed
+    }
+    text
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or("unknown".to_owned(), |value| format!("{value:.1} ms"))
+}
+
+fn protection(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    let before = &outcome.before;
+    let both = |half, most| format!("{}, {}", milliseconds(half), milliseconds(most));
+    vec![
+        (
+            "guest boot, to its service ready",
+            format!("{:.1} s", outcome.boot.as_secs_f32()),
         ),
-    );
-    line(
-        "power cut to site-b live",
-        format!("{:.2} s", outcome.failover.as_secs_f32()),
-    );
-    line(
-        "longest silence of the guest (20 ms probe)",
-        format!("{} ms", report.probe.gap_ms_max),
-    );
-    line(
-        "longest silence of the connection",
-        format!("{} ms", report.sequence.gap_ms_max),
-    );
-    line(
-        "an output was held, in the middle",
-        milliseconds(outcome.output_hold_ms_p50),
-    );
-    line(
-        "  an echo between the sites, beside it",
-        milliseconds(outcome.echo_ms_p50),
-    );
+        (
+            "from unprotected to protected",
+            format!("{:.1} s", outcome.protect.as_secs_f32()),
+        ),
+        ("  the guest stood still for", milliseconds(before.stun_ms)),
+        (
+            "  longest silence of the guest in it",
+            format!("{} ms", outcome.silence_ms),
+        ),
+        (
+            "an output was held, 50 and 99 of 100",
+            both(before.output_hold_ms_p50, before.output_hold_ms_p99),
+        ),
+        (
+            "  an echo between the sites, beside it",
+            both(before.echo_ms_p50, before.echo_ms_p99),
+        ),
+    ]
+}
+
+fn failover(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    let (report, after) = (&outcome.client, &outcome.after);
+    let steps = [after.detection_ms, after.claim_ms, after.going_live_ms];
     let reigns: Vec<String> = outcome
         .judgement
         .reigns
         .iter()
         .map(|reign| {
-            format!(
-                "{} ({} frames)",
-                reign.port.trim_end_matches(".lan"),
-                reign.frames
-            )
+            let site = reign.port.trim_end_matches(".lan");
+            format!("{site} ({} frames)", reign.frames)
         })
         .collect();
-    line("live, by the frames that the switch saw", reigns.join(", then "));
-    line(
-        "  frames of a site that was live no more",
-        outcome.judgement.split_frames.to_string(),
-    );
-    text
+    vec![
+        (
+            "power cut to site-b live",
+            format!("{:.2} s", outcome.failover.as_secs_f32()),
+        ),
+        (
+            "  noticed, claimed, gone live in",
+            steps.map(milliseconds).join(" + "),
+        ),
+        (
+            "longest silence of the guest (20 ms probe)",
+            format!("{} ms", report.probe.gap_ms_max),
+        ),
+        (
+            "longest silence of the connection",
+            format!("{} ms", report.sequence.gap_ms_max),
+        ),
+        (
+            "writes acknowledged over one connection",
+            board::grouped(report.sequence.acked),
+        ),
+        (
+            "  lost, or gone backwards",
+            format!(
+                "{}, {}",
+                report.sequence.lost.unwrap_or(u64::MAX),
+                report.sequence.regressed
+            ),
+        ),
+        ("live, by the frames that the switch saw", reigns.join(", then ")),
+        (
+            "  frames of a site that was live no more",
+            outcome.judgement.split_frames.to_string(),
+        ),
+    ]
 }

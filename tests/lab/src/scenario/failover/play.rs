@@ -2,7 +2,7 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Site, Sites, SitesPlan, Watcher};
+use super::super::sites::{Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::view::View;
 use crate::image::Service;
 use crate::judge::live::{Judgement, SeenAlone};
@@ -39,12 +39,13 @@ pub(super) struct Outcome {
     pub(super) protect: Duration,
     /// From the power cut to a site that says it is live.
     pub(super) failover: Duration,
-    /// The longest that the guest did not answer while it was being protected: the stun, and until the pairing was
-    /// confirmed.
-    pub(super) stun_ms: u64,
-    pub(super) output_hold_ms_p50: Option<f64>,
-    /// Between the two VM processes, in the same seconds.
-    pub(super) echo_ms_p50: Option<f64>,
+    /// The longest that the guest did not answer while it was being protected: the stun, until the pairing was confirmed,
+    /// and what came before.
+    pub(super) silence_ms: u64,
+    /// What the primary says before its power is cut.
+    pub(super) before: VmStatus,
+    /// What the other site says when it is live.
+    pub(super) after: VmStatus,
     pub(super) client: Report,
     pub(super) judgement: Judgement,
     /// The sites that were granted to be live, in order.
@@ -119,11 +120,11 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
     let protect = started.elapsed();
     view.say("the VM is protected: every answer waits until site-b has what led to it");
     pause(view, &watcher, TOGETHER)?;
-    let stun_ms = watcher.progress().probe_gap_ms_max;
-    let status = sites.status(Site::A)?;
+    let silence_ms = watcher.progress().probe_gap_ms_max;
+    let before = sites.status(Site::A)?;
     ensure!(
-        status.role == "primary" && status.green,
-        "site-a should be the primary, and green, before its power is cut: {status:?}"
+        before.role == "primary" && before.green,
+        "site-a should be the primary, and green, before its power is cut: {before:?}"
     );
 
     view.say("the power of site-a's host is CUT");
@@ -159,9 +160,9 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
         boot,
         protect,
         failover,
-        stun_ms,
-        output_hold_ms_p50: status.output_hold_ms_p50,
-        echo_ms_p50: status.rtt_ms,
+        silence_ms,
+        before,
+        after: sites.status(Site::B)?,
         client,
         judgement,
         granted,

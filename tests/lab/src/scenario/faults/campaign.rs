@@ -53,6 +53,7 @@ impl<'a> Campaign<'a> {
             frozen: BTreeSet::new(),
         };
         let watcher = campaign.watch("first")?;
+        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
         let first = watcher.finish()?.violations();
         ensure!(
             first.is_empty(),

@@ -78,6 +78,27 @@ pub(crate) struct VmStatus {
     /// How long outputs were held.
     #[serde(default)]
     pub(crate) output_hold_ms_p50: Option<f64>,
+    /// The same, of 99 in 100.
+    #[serde(default)]
+    pub(crate) output_hold_ms_p99: Option<f64>,
+    /// An echo over the log's own connection.
+    #[serde(default)]
+    pub(crate) echo_ms_p50: Option<f64>,
+    /// The same, of 99 in 100.
+    #[serde(default)]
+    pub(crate) echo_ms_p99: Option<f64>,
+    /// How long the guest stood still when it was protected.
+    #[serde(default)]
+    pub(crate) stun_ms: Option<f64>,
+    /// From the lost site's last word to the claim.
+    #[serde(default)]
+    pub(crate) detection_ms: Option<f64>,
+    /// From the claim to its grant.
+    #[serde(default)]
+    pub(crate) claim_ms: Option<f64>,
+    /// From the grant until outputs could leave.
+    #[serde(default)]
+    pub(crate) going_live_ms: Option<f64>,
     /// Whether nothing is missing.
     #[serde(default)]
     pub(crate) green: bool,
