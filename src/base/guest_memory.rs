@@ -102,6 +102,26 @@ impl GuestMemory {
         read(&self.ram, address, buffer)
     }
 
+    /// Changes a byte at `address` without marking its page as written: for what is put back before anyone looks.
+    ///
+    /// # Errors
+    /// [`OutsideRam`] if it is outside.
+    pub fn patch(&self, address: GuestAddress, byte: u8) -> Result<(), OutsideRam> {
+        let outside = OutsideRam {
+            address: address.0,
+            byte_count: 1,
+        };
+        let (region, place) = self.ram.to_region_addr(address).ok_or(outside)?;
+        let place = usize::try_from(place.0).map_err(|_| outside)?;
+        let marks = (**region).bitmap();
+        let was_marked = marks.is_addr_set(place);
+        self.write(address, &[byte])?;
+        if !was_marked {
+            marks.reset_addr_range(place, 1);
+        }
+        Ok(())
+    }
+
     /// Copies `bytes` into guest memory at `address`.
     ///
     /// # Errors
@@ -245,6 +265,23 @@ mod tests {
                 assert_eq!(mapping.as_ptr().addr() % HUGE_PAGE_BYTES, 0, "{length}");
             }
         }
+    }
+
+    #[test]
+    fn a_patch_leaves_no_mark_and_takes_none_away() {
+        let memory = GuestMemory::allocate(64 << 20).unwrap();
+        let is_marked = |page: usize| {
+            let region = memory.ram().iter().next().unwrap();
+            (**region).bitmap().is_bit_set(page)
+        };
+        memory.patch(GuestAddress(0x1001), 7).unwrap();
+        memory.write(GuestAddress(0x2001), &[1]).unwrap();
+        memory.patch(GuestAddress(0x2002), 7).unwrap();
+        assert_eq!([1, 2, 3].map(is_marked), [false, true, false]);
+        let mut byte = [0];
+        memory.read(GuestAddress(0x1001), &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+        assert!(memory.patch(GuestAddress(64 << 20), 7).is_err());
     }
 
     #[test]

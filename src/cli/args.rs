@@ -1,5 +1,6 @@
 //! What was typed, flag by flag. Nothing is resolved here.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -11,6 +12,17 @@ use super::exit_code;
 use super::site::SiteCommand;
 use super::tiebreaker::TiebreakerCommand;
 use super::vm::VmCommand;
+use crate::base::units::ExitOrdinal;
+use crate::replay::Position;
+
+/// `FROM..TO`.
+fn exits(text: &str) -> Result<Range<ExitOrdinal>, String> {
+    let ends = text
+        .split_once("..")
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    let (from, to) = ends.ok_or("give two exits, such as 5000..5010")?;
+    Ok(ExitOrdinal::new(from)..ExitOrdinal::new(to))
+}
 
 /// Keeps one virtual machine alive across two datacenters.
 #[derive(Debug, Parser)]
@@ -64,17 +76,20 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE", required_unless_present_any = ["print", "stats"])]
         config: Option<PathBuf>,
         /// Execute nothing; show every entry of the log: position, what, and how many bytes.
-        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "stats", "from", "until"])]
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "stats", "from", "until", "step"])]
         print: bool,
         /// Execute nothing; show how often each kind of entry occurs and what it takes.
-        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "from", "until"])]
+        #[arg(long, conflicts_with_all = ["config", "noise", "dump", "from", "until", "step"])]
         stats: bool,
         /// The saved machine that the record went on from, if it did.
         #[arg(long, value_name = "STATE", requires = "config")]
         from: Option<PathBuf>,
-        /// Stop at this counted exit, all that belongs there handled.
+        /// Stop at this counted exit, all that belongs there handled; with `EXIT+N`, at N instructions behind it.
         #[arg(long, value_name = "POSITION", requires = "config")]
-        until: Option<u64>,
+        until: Option<Position>,
+        /// Go through these exits, `FROM..TO`, by single steps: it must make no difference.
+        #[arg(long, value_name = "EXITS", requires = "config", value_parser = exits)]
+        step: Option<Range<ExitOrdinal>>,
         /// Save the machine as it is then, all but its disk's content, as a new file.
         #[arg(long, value_name = "STATE", requires = "until")]
         save: Option<PathBuf>,

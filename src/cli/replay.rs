@@ -36,7 +36,9 @@ pub(super) fn replay(
     let signals = Signals::block()?;
     let mut vm = begin(vm, &recipe.birth, origin)?;
     signals.serve(vm.inbox().clone());
-    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(order.until);
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone())
+        .until(order.until)
+        .stepping_from(order.step.clone());
     if let Some(seed) = order.noise {
         replayer = replayer
             .disturbed_by(seed)
@@ -66,7 +68,7 @@ pub(super) fn replay(
     }
     if let Some(position) = order.until {
         let what = format!(
-            "the record ends at exit {}, before exit {position}",
+            "the record ends at exit {}, before {position}",
             report.totals.exit_count
         );
         let code = ExitCode::RecordEnded;

@@ -159,7 +159,9 @@ fn code_of(error: &LaunchError) -> ExitCode {
         LaunchError::Run(RunError::UserTsc(_)) => ExitCode::KernelRefused,
         LaunchError::Run(RunError::Kvm(_)) => ExitCode::KvmFailed,
         LaunchError::Run(RunError::Timeline(TimelineError::Diverged { .. })) => ExitCode::Diverged,
-        LaunchError::Run(RunError::Timeline(TimelineError::Ended(_))) => ExitCode::RecordEnded,
+        LaunchError::Run(RunError::Timeline(TimelineError::Ended(_) | TimelineError::Beyond { .. })) => {
+            ExitCode::RecordEnded
+        }
         LaunchError::Run(RunError::Timeline(TimelineError::Stopped)) => ExitCode::Interrupted,
         LaunchError::Run(RunError::Host { .. } | RunError::Timeline(TimelineError::Host { .. }))
         | LaunchError::Host { .. } => ExitCode::HostIo,

@@ -1,6 +1,7 @@
 //! What was typed, resolved: every value checked, the environment taken into account.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap_complete::Shell;
@@ -12,6 +13,7 @@ use super::site::SiteCommand;
 use super::vm::VmCommand;
 use super::{ExitCode, certs, disk, logging, tiebreaker};
 use crate::base::units::ExitOrdinal;
+use crate::replay::Position;
 
 /// What to do and how to speak of it.
 #[derive(Debug)]
@@ -61,7 +63,9 @@ pub(super) struct ReplayOrder {
     /// The seed of the noise, if there shall be any.
     pub(super) noise: Option<u64>,
     /// Where to stop.
-    pub(super) until: Option<ExitOrdinal>,
+    pub(super) until: Option<Position>,
+    /// Exits from which to go on by single steps.
+    pub(super) step: Range<ExitOrdinal>,
     /// Where to save the machine as it is then.
     pub(super) save: Option<PathBuf>,
 }
@@ -105,6 +109,7 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                 config: Some(config),
                 from,
                 until,
+                step,
                 save,
                 noise,
                 dump,
@@ -116,8 +121,13 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
                     from,
                     dump,
                 };
-                let until = until.map(ExitOrdinal::new);
-                Action::Replay(files, ReplayOrder { noise, until, save })
+                let order = ReplayOrder {
+                    noise,
+                    until,
+                    step: step.unwrap_or_default(),
+                    save,
+                };
+                Action::Replay(files, possible(order)?)
             }
             Command::Replay {
                 input, print: true, ..
@@ -134,6 +144,18 @@ pub(super) fn resolve(args: Args, log_variable: Option<OsString>) -> Result<Sett
             Command::Man { folder: Some(folder) } => Action::Man(ManTarget::Folder(existing_folder(folder)?)),
         },
     })
+}
+
+/// `order`, unless it asks for a machine saved where none can be.
+fn possible(order: ReplayOrder) -> Result<ReplayOrder, Failure> {
+    if order.save.is_some() && order.until.is_some_and(|position| position.instructions > 0) {
+        let problem = Problem::new(
+            "a machine is saved at an exit, not between two",
+            "give --until the number of an exit, without +",
+        );
+        return Err(Failure::new(ExitCode::Usage, problem));
+    }
+    Ok(order)
 }
 
 fn existing_folder(folder: PathBuf) -> Result<PathBuf, Failure> {

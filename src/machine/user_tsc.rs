@@ -352,7 +352,7 @@ fn flat_user_segment() -> kvm_segment {
 }
 
 /// The handler address in a 64-bit interrupt gate (AMD APM volume 2, § 4.8.4).
-fn gate_target(gate: &[u8; 16]) -> u64 {
+pub(super) fn gate_target(gate: &[u8; 16]) -> u64 {
     let low = u64::from(u16::from_le_bytes([gate[0], gate[1]]));
     let middle = u64::from(u16::from_le_bytes([gate[6], gate[7]]));
     let high = u64::from(u32::from_le_bytes([gate[8], gate[9], gate[10], gate[11]]));

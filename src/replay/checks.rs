@@ -1,10 +1,10 @@
-//! The rolling digest of a guest's exits (R3).
+//! What a replay compares (R3): the rolling digest of exits, and the digests that close an epoch.
 
 use twox_hash::XxHash3_64;
 use zerocopy::IntoBytes;
 
-use crate::machine::ExitTrace;
 use crate::machine::kvm::{Exit, PostedWrite, WritePlace};
+use crate::machine::{EpochDigests, ExitTrace};
 
 /// Digest of everything a guest did so far, as seen at its exits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,7 +67,28 @@ fn operands(exit: &Exit) -> [u64; 3] {
 }
 
 /// The general registers' names, in the order of `kvm_regs`.
-pub(super) const REGISTERS: [&str; 18] = [
+const REGISTERS: [&str; 18] = [
     "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RSP", "RBP", "R8", "R9", "R10", "R11", "R12", "R13", "R14",
     "R15", "RIP", "RFLAGS",
 ];
+
+/// What is not as it was, by name.
+pub(super) fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
+    let values = recorded.registers.iter().zip(&found.registers);
+    let registers = REGISTERS
+        .iter()
+        .zip(values)
+        .filter(|(_, (then, now))| then != now);
+    let registers = registers.map(|(name, (then, now))| format!("{name} was {then:#x} and is {now:#x}"));
+    let parts = found.parts.iter().filter(|part| !recorded.parts.contains(part));
+    let parts = parts.map(|(name, _)| format!("{name} differs"));
+    let missing = recorded
+        .parts
+        .iter()
+        .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
+    let missing = missing.map(|(name, _)| format!("{name} is missing"));
+    let ram = recorded.ram.difference(&found.ram);
+    let ram = ram.into_iter().map(|place| format!("RAM differs in {place}"));
+    let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
+    (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
+}

@@ -10,9 +10,10 @@
 //!   framing     batches as frames: chained, compressed
 //!   log         frames in a file
 //!   standby     a replayer that goes on alone where the log ends
-//!   checks      the rolling digest of exits
+//!   checks      the rolling digest of exits, and what differs at the end of an epoch
 //!   time_rule   virtual time between two samples
 //!   noise       disturbs a replay on purpose
+//!   position    where a replay can be held
 //!   machine     a machine at rest: digests, and dumps to compare byte for byte
 //! ```
 //!
@@ -42,6 +43,7 @@ mod machine;
 mod noise;
 mod page_delta;
 mod patience;
+mod position;
 mod recipe;
 mod recorder;
 mod replayer;
@@ -57,6 +59,7 @@ pub use framing::{Deframer, FRAME_OF_LOG_BYTES_MAX, FrameError, Framer};
 pub use log::{LogError, LogReader, LogWriter};
 pub use machine::{MachineDigests, dump};
 pub use noise::NoiseCounts;
+pub use position::{NoPosition, Position};
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Cadence, LogSink, Logged, Recorder};
 pub use replayer::Replayer;

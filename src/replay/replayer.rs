@@ -10,15 +10,16 @@
 //! Its disk requests are its own. A logged completion waits for the request of the same name here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::batch::Batch;
 use super::catalogue::Entry;
-use super::checks::{REGISTERS, Rolling};
+use super::checks::{Rolling, differences};
 use super::feed::{Feed, LogSource};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
-use super::{End, time_rule};
+use super::{End, Position, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite, VcpuState};
@@ -43,7 +44,9 @@ pub struct Replayer<S> {
     checks_from: u64,
     through: ExitOrdinal,
     /// Where the VM shall be held.
-    hold_at: Option<ExitOrdinal>,
+    hold_at: Option<Position>,
+    /// Exits from which it is stepped to the next.
+    stepped: Range<ExitOrdinal>,
     end: Option<End>,
     /// Our own disk requests that have ended before the log says so.
     disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
@@ -69,6 +72,7 @@ impl<S: LogSource> Replayer<S> {
             checks_from: through.get() + 1,
             through,
             hold_at: None,
+            stepped: ExitOrdinal::default()..ExitOrdinal::default(),
             end: None,
             disk_done: BTreeMap::new(),
             is_stopped: false,
@@ -77,11 +81,20 @@ impl<S: LogSource> Replayer<S> {
         }
     }
 
-    /// The same, holding the VM at exit `until`, all that belongs there handled.
+    /// The same, holding the VM at `until`, all that belongs to its exit handled.
     #[must_use]
-    pub fn until(self, until: Option<ExitOrdinal>) -> Self {
+    pub fn until(self, until: Option<Position>) -> Self {
         Self {
             hold_at: until,
+            ..self
+        }
+    }
+
+    /// The same, going from each exit of `exits` to the next by single steps. It must make no difference.
+    #[must_use]
+    pub fn stepping_from(self, exits: Range<ExitOrdinal>) -> Self {
+        Self {
+            stepped: exits,
             ..self
         }
     }
@@ -279,27 +292,6 @@ impl<S: LogSource> Replayer<S> {
     }
 }
 
-/// What is not as it was, by name.
-fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
-    let values = recorded.registers.iter().zip(&found.registers);
-    let registers = REGISTERS
-        .iter()
-        .zip(values)
-        .filter(|(_, (then, now))| then != now);
-    let registers = registers.map(|(name, (then, now))| format!("{name} was {then:#x} and is {now:#x}"));
-    let parts = found.parts.iter().filter(|part| !recorded.parts.contains(part));
-    let parts = parts.map(|(name, _)| format!("{name} differs"));
-    let missing = recorded
-        .parts
-        .iter()
-        .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
-    let missing = missing.map(|(name, _)| format!("{name} is missing"));
-    let ram = recorded.ram.difference(&found.ram);
-    let ram = ram.into_iter().map(|place| format!("RAM differs in {place}"));
-    let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
-    (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
-}
-
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> TimelineError {
     TimelineError::Host {
         what: "reading the log",
@@ -382,8 +374,19 @@ impl<S: LogSource> Timeline for Replayer<S> {
             self.kicker.reenter_guest();
             return Ok(Turn::Run);
         }
-        if self.hold_at.is_some_and(|position| position <= standing.exit) {
-            return Ok(Turn::Hold);
+        if let Some(position) = self.hold_at.filter(|position| position.exit <= standing.exit) {
+            let instructions = position.instructions;
+            if instructions == 0 {
+                return Ok(Turn::Hold);
+            }
+            // A stretch that ends in a pre-emption is not executed: nothing lies between its ends.
+            if let Some(Entry::Page { .. } | Entry::Resume { .. }) = self.entry_here(standing)? {
+                return Err(TimelineError::Beyond {
+                    exit: standing.exit.next(),
+                    instructions: 0,
+                });
+            }
+            return Ok(Turn::Step(Some(instructions)));
         }
         if let Some(resumption) = self.resumption(standing)? {
             return Ok(Turn::Become(Box::new(resumption)));
@@ -391,10 +394,12 @@ impl<S: LogSource> Timeline for Replayer<S> {
         if self.end.is_some() && self.through == standing.exit {
             return Err(TimelineError::Ended(standing.exit));
         }
-        Ok(if self.kicker.enter_guest() {
-            Turn::Run
-        } else {
+        Ok(if !self.kicker.enter_guest() {
             Turn::Wait
+        } else if self.stepped.contains(&standing.exit) {
+            Turn::Step(None)
+        } else {
+            Turn::Run
         })
     }
 

@@ -39,6 +39,8 @@ pub struct Vcpu {
     /// What the last run said about interrupts no longer holds: its exit left an instruction open, which KVM completes
     /// at the start of the next run, or state was set.
     pub(super) is_unsettled: Cell<bool>,
+    /// General registers were set that KVM takes at the next run only.
+    has_set_registers: bool,
     /// An exit that came of completing an instruction: the next run returns it.
     next_exit: Option<Exit>,
     /// Keeps what the guest sees mapped for as long as the vCPU can run.
@@ -61,6 +63,7 @@ impl Vcpu {
             has_sync_regs,
             posts_writes: false,
             is_unsettled: Cell::new(false),
+            has_set_registers: false,
             next_exit: None,
             _mappings: mappings,
         })
@@ -104,6 +107,7 @@ impl Vcpu {
     }
 
     fn run_to_exit(&mut self) -> Result<Exit, KvmError> {
+        self.has_set_registers = false;
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if error.errno() == EINTR || error.errno() == EAGAIN => {
@@ -154,6 +158,11 @@ impl Vcpu {
         self.fd.set_kvm_immediate_exit(0);
         self.next_exit = Some(exit?).filter(|exit| *exit != Exit::Interrupted);
         Ok(true)
+    }
+
+    /// The exit that [`Self::complete_instruction`] came upon, if it did: the next run would return it.
+    pub fn take_next_exit(&mut self) -> Option<Exit> {
+        self.next_exit.take()
     }
 
     /// Executes one instruction. [`Exit::Debug`] if it caused no exit of its own; kicks are passed over.
@@ -337,6 +346,7 @@ impl Vcpu {
         if self.has_sync_regs {
             self.fd.sync_regs_mut().regs = *registers;
             self.fd.set_sync_dirty_reg(SyncReg::Register);
+            self.has_set_registers = true;
             return Ok(());
         }
         self.fd
@@ -438,8 +448,9 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<(), KvmError> {
-        // KVM notes the RIP to step from in this call, so registers that were set must have arrived.
-        if self.has_sync_regs {
+        // KVM notes the RIP to step from in this call, so registers that were set must have arrived. None are set without
+        // need: within a read that KVM's emulator completes, that makes it forget what was read.
+        if std::mem::take(&mut self.has_set_registers) {
             let registers = self.fd.sync_regs_mut().regs;
             self.fd
                 .set_regs(&registers)

@@ -43,11 +43,14 @@ mod copy;
 mod effects;
 mod epoch;
 mod exits;
+mod instruction;
 mod live;
 mod preempt;
 mod ram_digest;
 mod saved;
 mod shadow;
+mod shown_clock;
+mod step;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -395,31 +398,6 @@ impl Vm {
         None
     }
 
-    /// From here on it is `now` for the guest.
-    fn show_time(&mut self, now: VirtualTime) {
-        self.now = self.now.max(now);
-        let (address, counter) = self.board.hpet().main_counter(self.now);
-        if let Some(page) = self.kvm.page() {
-            // The page was made for this register; only another page would refuse it.
-            let shown = page.show(address, counter);
-            debug_assert_eq!(shown, Ok(()));
-        }
-    }
-
-    /// Shows the guest all registers of its clock.
-    fn show_hpet(&self) -> Result<(), RunError> {
-        let Some(page) = self.kvm.page() else {
-            return Ok(());
-        };
-        for (address, value) in self.board.hpet().registers(self.now) {
-            page.show(address, value).map_err(|outside| RunError::Host {
-                what: "showing the clock",
-                source: std::io::Error::other(outside),
-            })?;
-        }
-        Ok(())
-    }
-
     /// Enters the guest once and handles the exit.
     fn run_once(&mut self, timeline: &mut dyn Timeline) -> Result<Option<Outcome>, RunError> {
         let turn = timeline.enter_guest(self.standing())?;
@@ -429,7 +407,7 @@ impl Vm {
                 timeline.leave_guest();
                 return Ok(Some(Outcome::Held));
             }
-            Turn::Run | Turn::Become(_) => {}
+            Turn::Run | Turn::Become(_) | Turn::Step(_) => {}
         }
         if !self.is_between_exits {
             self.prepare_entry()?;
@@ -437,6 +415,14 @@ impl Vm {
         self.is_at_exit = false;
         let exit = match turn {
             Turn::Become(resumption) => self.become_resumed(&resumption, timeline),
+            Turn::Step(instructions) => match self.step_on(instructions, timeline) {
+                Ok(None) => {
+                    timeline.leave_guest();
+                    return Ok(Some(Outcome::Held));
+                }
+                Ok(Some(exit)) => Ok(exit),
+                Err(error) => Err(error),
+            },
             Turn::Run | Turn::Wait | Turn::Hold => self.vcpu.run().map_err(RunError::from),
         };
         timeline.leave_guest();

@@ -41,6 +41,9 @@ pub enum Turn {
     Wait,
     /// By being run.
     Run,
+    /// By single steps: so many instructions, and there the VM is held; or all to the next exit (`None`). Never between two
+    /// exits.
+    Step(Option<u64>),
     /// Not at all: here the VM is held ([`crate::machine::Outcome::Held`]). Never between two exits.
     Hold,
     /// By becoming what it was when it was stopped, before its next exit. Never between two exits.
@@ -139,6 +142,14 @@ pub enum TimelineError {
     /// The operator stops the VM while it waits for what comes next.
     #[error("the VM was stopped while it waited for the log")]
     Stopped,
+    /// The position lies behind the next exit.
+    #[error("exit {exit} comes after {instructions} instructions, before the position")]
+    Beyond {
+        /// The exit.
+        exit: ExitOrdinal,
+        /// Instructions between the exit before and it.
+        instructions: u64,
+    },
     /// The host failed.
     #[error("{what}: {source}")]
     Host {

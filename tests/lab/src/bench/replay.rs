@@ -18,10 +18,10 @@ use super::summary::{self, Bound, Spread};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::boot::{END_TIMEOUT, READY_TIMEOUT};
+use crate::scenario::clients::Clients;
 use crate::scenario::report::{rounded, with_run};
 use crate::scenario::stage::GUEST_ADDRESS;
 use crate::scenario::{Connection, RunSummary, Setup, Stage, StageSpec, Task, VmSettings};
-use crate::talk;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -36,9 +36,9 @@ const LOG: &str = "/tmp/execution.log";
 /// From the ready line to the work: what the boot left to do settles.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// Values that the client writes and reads back, so many at once.
-const VALUES: usize = 300;
-const VALUES_AT_ONCE: usize = 5;
+/// Values that the clients write and read back, and how many clients there are.
+const VALUES: usize = 900;
+const CLIENTS: usize = 3;
 
 /// How long a guest that computes is watched.
 const COMPUTING: Duration = Duration::from_secs(25);
@@ -163,10 +163,11 @@ fn measure(setup: &Setup, mode: Mode) -> Result<Vec<Trial>> {
         };
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
         vm.wait_for(&service.ready_line(), READY_TIMEOUT)?;
+        let clients = Clients::install(setup, stage)?.context("the service has no port")?;
         thread::sleep(SETTLING);
         let (seconds, pings) = match service {
             Service::Compute => compute(stage)?,
-            _ => (write_values(service, stage)?, Vec::new()),
+            _ => (clients.talk(VALUES, CLIENTS, "bench")?.seconds, Vec::new()),
         };
         vm.press_power_button()?;
         let summary = vm.wait_end(END_TIMEOUT)?.checked_summary()?;
@@ -188,6 +189,7 @@ fn measure(setup: &Setup, mode: Mode) -> Result<Vec<Trial>> {
                 log: LOG.to_owned(),
                 dump: None,
                 noise: None,
+                step: None,
             };
             let vm = stage.start_task(&VmSettings::new(setup), &task)?;
             let summary = vm.wait_end(REPLAY_TIMEOUT)?.checked_summary()?;
@@ -206,18 +208,6 @@ fn on_fresh_hosts<T>(setup: &Setup, client: bool, part: impl FnOnce(&Stage) -> R
         };
         part(&Stage::open(setup, run, &spec)?)
     })
-}
-
-/// Seconds for all values to be written, and read back.
-fn write_values(service: Service, stage: &Stage) -> Result<f64> {
-    let pairs = talk::pairs(VALUES, "bench");
-    let mut connection = stage.connect()?;
-    let begun = Instant::now();
-    for some in pairs.chunks(VALUES_AT_ONCE) {
-        talk::write(service, &mut connection, some)?;
-        talk::read(service, &mut connection, some)?;
-    }
-    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Seconds for a round of the computation, and pings meanwhile.

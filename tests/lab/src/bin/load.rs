@@ -1,11 +1,13 @@
 //! `antipode-lab-load`: work for a guest's devices. See `antipode_lab::load`.
 
 use antipode_lab::image::Service;
+use antipode_lab::load::clients::talk;
 use antipode_lab::load::disk::Region;
 use antipode_lab::load::ends;
 use antipode_lab::load::guest;
 use antipode_lab::load::order::Order;
 use antipode_lab::load::watch::{self, Line, probe};
+use antipode_lab::talk::pairs;
 use clap::Parser;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -41,6 +43,22 @@ enum Cli {
     Echo {
         /// The UDP port
         port: u16,
+    },
+    /// In the client's host: writes values to a service and reads them back, and prints what it took as JSON
+    Talk {
+        /// What serves
+        service: Service,
+        /// The guest, as ADDRESS:PORT
+        address: String,
+        /// How many values
+        #[arg(long, value_name = "N")]
+        values: usize,
+        /// So many clients at once
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        clients: usize,
+        /// Goes into every value
+        #[arg(long, default_value = "")]
+        salt: String,
     },
     /// On a client: writes a checked sequence over one TCP connection, with a probe beside it, until the input ends
     Watch(WatchArgs),
@@ -121,6 +139,16 @@ fn main() -> ExitCode {
                     Ok(())
                 })
         }
+        Cli::Talk {
+            service,
+            address,
+            values,
+            clients,
+            salt,
+        } => talk(service, &address, &pairs(values, &salt), clients).and_then(|talked| {
+            println!("{}", serde_json::to_string(&talked)?);
+            Ok(())
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! What every host is made from: fetched or built once, then shared.
 
-use super::build::static_binary;
+use super::build::{Profile, static_binary, static_test};
 use super::error::Result;
 use crate::debian::{Cache, Kernel, KernelFlavour};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,12 @@ impl Materials {
     /// A package that cannot be had or a build that failed.
     pub fn prepare() -> Result<Self> {
         let mut materials = Self::without_antipode()?;
-        materials.antipode = Some(static_binary(&materials.lab_directory, "antipode", "antipode")?);
+        materials.antipode = Some(static_binary(
+            &materials.lab_directory,
+            "antipode",
+            "antipode",
+            Profile::Release,
+        )?);
         Ok(materials)
     }
 
@@ -57,7 +62,12 @@ impl Materials {
             .transpose()?
             .unwrap_or_default();
         let lab_directory = cache.root().to_owned();
-        let agent = static_binary(&lab_directory, "antipode-lab", "antipode-lab-agent")?;
+        let agent = static_binary(
+            &lab_directory,
+            "antipode-lab",
+            "antipode-lab-agent",
+            Profile::Release,
+        )?;
         Ok(Self {
             lab_directory,
             kernel,
@@ -72,7 +82,23 @@ impl Materials {
     /// # Errors
     /// A build that failed.
     pub fn build_binary(&self, binary: &str) -> Result<PathBuf> {
-        static_binary(&self.lab_directory, "antipode-lab", binary)
+        static_binary(&self.lab_directory, "antipode-lab", binary, Profile::Release)
+    }
+
+    /// A static `antipode` with debug assertions.
+    ///
+    /// # Errors
+    /// A build that failed.
+    pub fn build_debug_antipode(&self) -> Result<PathBuf> {
+        static_binary(&self.lab_directory, "antipode", "antipode", Profile::Debug)
+    }
+
+    /// One of `antipode`'s files of tests, as a static program.
+    ///
+    /// # Errors
+    /// A build that failed.
+    pub fn build_test(&self, test: &str) -> Result<PathBuf> {
+        static_test(&self.lab_directory, test)
     }
 }
 
@@ -85,7 +111,7 @@ pub fn antipode_alone(built: Option<&Path>) -> Result<(PathBuf, PathBuf)> {
     let lab_directory = Cache::of_workspace()?.root().to_owned();
     let antipode = match built {
         Some(path) => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
-        None => static_binary(&lab_directory, "antipode", "antipode")?,
+        None => static_binary(&lab_directory, "antipode", "antipode", Profile::Release)?,
     };
     Ok((lab_directory, antipode))
 }

@@ -13,9 +13,12 @@
 //! - **The load reads no clock of its own**: a sleeping thread ends it by a flag. In a guest whose clock is a device,
 //!   a clock read per request would be measured with the device.
 //!
+//! A guest's service is loaded from the client host, by `antipode-lab-load talk` ([`clients`]).
+//!
 //! - [`order`]: what may be asked, as text. - [`disk`]: requests past the page cache. - [`ends`]: both ends' sockets.
 //! - [`watch`]: a client that keeps account of what it was told. - [`guest`]: this program laid over a guest's image.
 
+pub mod clients;
 pub mod disk;
 pub mod ends;
 pub mod guest;

@@ -14,12 +14,13 @@
 //!
 //! - [`setup`], [`stage`], `store`: what there is before a guest starts.
 //! - [`vm`], [`summary`]: a guest under `antipode run`, its console, and what `antipode` says at its end.
-//! - [`connection`]: TCP from the client host.
+//! - [`connection`]: TCP from the client host; `clients` is the same as a load.
 //! - `sites`: two sites, a tiebreaker and a client, for a VM that is protected.
-//! - [`boot`], [`disk`], [`endings`], [`failover`], [`faults`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
+//! - [`boot`], [`disk`], [`endings`], [`failover`], [`faults`], [`guests`], [`refusals`], [`replay`]: the commands. Each prints one JSON object as its last line with
 //!   `--json`; a failure is `{"ok":false,"error":…}`, a non-zero exit code, and logs that are kept.
 
 pub mod boot;
+pub(crate) mod clients;
 pub mod connection;
 pub mod disk;
 pub mod endings;
@@ -27,6 +28,7 @@ pub mod error;
 mod exit_codes;
 pub mod failover;
 pub mod faults;
+pub mod guests;
 pub mod refusals;
 pub mod replay;
 pub(crate) mod report;

@@ -116,6 +116,8 @@ pub enum Task {
         dump: Option<String>,
         /// Seed of the noise.
         noise: Option<u64>,
+        /// Exits that are gone through by single steps, as `FROM..TO`.
+        step: Option<String>,
     },
 }
 
@@ -127,16 +129,19 @@ impl Task {
             Self::Record { log, .. } => vec!["record", "--output", log],
             Self::Replay { log, .. } => vec!["replay", log],
         };
-        let (dump, noise) = match self {
-            Self::Run | Self::RunLoggingPages => (None, None),
-            Self::Record { dump, .. } => (dump.as_ref(), None),
-            Self::Replay { dump, noise, .. } => (dump.as_ref(), *noise),
+        let (dump, noise, step) = match self {
+            Self::Run | Self::RunLoggingPages => (None, None, None),
+            Self::Record { dump, .. } => (dump.as_ref(), None, None),
+            Self::Replay {
+                dump, noise, step, ..
+            } => (dump.as_ref(), *noise, step.as_ref()),
         };
         let noise = noise.map(|seed| seed.to_string());
         let option = |name, value: Option<&String>| value.map(|value| [name, value.clone()]);
         let options = [
             option("--dump".to_owned(), dump),
             option("--noise".to_owned(), noise.as_ref()),
+            option("--step".to_owned(), step),
         ];
         let mut argv = vec!["antipode".to_owned()];
         argv.extend(words.into_iter().map(ToOwned::to_owned));

@@ -51,9 +51,18 @@ pub struct Args {
     runs: u32,
     #[command(flatten)]
     amount: Amount,
+    /// Do the work of the last recording once more without one, and compare times
+    #[arg(long)]
+    ratio: bool,
+    /// Replay these exits, `FROM..TO`, by single steps
+    #[arg(long, value_name = "EXITS")]
+    step: Option<String>,
     /// Replay with this `antipode` instead of the one that records
     #[arg(long, value_name = "FILE")]
     replay_with: Option<PathBuf>,
+    /// Replay with a debug build of this workspace's `antipode`: its digests must be those of the release build that records
+    #[arg(long, conflicts_with = "replay_with")]
+    debug_build: bool,
     #[command(flatten)]
     form: Form,
 }
@@ -92,12 +101,19 @@ impl Comparison {
 
 fn play_all(args: &Args) -> Result<Value> {
     let setup = Setup::prepare(args.service, args.kernel)?;
+    let replay_with = match args.debug_build {
+        true => Some(setup.materials.build_debug_antipode()?),
+        false => args.replay_with.clone(),
+    };
     let started = Instant::now();
     let mut comparisons = Vec::new();
     for number in 1..=args.runs {
-        let comparison = with_run(&setup.materials.lab_directory, "replay", |run| {
-            play(&setup, run, args, number)
-        })?;
+        // It is kept, with the dumps, unless everything is the same.
+        let run = RunDirectory::create(&setup.materials.lab_directory, "replay")?;
+        let comparison = play(&setup, &run, args, replay_with.as_deref(), number)?;
+        if comparison.is_same() {
+            run.finish();
+        }
         eprintln!(
             "lab: run {number} of {}: {} exits, {}",
             args.runs,
@@ -110,6 +126,10 @@ fn play_all(args: &Args) -> Result<Value> {
         );
         comparisons.push(comparison);
     }
+    let ratio = match comparisons.last() {
+        Some(last) if args.ratio => Some(record_ratio(&setup, last)?),
+        _ => None,
+    };
     let count = |is: fn(&Comparison) -> bool| comparisons.iter().filter(|one| is(one)).count();
     let least = |of: fn(&Comparison) -> u64| comparisons.iter().map(of).min();
     let identical = count(Comparison::is_same);
@@ -127,6 +147,7 @@ fn play_all(args: &Args) -> Result<Value> {
         "divergences": comparisons.len() - identical,
         "user_execs": least(|one| one.done.execs),
         "user_rdtsc": comparisons.iter().map(|one| one.recorded.user_rdtsc).sum::<u64>(),
+        "noise_kicks": comparisons.iter().map(|one| one.replayed.kicks).sum::<u64>(),
         "noise_kicks_min": least(|one| one.replayed.kicks),
         "noise_page_log_restarts": least(|one| one.replayed.noise.page_log_restarts),
         "noise_moves": least(|one| one.replayed.noise.moves),
@@ -139,6 +160,7 @@ fn play_all(args: &Args) -> Result<Value> {
         "log_bytes_per_tick_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.expiries.max(1.0)),
         "log_bytes_per_second_idle": most_of_idle(&comparisons, |idle| idle.bytes / idle.seconds),
         "ticks_per_second_idle": most_of_idle(&comparisons, |idle| idle.expiries / idle.seconds),
+        "record_ratio": ratio.map(rounded),
         "recorded_s": sum(&comparisons, |one| one.recorded.wall_seconds),
         "replayed_s": sum(&comparisons, |one| one.replayed.wall_seconds),
         "recorded_cpu_s": sum(&comparisons, |one| one.recorded.cpu_seconds),
@@ -148,7 +170,13 @@ fn play_all(args: &Args) -> Result<Value> {
     }))
 }
 
-fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<Comparison> {
+fn play(
+    setup: &Setup,
+    run: &RunDirectory,
+    args: &Args,
+    replay_with: Option<&Path>,
+    number: u32,
+) -> Result<Comparison> {
     let mut log = Vec::new();
     let mut done = Done::default();
     let recorded = on_fresh_host(setup, run, "record", |stage| {
@@ -158,7 +186,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         };
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
         vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
-        done = work(setup.service(), stage, &mut vm, &args.amount)?;
+        done = work(setup, stage, &mut vm, &args.amount)?;
         vm.press_power_button()?;
         let end = vm.wait_end(END_TIMEOUT)?;
         log = stage.site().get(LOG)?;
@@ -169,7 +197,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
     let mut swapped_in = 0;
     let replayed = on_fresh_host(setup, run, "replay", |stage| {
         stage.site().put_bytes(&log, LOG, 0o644)?;
-        if let Some(antipode) = &args.replay_with {
+        if let Some(antipode) = replay_with {
             stage.site().put(antipode, "/usr/local/bin/antipode", 0o755)?;
         }
         stage.site().shell(SWAP)?;
@@ -178,6 +206,7 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
             log: LOG.to_owned(),
             dump: Some(DUMP.to_owned()),
             noise: Some(number.into()),
+            step: args.step.clone(),
         };
         let end = stage
             .start_task(&VmSettings::new(setup), &task)?
@@ -192,6 +221,23 @@ fn play(setup: &Setup, run: &RunDirectory, args: &Args, number: u32) -> Result<C
         replayed: replayed.summary,
         done,
         swapped_in,
+    })
+}
+
+/// How much longer the work of `compared`'s recording took than it takes without one, on another fresh host.
+fn record_ratio(setup: &Setup, compared: &Comparison) -> Result<f64> {
+    let spec = StageSpec {
+        client: setup.service().port().is_some(),
+        ..StageSpec::new(setup)
+    };
+    with_run(&setup.materials.lab_directory, "replay-ratio", |run| {
+        let stage = Stage::open(setup, run, &spec)?;
+        let mut vm = stage.start_task(&VmSettings::new(setup), &Task::Run)?;
+        vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
+        let done = work(setup, &stage, &mut vm, &Amount::rounds(compared.done.rounds))?;
+        vm.press_power_button()?;
+        vm.wait_end(END_TIMEOUT)?.checked_summary()?;
+        Ok(compared.done.working.as_secs_f64() / done.working.as_secs_f64())
     })
 }
 

@@ -1,19 +1,16 @@
 //! What a guest is given to do while it is recorded: work that reaches its disk, then rest, round after round.
 
 use super::super::boot::CONSOLE_TIMEOUT;
-use super::super::{Stage, Vm};
+use super::super::clients::Clients;
+use super::super::{Setup, Stage, Vm};
 use super::LOG;
-use crate::image::Service;
-use crate::talk;
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Values that the client writes in a round, then reads.
-const VALUES: usize = 40;
-
-/// Values that go through one connection.
-const VALUES_A_CONNECTION: usize = 10;
+/// Values that the clients write in a round, then read, and how many of them there are.
+const VALUES: usize = 60;
+const CLIENTS: usize = 3;
 
 /// Between two rounds, so that the guest sleeps.
 const REST: Duration = Duration::from_millis(300);
@@ -42,9 +39,23 @@ pub(super) struct Amount {
     idle: u64,
 }
 
+impl Amount {
+    /// So many rounds and nothing else.
+    pub(super) const fn rounds(rounds: u64) -> Self {
+        Self {
+            rounds,
+            exits: 0,
+            idle: 0,
+        }
+    }
+}
+
 /// What a guest has done.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Done {
+    /// Rounds of work, and the time that they took, without the rests between them.
+    pub(super) rounds: u64,
+    pub(super) working: Duration,
     /// Programs started on the console.
     pub(super) execs: u64,
     /// While it was left alone.
@@ -89,24 +100,29 @@ impl LogStatistics {
 }
 
 /// Lets the guest of `stage` work as much as `amount` says.
-pub(super) fn work(service: Service, stage: &Stage, vm: &mut Vm, amount: &Amount) -> Result<Done> {
+pub(super) fn work(setup: &Setup, stage: &Stage, vm: &mut Vm, amount: &Amount) -> Result<Done> {
+    let clients = Clients::install(setup, stage)?;
     let mut done = Done::default();
-    let mut round = 0;
     let mut goal = amount.rounds;
     let mut exits_before = None;
-    while round < goal {
-        match service.port() {
-            Some(_) => talk_round(service, stage, round)?,
+    while done.rounds < goal {
+        let (round, begun) = (done.rounds, Instant::now());
+        match &clients {
+            Some(clients) => {
+                clients.talk(VALUES, CLIENTS, &format!("{round}-{}", std::process::id()))?;
+            }
             None => {
                 vm.type_text(&format!("{SHELL_ROUND}; echo done:$((round={round}))\n"))?;
                 vm.wait_for(&format!("done:{round}"), CONSOLE_TIMEOUT)?;
                 done.execs += SHELL_ROUND_EXECS;
             }
         }
+        done.rounds += 1;
+        done.working += begun.elapsed();
         std::thread::sleep(REST);
-        round += 1;
-        if round == goal && amount.exits > 0 {
+        if done.rounds == goal && amount.exits > 0 {
             let exits = LogStatistics::now(stage)?.exits;
+            let round = done.rounds;
             goal += missing_rounds(round, exits_before.replace((round, exits)), exits, amount.exits);
         }
     }
@@ -139,16 +155,6 @@ fn missing_rounds(round: u64, before: Option<(u64, u64)>, exits: u64, wanted: u6
             missing.div_ceil(each.max(1)).min(round)
         }
     }
-}
-
-/// Values are written, and read back.
-fn talk_round(service: Service, stage: &Stage, round: u64) -> Result<()> {
-    let pairs = talk::pairs(VALUES, &format!("{round}-{}", std::process::id()));
-    for some in pairs.chunks(VALUES_A_CONNECTION) {
-        talk::write(service, &mut stage.connect()?, some)?;
-        talk::read(service, &mut stage.connect()?, some)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

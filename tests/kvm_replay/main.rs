@@ -2,6 +2,8 @@
 //! Where KVM is missing, each test says so and is skipped.
 #![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
 
+mod step;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +20,8 @@ use antipode::machine::probe::{CODE, DATA, probe_kvm, tiny_program};
 use antipode::machine::workers::{Event, HostEntropy};
 use antipode::machine::{Outcome, RamSums, RunError, TimelineError};
 use antipode::replay::{
-    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, NoiseCounts, Origin, Recipe, Recorder,
-    Replayer, SavedMachine, save_machine,
+    Batch, Entry, LogReader, LogWriter, Logged, MachineDigests, NoiseCounts, Origin, Position, Recipe,
+    Recorder, Replayer, SavedMachine, save_machine,
 };
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, ax, dx, eax, ptr, rax, rbx, rcx};
@@ -40,6 +42,10 @@ fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.xor(rbx, rax)?;
     a.dec(rcx)?;
     a.jne(again)?;
+    power_off(a)
+}
+
+fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(dx, 0x604_i32)?;
     a.mov(ax, 0x3400_i32)?;
     a.out(dx, ax)?;
@@ -66,16 +72,24 @@ const KEYS_MAX: u32 = 1_000;
 /// Instructions of a round of [`compute`].
 const ROUND_INSTRUCTIONS: u64 = 7;
 
+/// A machine that runs what `write_code` assembles.
+fn machine_of(write_code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> StartedVm {
+    let (memory, entry) = tiny_program(write_code).unwrap();
+    StartedVm::bare(&KvmHost::open().unwrap(), memory, Beginning::Boot(&entry)).unwrap()
+}
+
 /// A machine that computes for `rounds` first, then runs [`program`].
-fn machine(rounds: u64) -> StartedVm {
-    let (memory, entry) = tiny_program(|a| {
+fn computing_machine(rounds: u64) -> StartedVm {
+    machine_of(|a| {
         if rounds > 0 {
             compute(a, rounds)?;
         }
         program(a)
     })
-    .unwrap();
-    StartedVm::bare(&KvmHost::open().unwrap(), memory, Beginning::Boot(&entry)).unwrap()
+}
+
+fn machine() -> StartedVm {
+    machine_of(program)
 }
 
 fn recipe() -> Recipe {
@@ -99,52 +113,51 @@ fn recipe() -> Recipe {
 struct Record {
     _folder: tempfile::TempDir,
     log: PathBuf,
-    rounds: u64,
+    /// Makes the machine again.
+    make: Box<dyn Fn() -> StartedVm>,
     digests: MachineDigests,
 }
 
 /// A record of [`program`] alone, or `None` with a note where there is no KVM.
 fn record() -> Option<Record> {
-    record_of(0, |_| {}).map(|(record, _)| record)
+    record_of(machine, |_| {}).map(|ended| ended.unwrap().0)
 }
 
-/// A record of a machine that computes for `rounds` while what `meanwhile` has started goes on, and what was logged.
-fn record_of(rounds: u64, meanwhile: impl FnOnce(&StartedVm)) -> Option<(Record, Logged)> {
+/// A record of a machine that `make` makes while what `meanwhile` has started goes on, and what was logged; or how else
+/// than by power-off it ended. `None` with a note where there is no KVM.
+fn record_of(
+    make: impl Fn() -> StartedVm + 'static,
+    meanwhile: impl FnOnce(&StartedVm),
+) -> Option<Result<(Record, Logged), Outcome>> {
     if let Err(error) = KvmHost::open() {
         eprintln!("skipped: {error}");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let mut vm = machine(rounds);
+    let mut vm = make();
     meanwhile(&vm);
     let live = vm.live(HostEntropy::open().unwrap(), Duration::ZERO).unwrap();
     let mut recorder = Recorder::new(live, LogWriter::create(&log, &recipe()).unwrap(), &vm.totals());
     let report = vm.run(&mut recorder).unwrap();
-    assert_eq!(report.outcome, Outcome::PowerOff);
+    if report.outcome != Outcome::PowerOff {
+        return Some(Err(report.outcome));
+    }
     let digests = MachineDigests::of(&mut vm).unwrap();
     let time = report.totals.virtual_time;
     let (_, logged) = recorder.finish("power_off", time, digests.clone()).unwrap();
     let record = Record {
         _folder: folder,
         log,
-        rounds,
+        make: Box::new(make),
         digests,
     };
-    Some((record, logged))
+    Some(Ok((record, logged)))
 }
 
 /// Replays `log`, a record of [`program`], on a machine that `tamper` has changed.
 fn replay(log: &Path, tamper: impl FnOnce(&mut StartedVm)) -> Result<MachineDigests, LaunchError> {
-    replay_of(0, log, tamper)
-}
-
-fn replay_of(
-    rounds: u64,
-    log: &Path,
-    tamper: impl FnOnce(&mut StartedVm),
-) -> Result<MachineDigests, LaunchError> {
-    let mut vm = machine(rounds);
+    let mut vm = machine();
     tamper(&mut vm);
     let log = LogReader::open(log).unwrap();
     let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
@@ -153,7 +166,7 @@ fn replay_of(
 
 /// The same under noise: what the machine is at the end, and what was done to it.
 fn disturbed_replay(record: &Record, seed: u64) -> (MachineDigests, NoiseCounts) {
-    let mut vm = machine(record.rounds);
+    let mut vm = (record.make)();
     let log = LogReader::open(&record.log).unwrap();
     let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
     let (digests, noise) = finish(&mut vm, replayer.disturbed_by(seed).unwrap()).unwrap();
@@ -206,6 +219,30 @@ fn kvm_a_replay_is_the_same_machine_with_noise_and_without() {
     assert!(noise.cut_batches > 0, "{noise:?}");
 }
 
+/// A record of [`program`] by a release build, on another machine than yours.
+const RELEASE_LOG: &[u8] = include_bytes!("release.log");
+
+/// Where a release build of the next test writes its record, when the format of logs has changed.
+const RELEASE_LOG_VARIABLE: &str = "ANTIPODE_NEW_RELEASE_LOG";
+
+/// Every digest of a replay is the one that a release build took: of each exit, of each epoch, of RAM in the end. The vCPU
+/// as a whole is left out, as what a processor has besides general registers differs between makers.
+#[test]
+fn kvm_a_record_of_a_release_build_is_replayed_the_same_by_any() {
+    let Some(record) = record() else { return };
+    if let (Some(path), false) = (std::env::var_os(RELEASE_LOG_VARIABLE), cfg!(debug_assertions)) {
+        std::fs::copy(&record.log, path).unwrap();
+    }
+    let log = record.log.with_extension("release");
+    std::fs::write(&log, RELEASE_LOG).unwrap();
+    let mut vm = machine();
+    let log = LogReader::open(&log).unwrap();
+    let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+    assert_eq!(vm.run(&mut replayer).unwrap().outcome, Outcome::PowerOff);
+    let digests = MachineDigests::of(&mut vm).unwrap();
+    assert_eq!(digests.ram, replayer.end().unwrap().digests.ram);
+}
+
 #[test]
 fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
     let is_over = Arc::new(AtomicBool::new(false));
@@ -229,13 +266,17 @@ fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
         Err(error) => return eprintln!("skipped: {error}"),
     };
     let rounds = speed / (2 * ROUND_INSTRUCTIONS);
-    let Some((record, logged)) = record_of(rounds, type_on) else {
+    let Some(recorded) = record_of(move || computing_machine(rounds), type_on) else {
         return;
     };
+    let (record, logged) = recorded.unwrap();
     is_over.store(true, Ordering::Relaxed);
     assert!(logged.preemptions > 0, "{logged:?}");
     for _ in 0..3 {
-        let digests = replay_of(record.rounds, &record.log, |_| {}).unwrap();
+        let mut vm = (record.make)();
+        let log = LogReader::open(&record.log).unwrap();
+        let replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone());
+        let (digests, _) = finish(&mut vm, replayer).unwrap();
         assert_eq!(digests, record.digests);
     }
     let mut all = NoiseCounts::default();
@@ -250,9 +291,9 @@ fn kvm_a_guest_that_computes_is_preempted_and_replays_the_same() {
 
 /// A machine of `record` held at exit `position`.
 fn held(record: &Record, position: u64) -> StartedVm {
-    let mut vm = machine(record.rounds);
+    let mut vm = (record.make)();
     let log = LogReader::open(&record.log).unwrap();
-    let until = Some(ExitOrdinal::new(position));
+    let until = Some(Position::at(ExitOrdinal::new(position)));
     let mut replayer = Replayer::new(log, vm.kicker(), vm.inbox().clone()).until(until);
     assert_eq!(vm.run(&mut replayer).unwrap().outcome, Outcome::Held);
     assert_eq!(vm.totals().exit_count.get(), position);
