@@ -27,7 +27,7 @@ impl SyncTarget {
         let opened = Opened::at(&paths, Access::Write, true)?;
         let InUse {
             image, mut replica, ..
-        } = take_into_use(&paths, opened)?;
+        } = take_into_use(&paths, opened).map_err(|error| metadata_error(&paths, error))?;
         let key = SyncKey {
             source: ReplicaId(source),
             // The source goes on being written to: what it will be called is known at the end.
@@ -92,10 +92,10 @@ pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
+    let failed = |error| metadata_error(paths, error);
     let InUse {
         image, mut replica, ..
-    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
-    let failed = |error| metadata_error(paths, error);
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
     if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
         replica.finish_sync(lineage).map_err(failed)?;
     }
@@ -108,10 +108,10 @@ pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn mark_stale(paths: &Paths) -> Result<(), DiskError> {
+    let failed = |error| metadata_error(paths, error);
     let InUse {
         image, mut replica, ..
-    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
-    let failed = |error| metadata_error(paths, error);
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
     replica.mark_stale().map_err(failed)?;
     let stamp = image.stamp().map_err(|error| failed(error.into()))?;
     replica.close(stamp).map(drop).map_err(failed)
