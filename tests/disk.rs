@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -264,6 +265,23 @@ fn two_hosts_sync_in_either_direction() {
 }
 
 #[test]
+fn who_says_nothing_holds_nobody_up() {
+    let folder = pair(20);
+    let here = folder.path();
+    with_certificates(here);
+    let mut service = Service::start(here, "b.img", "target", &[]);
+    let address = service.address.strip_prefix("tls://").unwrap().to_owned();
+    let _silent = [(); 3].map(|()| TcpStream::connect(&address).unwrap());
+    let proof = ["--cert", "site-berlin.pem"];
+    done(
+        here,
+        &[&["disk", "sync", "a.img", &service.address][..], &proof].concat(),
+    );
+    assert_eq!(service.end().0, 0);
+    assert!(are_equal(here));
+}
+
+#[test]
 fn whom_nobody_named_is_refused() {
     let folder = pair(20);
     let here = folder.path();
@@ -303,13 +321,58 @@ fn a_killed_sync_says_syncing_and_goes_on() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(is_syncing() && !are_equal(here));
+    let plan = done(here, &["disk", "sync", "a.img", "b.img", "--dry-run"]);
+    assert_eq!(
+        (&plan["relation"], &plan["outcome"]),
+        (&"resuming".into(), &"partial".into())
+    );
+    // What another program writes to the source meanwhile is not marked, and must be seen nevertheless.
+    write_behind(here, "a.img", 3, b"changed");
     let said = done(here, &["disk", "sync", "a.img", "b.img"]);
     assert_eq!(
         (&said["relation"], &said["outcome"]),
-        (&"resuming".into(), &"partial".into())
+        (&"resuming".into(), &"full".into())
     );
     assert!(are_equal(here));
     assert_eq!(done(here, &["disk", "info", "b.img"])["state"], "clean");
+}
+
+#[test]
+fn a_sync_that_never_began_leaves_no_trace() {
+    let folder = pair(20);
+    let here = folder.path();
+    with_certificates(here);
+    done(here, &["disk", "sync", "a.img", "b.img"]);
+    let metadata = |image: &str| fs::read(here.join(format!("{image}.replica"))).unwrap();
+    let before = ["a.img", "b.img"].map(metadata);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let there = format!("tls://{nobody}");
+    let proof = ["--cert", "site-berlin.pem"];
+    for ends in [["a.img", &there], [&there, "b.img"]] {
+        let (code, said) = run(here, &[&["disk", "sync"], &ends[..], &proof].concat());
+        let what = said["errors"][0]["what"].as_str().unwrap();
+        assert!(code == 52 && what.contains(&nobody.to_string()), "{said}");
+    }
+    assert_eq!(run(here, &["disk", "sync", "a.img", "none.img"]).0, 13);
+    assert_eq!(run(here, &["disk", "sync", "a.img", "./a.img"]).0, 2);
+    assert!(["a.img", "b.img"].map(metadata) == before);
+    write_behind(here, "a.img", 9, b"changed");
+    assert_eq!(done(here, &["disk", "sync", "a.img", "b.img"])["outcome"], "full");
+    assert!(are_equal(here));
+}
+
+#[test]
+fn an_image_of_another_length_is_told() {
+    let folder = pair(20);
+    let here = folder.path();
+    let image = OpenOptions::new().write(true).open(here.join("b.img")).unwrap();
+    image.set_len(10 * LEAF as u64).unwrap();
+    let info = done(here, &["disk", "info", "b.img"]);
+    assert_eq!(
+        (&info["bytes"], &info["image_bytes"]),
+        (&(20 * LEAF).into(), &(10 * LEAF).into())
+    );
+    assert_eq!(run(here, &["disk", "sync", "a.img", "b.img"]).0, 13);
 }
 
 #[test]
@@ -357,6 +420,11 @@ fn what_would_do_harm_is_refused_and_changes_nothing() {
         2,
         "no VM id",
     );
+    with_certificates(here);
+    for address in ["nowhere", "127.0.0.1:x"] {
+        let serve = ["disk", "serve", "b.img", "--as", "target", "--listen", address];
+        refused(&[&serve[..], &["--cert", "site-paris.pem"]].concat(), 61, address);
+    }
     refused(
         &["disk", "sync", "a.img", "tls://127.0.0.1:1"],
         2,

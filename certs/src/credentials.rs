@@ -6,13 +6,14 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Holder};
 use crate::fault::{CertificateFault, FileError, FileFault, Part};
 use crate::identity::{Identity, PeerRule, Role};
 use crate::moment::UnixTime;
 use crate::pem_file::{Exposure, PemFile};
 use crate::tls::provider;
 use crate::trust::Trust;
+use crate::validity::Standing;
 
 /// Where credentials lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +81,29 @@ impl Credentials {
     #[must_use]
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// What of these is in the last tenth of its life at `now`, or past it, in words with what to do: the certificate, and
+    /// the CA that signed it.
+    pub(crate) fn ending(&self, now: UnixTime) -> Option<String> {
+        let is_signer = |authority: &&Certificate| matches!(authority.holder(), Holder::Authority(name) if name == self.certificate.issuer());
+        let signers = self.trust.authorities().iter().filter(is_signer);
+        let ending: Vec<String> = std::iter::once(&self.certificate)
+            .chain(signers)
+            .filter(|one| matches!(one.validity().at(now), Standing::Ending | Standing::Over))
+            .map(|one| {
+                let validity = one.validity().in_words(now);
+                match one.holder() {
+                    Holder::Leaf(identity) => {
+                        format!("the certificate of {identity} {validity}: `antipode certs renew` makes a new one")
+                    }
+                    Holder::Authority(name) => {
+                        format!("{name} {validity}: make a new CA with `antipode certs init` and change over to it")
+                    }
+                }
+            })
+            .collect();
+        (!ending.is_empty()).then(|| ending.join("; "))
     }
 
     /// The rule that a later version of these credentials must keep: the same holder.

@@ -30,6 +30,9 @@ pub const BACKDATED_SECONDS: i64 = 3600;
 /// The last part of a certificate's life, as a divisor, in which its end is warned about: a tenth.
 pub const WARNED_PART_OF_LIFE: i64 = 10;
 
+/// Seconds between two warnings of one end: a day.
+pub const WARNING_INTERVAL_SECONDS: i64 = 86_400;
+
 /// Seconds between two looks at the files that credentials were loaded from.
 pub const RELOAD_INTERVAL_SECONDS: i64 = 10;
 

@@ -13,6 +13,8 @@
 //!
 //! What is half copied, exposed, or of another holder never replaces what works. Files are looked at when a
 //! connection is made; a daemon that makes few may call [`LiveCredentials::refresh`] from a timer as well.
+//!
+//! Each look also says, once a day, what of the credentials in use ends soon.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +32,7 @@ use super::provider;
 use crate::credentials::{Credentials, Paths};
 use crate::fault::FileError;
 use crate::identity::PeerRule;
-use crate::limits::RELOAD_INTERVAL_SECONDS;
+use crate::limits::{RELOAD_INTERVAL_SECONDS, WARNING_INTERVAL_SECONDS};
 use crate::moment::{UnixTime, WallClock};
 
 /// Credentials that are loaded anew when their files change.
@@ -48,6 +50,19 @@ struct State {
     /// What the files looked like just before they were last read.
     seen: [Option<Stamp>; 2],
     fault: Option<Arc<FileError>>,
+    /// When an end that is near was last told.
+    warned_at: Option<UnixTime>,
+}
+
+impl State {
+    /// What of the credentials in use ends soon, unless that was told a day ago or less.
+    fn warning(&mut self, now: UnixTime) -> Option<String> {
+        let told_today =
+            (self.warned_at).is_some_and(|told| (0..WARNING_INTERVAL_SECONDS).contains(&now.since(told)));
+        let ending = self.current.ending(now).filter(|_| !told_today)?;
+        self.warned_at = Some(now);
+        Some(ending)
+    }
 }
 
 /// What changes when a file does.
@@ -78,16 +93,18 @@ impl LiveCredentials {
     pub fn open(paths: Paths, rule: &PeerRule, clock: Arc<dyn WallClock>) -> Result<Arc<Self>, FileError> {
         let looked_at = clock.now();
         let seen = stamps(&paths);
-        let current = Arc::new(Credentials::load(&paths, rule, looked_at)?);
+        let mut state = State {
+            current: Arc::new(Credentials::load(&paths, rule, looked_at)?),
+            looked_at,
+            seen,
+            fault: None,
+            warned_at: None,
+        };
+        warn_of_end(&mut state, looked_at);
         Ok(Arc::new(Self {
             paths,
             clock,
-            state: Mutex::new(State {
-                current,
-                looked_at,
-                seen,
-                fault: None,
-            }),
+            state: Mutex::new(state),
         }))
     }
 
@@ -124,6 +141,12 @@ impl LiveCredentials {
     }
 
     fn refresh_state(&self, state: &mut State, now: UnixTime) -> Refreshed {
+        let refreshed = self.load_anew(state, now);
+        warn_of_end(state, now);
+        refreshed
+    }
+
+    fn load_anew(&self, state: &mut State, now: UnixTime) -> Refreshed {
         state.looked_at = now;
         let seen = stamps(&self.paths);
         let changed = seen != state.seen;
@@ -193,6 +216,12 @@ impl LiveCredentials {
     }
 }
 
+fn warn_of_end(state: &mut State, now: UnixTime) {
+    if let Some(ending) = state.warning(now) {
+        tracing::warn!("{ending}");
+    }
+}
+
 fn stamps(paths: &Paths) -> [Option<Stamp>; 2] {
     [stamp(&paths.credentials), stamp(&paths.trust)]
 }
@@ -228,5 +257,62 @@ impl ResolvesClientCert for Resolver {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_authority::{DAY, NOW, TestAuthority};
+    use crate::{Existing, Identity, LeafDays, Role, TRUST_FILE};
+
+    /// Of a leaf of a year, made on the CA's first day.
+    fn state(authority: &TestAuthority) -> State {
+        let paths = authority.saved_leaf("antipode://site/berlin", NOW);
+        let rule = PeerRule::AnyOf(Role::ALL.to_vec());
+        State {
+            current: Arc::new(Credentials::load(&paths, &rule, NOW).unwrap()),
+            looked_at: NOW,
+            seen: [None; 2],
+            fault: None,
+            warned_at: None,
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_near_is_told_once_a_day() {
+        let mut state = state(&TestAuthority::new());
+        assert_eq!(state.warning(NOW.plus(328 * DAY)), None);
+        let told = state.warning(NOW.plus(329 * DAY)).unwrap();
+        assert!(
+            told.starts_with("the certificate of antipode://site/berlin expires in 36 days")
+                && told.contains("certs renew"),
+            "{told}"
+        );
+        assert_eq!(state.warning(NOW.plus(330 * DAY - 1)), None);
+        assert!(state.warning(NOW.plus(330 * DAY)).is_some());
+        assert!(state.warning(NOW.plus(366 * DAY)).unwrap().contains("expired"));
+    }
+
+    #[test]
+    fn the_end_of_the_ca_is_told_too() {
+        let authority = TestAuthority::new();
+        let late = NOW.plus(3300 * DAY);
+        let identity = Identity::from_uri("antipode://site/berlin").unwrap();
+        let issued = authority
+            .authority
+            .issue(&identity, LeafDays::new(300).unwrap(), late)
+            .unwrap();
+        let paths = Paths {
+            credentials: authority.path(&issued.file_name()),
+            trust: authority.path(TRUST_FILE),
+        };
+        issued.save(&paths.credentials, Existing::Keep).unwrap();
+        let current = Credentials::load(&paths, &PeerRule::Exactly(identity), late).unwrap();
+        let told = current.ending(late).unwrap();
+        assert!(
+            told.contains("make a new CA") && !told.contains("berlin"),
+            "{told}"
+        );
     }
 }

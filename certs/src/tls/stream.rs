@@ -106,3 +106,81 @@ impl Secured {
         Ok(key?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::test_authority::{NOW, TestAuthority};
+    use crate::{Role, UnixTime, WallClock};
+
+    #[derive(Debug)]
+    struct Then;
+
+    impl WallClock for Then {
+        fn now(&self) -> UnixTime {
+            NOW
+        }
+    }
+
+    fn any_of(roles: Vec<Role>) -> PeerRule {
+        PeerRule::AnyOf(roles)
+    }
+
+    fn live(authority: &TestAuthority, uri: &str) -> Arc<LiveCredentials> {
+        let paths = authority.saved_leaf(uri, NOW);
+        LiveCredentials::open(paths, &any_of(Role::ALL.to_vec()), Arc::new(Then)).unwrap()
+    }
+
+    /// What both ends make of a connection: the one that dials, then the one that is dialled and admits `admitted`.
+    async fn meet(admitted: Role) -> (Result<Secured, TlsError>, Result<Secured, TlsError>) {
+        let authority = TestAuthority::new();
+        let berlin = live(&authority, "antipode://site/berlin");
+        let paris = live(&authority, "antipode://site/paris");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let dialling = async {
+            let tcp = TcpStream::connect(to).await.unwrap();
+            Secured::connect(tcp, &berlin, any_of(vec![Role::Site])).await
+        };
+        let waiting = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            Secured::accept(tcp, &paris, any_of(vec![admitted])).await
+        };
+        tokio::join!(dialling, waiting)
+    }
+
+    #[tokio::test]
+    async fn both_ends_export_the_same_keys_and_each_use_has_its_own() {
+        let (berlin, paris) = meet(Role::Site).await;
+        let (berlin, paris) = (berlin.unwrap(), paris.unwrap());
+        assert_eq!(berlin.peer.to_string(), "antipode://site/paris");
+        assert_eq!(paris.peer.to_string(), "antipode://site/berlin");
+        let mut keys = Vec::new();
+        for (label, context) in [("one", "here"), ("one", "there"), ("other", "here")] {
+            let key = berlin.exported_key(label, context.as_bytes()).unwrap();
+            assert_eq!(paris.exported_key(label, context.as_bytes()).unwrap(), key);
+            assert!(!keys.contains(&key));
+            keys.push(key);
+        }
+        let (another, _) = meet(Role::Site).await;
+        assert!(!keys.contains(&another.unwrap().exported_key("one", b"here").unwrap()));
+    }
+
+    #[tokio::test]
+    async fn who_refuses_knows_why_and_the_other_end_that_it_was_refused() {
+        let (berlin, paris) = meet(Role::Operator).await;
+        assert!(matches!(
+            paris.unwrap_err(),
+            TlsError::Certificate(CertificateFault::WrongRole { .. })
+        ));
+        // A client's handshake ends before its certificate is judged: its first read tells.
+        let read = berlin.unwrap().tls.read_u8().await;
+        assert!(matches!(
+            TlsError::from(read.unwrap_err()),
+            TlsError::Alert(AlertDescription::CertificateUnknown)
+        ));
+    }
+}

@@ -24,7 +24,7 @@ use crate::replica::{
     Creation, FileStore, GenerationId, Lineage, Loaded, Recovery, Replica, ReplicaError, ReplicaId, SyncKey,
     VmId,
 };
-use crate::units::{ImageLength, Run};
+use crate::units::Run;
 
 pub use crate::replica::State;
 pub use digest::{Digest, DigestError, Reading, digest};
@@ -199,10 +199,13 @@ fn open_store(paths: &Paths, writable: bool) -> Result<FileStore, DiskError> {
 }
 
 /// An image and its metadata, locked and found to belong together.
+#[derive(Debug)]
 struct Opened {
     image: FileImage,
     store: FileStore,
     loaded: Loaded,
+    /// What the image looked like.
+    stamp: Option<[u8; 32]>,
     was_changed_behind: bool,
 }
 
@@ -226,6 +229,7 @@ impl Opened {
             image,
             store,
             loaded,
+            stamp,
         })
     }
 }
@@ -238,19 +242,19 @@ struct InUse {
     claim: Option<Claim>,
 }
 
-fn take_into_use(paths: &Paths, opened: Opened) -> Result<InUse, DiskError> {
+fn take_into_use(paths: &Paths, opened: Opened) -> Result<InUse, ReplicaError> {
     let Opened {
         mut image,
         store,
         loaded,
         was_changed_behind,
+        ..
     } = opened;
     let claim = key_of(&loaded, &image).and_then(|key| Claim::stake(paths, key, &mut image));
-    let failed = |error| metadata_error(paths, error);
-    let (mut replica, recovery) = Replica::open(store).map_err(failed)?;
+    let (mut replica, recovery) = Replica::open(store)?;
     if was_changed_behind {
         // The stamp that tells is gone from now on; without marks whoever fails would forget it.
-        replica.mark_everything().map_err(failed)?;
+        replica.mark_everything()?;
     }
     Ok(InUse {
         image,
@@ -258,6 +262,18 @@ fn take_into_use(paths: &Paths, opened: Opened) -> Result<InUse, DiskError> {
         recovery,
         claim,
     })
+}
+
+impl InUse {
+    /// Ends the use in good order. `stamp` is what the image looks like with all that was written under this use.
+    fn close(self, stamp: Option<[u8; 32]>) -> Result<(), ReplicaError> {
+        let id = self.replica.id();
+        let sequence = self.replica.close(stamp)?;
+        if let Some(claim) = self.claim {
+            claim.renew(Key::now(id, sequence, &self.image), &self.image);
+        }
+        Ok(())
+    }
 }
 
 /// Under which key a tree of this replica is kept; none as long as somebody uses it.
@@ -268,22 +284,14 @@ fn key_of(loaded: &Loaded, image: &FileImage) -> Option<Key> {
     Key::now(loaded.replica(), loaded.sequence(), image).ok()
 }
 
-/// What is opened of a replica.
-#[derive(Debug)]
-enum Metadata {
-    /// As it was read. It is not kept up.
-    Read(Box<Loaded>),
-    Used(Box<Replica<FileStore>>, Recovery),
-}
-
-/// An open replica.
+/// A replica that is open to play a part in a session. Until it plays it nothing of it is changed, nor by a source until
+/// the target has become equal: whoever fails before that leaves it as it was, with the stamp that tells of writes behind
+/// our back.
 #[derive(Debug)]
 pub struct Disk {
     paths: Paths,
-    image: FileImage,
-    metadata: Metadata,
-    was_changed_behind: bool,
-    claim: Option<Claim>,
+    opened: Opened,
+    dry_run: bool,
 }
 
 impl Disk {
@@ -296,47 +304,16 @@ impl Disk {
             Role::Target if !dry_run => Access::Write,
             _ => Access::Read,
         };
-        let opened = Opened::at(&paths, access, !dry_run)?;
-        let was_changed_behind = opened.was_changed_behind;
-        let (image, metadata, claim) = if dry_run {
-            (opened.image, Metadata::Read(Box::new(opened.loaded)), None)
-        } else {
-            let used = take_into_use(&paths, opened)?;
-            let metadata = Metadata::Used(Box::new(used.replica), used.recovery);
-            (used.image, metadata, used.claim)
-        };
-        image.expect_sequential_reads();
+        let mut opened = Opened::at(&paths, access, !dry_run)?;
+        if role == Role::Source && !dry_run && opened.loaded.is_in_use() {
+            opened = recovered(&paths, opened)?;
+        }
+        opened.image.expect_sequential_reads();
         Ok(Self {
             paths,
-            image,
-            metadata,
-            was_changed_behind,
-            claim,
+            opened,
+            dry_run,
         })
-    }
-
-    /// What is known of it.
-    #[must_use]
-    pub fn summary(&self) -> Summary {
-        match &self.metadata {
-            Metadata::Read(loaded) => Summary::of_loaded(loaded, self.was_changed_behind),
-            Metadata::Used(replica, _) => Summary::of(replica, self.was_changed_behind),
-        }
-    }
-
-    /// What was found amiss when it was opened for use.
-    #[must_use]
-    pub fn recovery(&self) -> Recovery {
-        match &self.metadata {
-            Metadata::Read(_) => Recovery::default(),
-            Metadata::Used(_, recovery) => *recovery,
-        }
-    }
-
-    /// The image's length.
-    #[must_use]
-    pub fn length(&self) -> ImageLength {
-        self.image.length()
     }
 
     /// Plays `role` in a session over `link`, and closes the replica in good order if that ends well. `watch` is told
@@ -345,51 +322,94 @@ impl Disk {
     /// # Errors
     /// [`RunError`]. The replica says what it is, and whoever opens it next goes on.
     pub fn run(
-        mut self,
+        self,
         role: Role,
         link: Link,
         options: &Options,
         clock: &dyn Clock,
         watch: &mut dyn FnMut(&Status),
     ) -> Result<Report, RunError> {
-        let summary = self.summary();
-        let (marks, ledger): (LeafSet, &mut dyn Ledger) = match &mut self.metadata {
-            Metadata::Read(loaded) => (loaded.marks(), loaded.as_mut()),
-            Metadata::Used(replica, _) => (replica.dirty().clone(), replica.as_mut()),
-        };
+        if role == Role::Target && !self.dry_run {
+            return receive(&self.paths, self.opened, |side| {
+                run(side, link, options, clock, watch)
+            });
+        }
+        let Opened { image, loaded, .. } = &self.opened;
+        let mut lent = Lent { is_equal: false };
         let side = Side {
             role,
-            image: &self.image,
-            ledger,
-            summary,
-            marks,
+            image,
+            ledger: &mut lent,
+            summary: Summary::of_loaded(loaded, self.opened.was_changed_behind),
+            marks: loaded.marks(),
         };
-        let outcome = run(side, link, options, clock, watch);
-        // Also after a failure: nothing is being written any more, and the state says the rest. But what could not be
-        // made durable is better not declared in good order.
-        let is_orderly = !matches!(&outcome, Err(RunError::Image { .. } | RunError::Replica(_)));
-        if let Metadata::Used(replica, _) = self.metadata
-            && is_orderly
-        {
-            let stamp = self.image.stamp().map_err(ReplicaError::Io)?;
-            let id = replica.id();
-            let sequence = replica.close(stamp)?;
-            if let Some(claim) = self.claim {
-                claim.renew(Key::now(id, sequence, &self.image), &self.image);
-            }
+        let report = run(side, link, options, clock, watch)?;
+        if lent.is_equal && !self.dry_run {
+            note_equal(&self.paths, self.opened)?;
         }
-        outcome
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn paths(&self) -> &Paths {
-        &self.paths
+        Ok(report)
     }
 }
 
-/// Metadata that was only read is never changed: a dry run ends before that.
-impl Ledger for Loaded {
+/// A source that somebody died with, or that a guest ended on without a word: what is unsure is marked, durably, and it
+/// is closed, so that later writes behind our back are seen.
+fn recovered(paths: &Paths, opened: Opened) -> Result<Opened, DiskError> {
+    let stamp = opened.stamp;
+    let failed = |error| metadata_error(paths, error);
+    let InUse { image, replica, .. } = take_into_use(paths, opened).map_err(failed)?;
+    replica.close(stamp).map_err(failed)?;
+    let store = open_store(paths, true)?;
+    Ok(Opened {
+        image,
+        loaded: Loaded::read(&store).map_err(failed)?,
+        store,
+        stamp,
+        was_changed_behind: false,
+    })
+}
+
+/// The part of a target that is written to: in use from before the session to after it.
+fn receive(
+    paths: &Paths,
+    opened: Opened,
+    session: impl FnOnce(Side<'_>) -> Result<Report, RunError>,
+) -> Result<Report, RunError> {
+    let was_changed_behind = opened.was_changed_behind;
+    let mut used = take_into_use(paths, opened)?;
+    let side = Side {
+        role: Role::Target,
+        image: &used.image,
+        summary: Summary::of(&used.replica, was_changed_behind),
+        marks: used.replica.dirty().clone(),
+        ledger: &mut used.replica,
+    };
+    let outcome = session(side);
+    // Also after a failure: nothing is being written any more, and the state says the rest. But what could not be
+    // made durable is better not declared in good order.
+    let is_orderly = !matches!(&outcome, Err(RunError::Image { .. } | RunError::Replica(_)));
+    if is_orderly {
+        let stamp = used.image.stamp().map_err(ReplicaError::Io)?;
+        used.close(stamp)?;
+    }
+    outcome
+}
+
+/// The target has become equal to this source, as it was when it was opened: what was written behind our back since then
+/// shows in the stamp.
+fn note_equal(paths: &Paths, opened: Opened) -> Result<(), ReplicaError> {
+    let stamp = opened.stamp;
+    let mut used = take_into_use(paths, opened)?;
+    let nothing = LeafSet::none(used.replica.length());
+    used.replica.peer_is_equal(&nothing)?;
+    used.close(stamp)
+}
+
+/// The metadata of whoever only reads, as a session sees it: nothing is written down but that the target is equal.
+struct Lent {
+    is_equal: bool,
+}
+
+impl Ledger for Lent {
     fn begin_sync(&mut self, _: SyncKey, _: &LeafSet) -> Result<(), ReplicaError> {
         Err(ReplicaError::ReadOnly)
     }
@@ -403,7 +423,8 @@ impl Ledger for Loaded {
     }
 
     fn peer_is_equal(&mut self) -> Result<(), ReplicaError> {
-        Err(ReplicaError::ReadOnly)
+        self.is_equal = true;
+        Ok(())
     }
 }
 
@@ -414,6 +435,8 @@ pub struct DiskInfo {
     pub metadata: Loaded,
     /// Whether the image was written to behind our back since it was last closed.
     pub was_changed_behind: bool,
+    /// Bytes of the image, which should be as many as the metadata says.
+    pub image_bytes: u64,
     /// Bytes that the image takes on its file system.
     pub bytes_on_disk: u64,
 }
@@ -432,6 +455,7 @@ pub fn info(paths: &Paths) -> Result<DiskInfo, DiskError> {
     Ok(DiskInfo {
         was_changed_behind: metadata.was_changed_behind(stamp),
         metadata,
+        image_bytes: image.length().bytes(),
         bytes_on_disk: fs::metadata(&paths.image).map_err(failed)?.blocks() * SECTOR_BYTES,
     })
 }

@@ -1,7 +1,7 @@
 //! A replica under a guest: checked and locked, then in service, then closed.
 
 use super::kept_tree::{Claim, Key};
-use super::{DiskError, InUse, Opened, Paths, take_into_use};
+use super::{DiskError, InUse, Opened, Paths, metadata_error, take_into_use};
 use crate::image::{Access, FileImage};
 use crate::online::{Live, LiveError, Position};
 use crate::replica::{FileStore, Loaded, Recovery, State};
@@ -48,7 +48,7 @@ impl Standby {
             replica,
             recovery,
             claim,
-        } = take_into_use(&self.paths, self.opened)?;
+        } = take_into_use(&self.paths, self.opened).map_err(|error| metadata_error(&self.paths, error))?;
         let live = Live::new(image, replica, position);
         Ok((LiveDisk { live, claim }, recovery))
     }

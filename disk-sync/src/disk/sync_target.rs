@@ -18,8 +18,8 @@ pub struct SyncTarget {
 }
 
 impl SyncTarget {
-    /// Opens a replica to make it a copy of replica `source`, which has `byte_count` bytes, and makes it all zeros: whoever fills it leaves zeros out.
-    /// It says `syncing` durably before that begins.
+    /// Opens a replica to make it a copy of replica `source`, which has `byte_count` bytes, and makes it all zeros: whoever
+    /// fills it leaves zeros out. It says `syncing` durably before that begins.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -27,7 +27,7 @@ impl SyncTarget {
         let opened = Opened::at(&paths, Access::Write, true)?;
         let InUse {
             image, mut replica, ..
-        } = take_into_use(&paths, opened)?;
+        } = take_into_use(&paths, opened).map_err(|error| metadata_error(&paths, error))?;
         let found = image.length().bytes();
         if found != byte_count {
             return Err(DiskError::OtherLength {
@@ -100,10 +100,10 @@ pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
+    let failed = |error| metadata_error(paths, error);
     let InUse {
         image, mut replica, ..
-    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
-    let failed = |error| metadata_error(paths, error);
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
     if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
         replica.finish_sync(lineage).map_err(failed)?;
     }
@@ -116,10 +116,10 @@ pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn mark_stale(paths: &Paths) -> Result<(), DiskError> {
+    let failed = |error| metadata_error(paths, error);
     let InUse {
         image, mut replica, ..
-    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?)?;
-    let failed = |error| metadata_error(paths, error);
+    } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
     replica.mark_stale().map_err(failed)?;
     let stamp = image.stamp().map_err(|error| failed(error.into()))?;
     replica.close(stamp).map(drop).map_err(failed)

@@ -15,8 +15,11 @@ use antipode_certs::{Identity, PeerRule};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{ClientConnection, Connection, ServerConnection};
 
-/// How long a peer may take to prove who it is.
+/// How long a peer may take to be reached, and be silent while it proves who it is.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Pieces in which a peer may send its part of the handshake: it is a few kilobytes.
+const HANDSHAKE_READS_MAX: usize = 32;
 
 /// How long the line may be dead before the session ends; it can be resumed.
 const DEAD_LINE_MS: u32 = 30_000;
@@ -124,9 +127,7 @@ impl Link {
         socket.set_nodelay(true)?;
         watch_line(&socket)?;
         socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        while connection.is_handshaking() || connection.wants_write() {
-            connection.complete_io(&mut socket).map_err(tls_or_io)?;
-        }
+        shake_hands(&mut socket, &mut connection)?;
         socket.set_read_timeout(None)?;
         let peer = peer_identity(&connection).map_err(LinkError::Nameless)?;
         connection.set_buffer_limit(None);
@@ -176,12 +177,25 @@ fn watch_line(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// rustls hides its errors in those of the socket.
-fn tls_or_io(error: io::Error) -> LinkError {
-    match error.downcast::<rustls::Error>() {
-        Ok(error) => LinkError::Tls(error),
-        Err(error) => LinkError::Io(error),
+/// The handshake, in bounded pieces. What is wrong is told to the peer, if it still listens.
+fn shake_hands(socket: &mut TcpStream, connection: &mut Connection) -> Result<(), LinkError> {
+    for _ in 0..HANDSHAKE_READS_MAX {
+        while connection.wants_write() {
+            connection.write_tls(socket)?;
+        }
+        if !connection.is_handshaking() {
+            return Ok(());
+        }
+        if connection.read_tls(socket)? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if let Err(error) = connection.process_new_packets() {
+            let _ = connection.write_tls(socket);
+            return Err(LinkError::Tls(error));
+        }
     }
+    let slow = io::Error::new(io::ErrorKind::TimedOut, "the handshake came in too many pieces");
+    Err(slow.into())
 }
 
 fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {

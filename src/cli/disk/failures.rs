@@ -1,5 +1,7 @@
 //! What went wrong with a disk, and what to do about it.
 
+use std::io;
+
 use antipode_disk_sync::disk::DiskError;
 use antipode_disk_sync::image::OpenError;
 use antipode_disk_sync::protocol::{LinkError, RunError, SessionError};
@@ -94,17 +96,26 @@ impl From<RunError> for Failure {
     }
 }
 
-impl From<LinkError> for Failure {
-    fn from(error: LinkError) -> Self {
-        let (code, mend) = match &error {
-            LinkError::Io(_) => (
-                ExitCode::SyncInterrupted,
-                "see that `antipode disk serve` runs at the other end and can be reached",
-            ),
-            LinkError::Tls(_) | LinkError::Nameless(_) => {
-                (ExitCode::CertsRefused, ExitCode::CertsRefused.remedy())
-            }
-        };
-        failure(code, error.to_string(), mend)
-    }
+/// Why there is no connection to or from `address`.
+pub(super) fn of_link(address: &str, error: &LinkError) -> Failure {
+    let (code, mend) = match error {
+        LinkError::Io(_) => (
+            ExitCode::SyncInterrupted,
+            "see that `antipode disk serve` runs at the other end and can be reached",
+        ),
+        LinkError::Tls(_) | LinkError::Nameless(_) => {
+            (ExitCode::CertsRefused, ExitCode::CertsRefused.remedy())
+        }
+    };
+    failure(code, format!("no connection with {address}: {error}"), mend)
+}
+
+/// Why nobody can be waited for at `address`.
+pub(super) fn of_listening(address: &str, error: &io::Error) -> Failure {
+    let code = ExitCode::ListenRefused;
+    failure(
+        code,
+        format!("it cannot listen on {address}: {error}"),
+        code.remedy(),
+    )
 }

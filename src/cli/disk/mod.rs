@@ -1,11 +1,13 @@
 //! `antipode disk`: the replicas of a VM's disk (D6).
 //!
-//! `show` reads (info, digest, diff); `sync` moves data (sync, verify, serve). What goes wrong is told in `failures`.
+//! `show` reads (info, digest, diff); `sync` moves data (sync, verify), and `serve` is its far end. What goes wrong is told
+//! in `failures`.
 
 mod args;
 pub(super) mod failures;
 mod progress;
 mod request;
+mod serve;
 mod show;
 mod sync;
 
@@ -50,7 +52,7 @@ pub(super) fn disk(request: &Request, json: bool, output: &mut dyn Write) -> Res
             bytes_per_second,
             proof,
         } => {
-            let service = sync::Service {
+            let service = serve::Service {
                 paths,
                 role: *role,
                 listen,
@@ -58,7 +60,7 @@ pub(super) fn disk(request: &Request, json: bool, output: &mut dyn Write) -> Res
                 bytes_per_second: *bytes_per_second,
                 proof,
             };
-            sync::serve(&service, json, output)
+            serve::serve(&service, json, output)
         }
     }
 }

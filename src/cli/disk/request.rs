@@ -1,5 +1,7 @@
 //! What was typed after `antipode disk`, resolved: sizes, names and places parsed.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use antipode_certs::{Identity, Paths as CertificatePaths, PeerRule, Role as CertificateRole, TRUST_FILE};
@@ -168,6 +170,10 @@ fn place(ends: Ends) -> Result<Where, Failure> {
     let here = |place: String, metadata| Paths::new(PathBuf::from(place), metadata);
     let (ours, role, address) = match (remote(&ends.source), remote(&ends.target)) {
         (None, None) => {
+            if is_one_file(&ends.source, &ends.target) {
+                let problem = Problem::new("both ends are one image", "name two replicas");
+                return Err(Failure::new(ExitCode::Usage, problem.at(ends.target)));
+            }
             return Ok(Where::Here {
                 source: here(ends.source, ends.source_metadata),
                 target: here(ends.target, ends.target_metadata),
@@ -189,6 +195,12 @@ fn place(ends: Ends) -> Result<Where, Failure> {
         address,
         proof: prove(ends.proof, &[CertificateRole::Site])?,
     })
+}
+
+/// Whether both lead to one file that is there.
+fn is_one_file(one: &str, other: &str) -> bool {
+    let file = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn prove(proof: Proof, admitted: &[CertificateRole]) -> Result<Proven, Failure> {

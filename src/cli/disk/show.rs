@@ -9,7 +9,7 @@ use antipode_disk_sync::protocol::{Clock, RunError};
 use antipode_disk_sync::replica::State;
 use antipode_disk_sync::tree::{HashError, Threads, Tree, Value, Wanted, hash_region};
 use antipode_disk_sync::units::{ImageLength, LEAF_BYTES, Run};
-use indicatif::{DecimalBytes, HumanBytes};
+use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::progress::Bar;
@@ -45,6 +45,7 @@ fn info_as_json(paths: &Paths, info: &DiskInfo, output: &mut dyn Write) -> io::R
     told["vm"] = json!(metadata.vm().to_string());
     told["replica"] = json!(metadata.replica().to_string());
     told["bytes"] = json!(metadata.length().bytes());
+    told["image_bytes"] = json!(info.image_bytes);
     told["bytes_on_disk"] = json!(info.bytes_on_disk);
     told["state"] = json!(metadata.state().name());
     told["lineage"] = json!(lineage);
@@ -88,6 +89,14 @@ fn info_as_text(paths: &Paths, info: &DiskInfo, output: &mut dyn Write) -> io::R
             output,
             "  in use, or its user died; {} extents hot",
             metadata.hot_extents()
+        )?;
+    }
+    if info.image_bytes != metadata.length().bytes() {
+        writeln!(
+            output,
+            "  its image has {} bytes instead of {}: restore its length, or make a new replica",
+            info.image_bytes,
+            metadata.length().bytes()
         )?;
     }
     if info.was_changed_behind {
@@ -210,11 +219,11 @@ pub(super) fn diff(
     } else {
         let mut text = String::new();
         for range in ranges.iter().take(RANGES_SHOWN_MAX) {
-            text += &format!("{:>16}  {}\n", range.start, DecimalBytes(range.end - range.start));
+            text += &format!("{:>16}  {}\n", range.start, HumanBytes(range.end - range.start));
         }
         writeln!(
             output,
-            "{text}they differ in {} places, {} in all",
+            "{text}they differ in {} ranges, {} in all",
             ranges.len(),
             HumanBytes(bytes)
         )

@@ -1,14 +1,13 @@
-//! `disk sync`, `verify` and `serve`: what moves data between two ends.
+//! `disk sync` and `verify`: the end that begins.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use antipode_certs::PeerRule;
 use antipode_certs::tls::LiveCredentials;
-use antipode_disk_sync::decision::{Consent, Outcome};
-use antipode_disk_sync::disk::{Disk, Paths, sync_here};
+use antipode_disk_sync::decision::Outcome;
+use antipode_disk_sync::disk::{Disk, sync_here};
 use antipode_disk_sync::protocol::{Clock, Link, Options, Report, Role};
 use antipode_disk_sync::tree::Threads;
 use antipode_disk_sync::units::{LEAF_BYTES, REGION_BYTES};
@@ -17,10 +16,9 @@ use serde_json::json;
 
 use super::progress::Bar;
 use super::request::{Proven, Sync, Where};
-use super::{Monotonic, done, seconds};
+use super::{Monotonic, done, failures, seconds};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
-use crate::cli::run::host_failure;
 use crate::cli::time_of_day::TimeOfDay;
 
 pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
@@ -50,7 +48,8 @@ pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<Ex
         } => {
             let live = credentials(proof)?;
             let disk = Disk::open(ours.clone(), *role, sync.dry_run)?;
-            let link = Link::connect(address, &live, proof.rule.clone())?;
+            let link = Link::connect(address, &live, proof.rule.clone())
+                .map_err(|error| failures::of_link(address, &error))?;
             disk.run(*role, link, &options(true), &Monotonic, &mut |status| {
                 bar.show(status)
             })?
@@ -68,7 +67,7 @@ pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<Ex
     written(tell(&report, sync, code, took, json, output)).map(|()| code)
 }
 
-fn credentials(proof: &Proven) -> Result<Arc<LiveCredentials>, Failure> {
+pub(super) fn credentials(proof: &Proven) -> Result<Arc<LiveCredentials>, Failure> {
     let ours = PeerRule::AnyOf(antipode_certs::Role::ALL.to_vec());
     Ok(LiveCredentials::open(
         proof.paths.clone(),
@@ -116,7 +115,7 @@ fn tell(
     }
 }
 
-fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_json::Value {
+pub(super) fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_json::Value {
     let (decision, tally, status) = (report.finish.decision, report.finish.tally, report.status);
     let mut told = done(code);
     told["outcome"] = json!(decision.outcome.word());
@@ -132,70 +131,4 @@ fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_json::Value
     told["root"] = json!(report.finish.root.map(|root| root.to_string()));
     told["seconds"] = json!(seconds(took));
     told
-}
-
-/// What `disk serve` was asked for.
-pub(super) struct Service<'a> {
-    pub(super) paths: &'a Paths,
-    pub(super) role: Role,
-    pub(super) listen: &'a str,
-    pub(super) once: bool,
-    pub(super) bytes_per_second: Option<u64>,
-    pub(super) proof: &'a Proven,
-}
-
-/// Serves one session after the other. One that fails is told and does not end the service.
-pub(super) fn serve(service: &Service<'_>, json: bool, output: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let live = credentials(service.proof)?;
-    let listener = TcpListener::bind(service.listen)
-        .map_err(|error| host_failure(&format!("listening on {}", service.listen), error))?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| host_failure("listening", error))?;
-    // Told before anything else, so that a script that lets the host choose the port can read it.
-    let told = if json {
-        writeln!(output, "{}", json!({ "listening": address.to_string() }))
-    } else {
-        writeln!(output, "listening on {address}")
-    };
-    written(told.and_then(|()| output.flush()))?;
-    loop {
-        let (stream, from) = listener
-            .accept()
-            .map_err(|error| host_failure("accepting", error))?;
-        let begun = Monotonic.now();
-        let served = Link::accept(stream, &live, service.proof.rule.clone())
-            .map_err(Failure::from)
-            .and_then(|link| session(service, link));
-        let took = Monotonic.now().saturating_sub(begun);
-        match served {
-            Ok(report) => {
-                let told = if json {
-                    writeln!(output, "{}", as_json(&report, ExitCode::Done, took))
-                } else {
-                    let reason = report.finish.decision.reason;
-                    writeln!(output, "{from}: done in {:.1} s ({reason})", took.as_secs_f64())
-                };
-                written(told.and_then(|()| output.flush()))?;
-                if service.once {
-                    return Ok(ExitCode::Done);
-                }
-            }
-            Err(failure) if service.once => return Err(failure),
-            Err(failure) => tracing::error!(%from, "{}", failure.as_json()["errors"]),
-        }
-    }
-}
-
-fn session(service: &Service<'_>, link: Link) -> Result<Report, Failure> {
-    tracing::info!(peer = ?link.peer(), "a session begins");
-    let disk = Disk::open(service.paths.clone(), service.role, false)?;
-    let options = Options {
-        consent: Consent::default(),
-        dry_run: false,
-        compress: true,
-        bytes_per_second: service.bytes_per_second,
-        threads: Threads::all(),
-    };
-    Ok(disk.run(service.role, link, &options, &Monotonic, &mut |_| ())?)
 }

@@ -133,6 +133,6 @@ fn read_backup(path: &Path) -> Result<Backup, Failure> {
     let mut text = String::new();
     let read =
         File::open(path).and_then(|file| file.take(Backup::BYTES_MAX as u64 + 1).read_to_string(&mut text));
-    read.map_err(|error| host_failure("reading the backup", error))?;
+    read.map_err(|error| host_failure(&format!("reading the backup {}", path.display()), error))?;
     Backup::from_json(&text).map_err(|error: BackupError| Failure::from(error))
 }

@@ -57,7 +57,10 @@ impl SessionError {
 
 /// Serves one connection until it is over.
 pub(super) async fn serve(listener: Arc<Listener>, tcp: TcpStream, inbox: Inbox, view: Arc<View>) {
-    let from = tcp.peer_addr();
+    let from = tcp.peer_addr().map_or_else(
+        |error| format!("an unknown address ({error})"),
+        |from| from.to_string(),
+    );
     match converse(&listener, tcp, &inbox, &view).await {
         // Clients come and go.
         Ok(()) | Err(SessionError::Stream(StreamError::Io(_) | StreamError::Late(_))) => {}
@@ -65,7 +68,7 @@ pub(super) async fn serve(listener: Arc<Listener>, tcp: TcpStream, inbox: Inbox,
             if error.is_fault_of_peer() {
                 view.count_fault();
             }
-            tracing::warn!("a session from {from:?} ended: {error}");
+            tracing::warn!("a session from {from} ended: {error}");
         }
     }
 }
