@@ -22,8 +22,8 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 const SIGKILL: i32 = 9;
 
-/// The words by which the VM's own process is found.
-const VM_PROCESS: &str = "antipode site vm";
+/// A pattern of the VM's own process, which is none of the shell that looks for it.
+const VM_PROCESS: &str = "[a]ntipode site vm";
 
 /// `site run` on a host. What it says is in `site-<name>.log` of the run's directory.
 pub(super) struct Daemon(Input);
@@ -186,9 +186,8 @@ impl Sites<'_> {
 
     /// Kills the VM's own process.
     pub(crate) fn kill_vm_process(&self, site: Site) -> Result<()> {
-        let output = self.host(site)?.run(&["pkill", "-KILL", "-f", VM_PROCESS])?;
-        ensure!(output.status == ExitStatus::Code(0), "{site} runs no VM");
-        Ok(())
+        let killed = self.host(site)?.shell(&format!("pkill -KILL -f '{VM_PROCESS}'"));
+        killed.map(drop).with_context(|| format!("{site} runs no VM"))
     }
 
     /// Runs a command of the product on a site to its end, which must be a good one; what it said last, as JSON.
