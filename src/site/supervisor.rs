@@ -3,12 +3,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
@@ -25,6 +26,8 @@ use super::{control, definition};
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 use crate::machine::probe::HostKind;
 
+/// Calls of the other site that are served at a time, or have not yet proven whose they are; further ones are closed.
+const CALLS_MAX: usize = 16;
 /// How long a VM's process may take until it can be asked.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -208,27 +211,41 @@ impl Supervisor {
         waiting.map(drop).map_err(failed)
     }
 
-    fn serve_peers(&self, listener: &TcpListener) {
+    /// Takes calls, each on a thread of its own: one that says nothing holds up nobody.
+    fn serve_peers(self: &Arc<Self>, listener: &TcpListener) {
+        let under_way = Arc::<AtomicUsize>::default();
+        for stream in listener.incoming() {
+            if under_way.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
+                under_way.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (supervisor, counted) = (Arc::clone(self), Arc::clone(&under_way));
+            let serving = std::thread::Builder::new().spawn(move || {
+                let served = stream
+                    .map_err(|error| error.to_string())
+                    .and_then(|stream| supervisor.serve_peer(stream));
+                counted.fetch_sub(1, Ordering::Relaxed);
+                if let Err(why) = served {
+                    tracing::warn!("a call of another site: {why}");
+                }
+            });
+            if let Err(error) = serving {
+                under_way.fetch_sub(1, Ordering::Relaxed);
+                tracing::warn!(%error, "a call of another site could not be taken");
+            }
+        }
+    }
+
+    fn serve_peer(&self, stream: TcpStream) -> Result<(), String> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.config.peer.clone(),
         });
-        for stream in listener.incoming() {
-            let served = stream
-                .map_err(|error| error.to_string())
-                .and_then(|stream| {
-                    Link::accept(stream, &self.credentials, rule.clone()).map_err(|error| error.to_string())
-                })
-                .and_then(|link| {
-                    let (mut reader, mut writer) = link.into_streams();
-                    let question: Question = peer::take(&mut reader)?;
-                    let answer = self.prepare(&question);
-                    peer::put(&mut writer, &answer)
-                });
-            if let Err(why) = served {
-                tracing::warn!("a call of another site: {why}");
-            }
-        }
+        let link = Link::accept(stream, &self.credentials, rule).map_err(|error| error.to_string())?;
+        let (mut reader, mut writer) = link.into_streams();
+        let question: Question = peer::take(&mut reader)?;
+        let answer = self.prepare(&question);
+        peer::put(&mut writer, &answer)
     }
 
     fn prepare(&self, question: &Question) -> Result<Prepared, String> {
