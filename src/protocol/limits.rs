@@ -23,7 +23,7 @@ pub const RECORD_FRESH: Duration = Duration::from_secs(1);
 /// A stun that takes longer is given up; the bound is one second at 1 Gbit/s (P6), a thinner line may take longer.
 pub const STUN_MAX: Duration = Duration::from_secs(5);
 /// How long a copy that is on its way waits for the next piece: nobody depends on it yet.
-pub const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+pub const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two asks for the same thing.
 pub const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a site that starts out of a standing pairing lets the other one claim first.

@@ -182,14 +182,17 @@ impl World {
         self.after(interval, Happening::Tick(id));
     }
 
+    /// Whether the other site sends its machine to the copy here, and not to one that it would make.
     fn peer_transfers(&self, site: usize) -> bool {
         let peer = &self.hosts[1 - site];
+        let pairing = |process: &Process| process.role.view().pairing;
+        let joins = self.hosts[site].process.as_ref().and_then(pairing);
         peer.frozen_until <= self.now
             && peer.process.as_ref().is_some_and(|process| {
                 matches!(
                     process.role.phase(),
                     Phase::Syncing | Phase::Cloning | Phase::Stunned
-                )
+                ) && pairing(process) == joins
             })
     }
 
