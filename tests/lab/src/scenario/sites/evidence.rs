@@ -1,5 +1,6 @@
 //! What the switch, the tiebreaker's record and the disks say, whatever the sites say themselves.
 
+use super::product::kill_all;
 use super::site::Site;
 use super::{STATE, Sites};
 use crate::judge::frames::sightings;
@@ -117,7 +118,8 @@ impl Sites<'_> {
             let replica = replica_path(&String::from_utf8_lossy(&definition), &folder)
                 .with_context(|| format!("{site}: the VM's definition names no disk"))?;
             let script = format!(
-                "pkill -KILL -x antipode; until umount {}; do usleep 100000; done",
+                "{}; until umount {}; do usleep 100000; done",
+                kill_all("antipode "),
                 store::DIRECTORY
             );
             self.host(site)?.shell(&script)?;

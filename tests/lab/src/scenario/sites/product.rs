@@ -22,8 +22,8 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 const SIGKILL: i32 = 9;
 
-/// A pattern of the VM's own process, which is none of the shell that looks for it.
-const VM_PROCESS: &str = "[a]ntipode site vm";
+/// The first words of the VM's own process.
+const VM_PROCESS: &str = "antipode site vm";
 
 /// `site run` on a host. What it says is in `site-<name>.log` of the run's directory.
 pub(super) struct Daemon(Input);
@@ -186,8 +186,9 @@ impl Sites<'_> {
 
     /// Kills the VM's own process.
     pub(crate) fn kill_vm_process(&self, site: Site) -> Result<()> {
-        let killed = self.host(site)?.shell(&format!("pkill -KILL -f '{VM_PROCESS}'"));
-        killed.map(drop).with_context(|| format!("{site} runs no VM"))
+        let killed = self.host(site)?.shell(&kill_all(VM_PROCESS))?;
+        ensure!(!killed.is_empty(), "{site} runs no VM");
+        Ok(())
     }
 
     /// Runs a command of the product on a site to its end, which must be a good one; what it said last, as JSON.
@@ -304,6 +305,14 @@ impl Asked {
         );
         serde_json::from_str(last).with_context(|| format!("{} said {last:?}", self.what))
     }
+}
+
+/// A script that kills every process of which the first words are `words`, but for their folders, and says its number.
+pub(super) fn kill_all(words: &str) -> String {
+    format!(
+        "for process in /proc/[0-9]*; do if tr '\\0' ' ' 2>/dev/null < $process/cmdline | grep -q '^[^ ]*{words}'; then \
+         kill -KILL ${{process#/proc/}} && echo ${{process#/proc/}}; fi; done"
+    )
 }
 
 fn last_line(output: &Output) -> String {
