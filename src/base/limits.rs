@@ -26,6 +26,10 @@ pub const VIRTQUEUE_SIZE_MAX: u16 = 256;
 /// Bytes of one network frame with its 12-byte virtio-net header: a full TCP segmentation-offload frame.
 pub const FRAME_BYTES_MAX: usize = 65_550 + 12;
 
+/// Frames that a TAP interface holds for a copy that is not live and are dropped when it goes live: well above Linux's 500
+/// (`TUN_READQ_SIZE`).
+pub const TAP_QUEUE_FRAMES_MAX: usize = 4096;
+
 /// Received frames held for a guest that has offered no buffer; further ones are dropped, as a NIC drops them.
 pub const RECEIVE_FRAMES_PENDING_MAX: usize = 256;
 
@@ -144,12 +148,6 @@ pub const CHANNEL_UNACKNOWLEDGED_MS_MAX: u32 = 10_000;
 
 /// Bytes of the name of a CPU profile with its version.
 pub const CPU_PROFILE_BYTES_MAX: usize = 64;
-
-/// Round trips that are remembered.
-pub const ROUND_TRIP_SAMPLES_MAX: usize = 512;
-
-/// Milliseconds for which a round trip is remembered.
-pub const ROUND_TRIP_AGE_MS_MAX: u64 = 60_000;
 
 const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);

@@ -9,7 +9,7 @@
 //!                         │
 //!                    lag, room: the VM waits where there is none
 //!
-//!              Heartbeats ══ UDP, MAC by a key of that TLS session ══ Heartbeats ──▶ RoundTrips
+//!              Heartbeats ══ UDP, MAC by a key of that TLS session ══ Heartbeats ──▶ silence, round trips
 //! ```
 //!
 //! | file | what |
@@ -20,7 +20,7 @@
 //! | `gate` | which frames an open connection lets through |
 //! | `sender`, `receiver` | both ends of the log: numbers, acknowledgements, room, lag, resuming |
 //! | `outbox` | what waits to be written |
-//! | `heartbeat`, `round_trip` | datagrams, and what they measure |
+//! | `heartbeat` | datagrams, and what they measure |
 //! | `transport`, `datagrams` | the sockets: nothing else here does I/O |
 //!
 //! # A session and its connections
@@ -49,7 +49,6 @@ mod heartbeat;
 mod hello;
 mod outbox;
 mod receiver;
-mod round_trip;
 mod sender;
 mod session;
 mod transport;
@@ -62,7 +61,6 @@ pub use heartbeat::{Dropped, HEARTBEAT_BYTES, Heard, HeartbeatKeys, Heartbeats, 
 pub use hello::{CHANNEL_VERSION, Common, Hello, HelloError, Refusal};
 pub use outbox::Outbox;
 pub use receiver::{Arrival, Receiver};
-pub use round_trip::{Quantiles, RoundTrips};
 pub use sender::{Full, Lag, Sender};
 pub use session::{LogSeq, Session, Side, Tag};
 pub use transport::{Connection, Listener, Opened, Reader, TransportError, Writer, dial};

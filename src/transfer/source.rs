@@ -318,8 +318,9 @@ impl Source<'_> {
         let rest: BTreeSet<u64> = left.into_iter().chain(machine.written).collect();
         let rest: Vec<u64> = rest.into_iter().collect();
         self.send_pages(&mut copy, &rest)?;
-        let ram = copy.sums();
-        self.machine.adopt(copy.finish()).ok_or(SourceError::Ended)?;
+        let digest = copy.finish();
+        let ram = digest.sums();
+        self.machine.adopt(digest).ok_or(SourceError::Ended)?;
         let lineage = match self.disk {
             Some(disk) => {
                 let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;

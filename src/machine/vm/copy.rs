@@ -9,10 +9,10 @@
 //! as it is copied, so that both machines know a digest of all RAM when the last page is there, and go on with it from
 //! epoch to epoch (R3).
 
-use super::ram_digest::{RamDigest, RamSums};
+use super::ram_digest::RamDigest;
 use super::{RunError, Vm};
 use crate::base::guest_memory::{GuestMemory, OutsideRam, RamReader};
-use crate::base::units::{GuestPhys, PAGE_BYTES, PAGE_SIZE};
+use crate::base::units::{GuestPhys, PAGE_SIZE};
 
 /// A page and its guest physical address.
 pub type CopiedPage = (u64, Box<[u8; PAGE_SIZE]>);
@@ -75,7 +75,6 @@ impl RamCopy {
         GuestMemory::ranges(self.ram.byte_count())
             .into_iter()
             .flat_map(|(start, length)| (start..start + length).step_by(PAGE_SIZE))
-            .map(|address| address / PAGE_BYTES * PAGE_BYTES)
     }
 
     /// The page at `address` as it is now. None if it is zeros and was never copied: it is zeros on the other side too.
@@ -85,21 +84,11 @@ impl RamCopy {
     pub fn take(&mut self, address: u64) -> Result<Option<CopiedPage>, OutsideRam> {
         let mut content = Box::new([0; PAGE_SIZE]);
         self.ram.read(GuestPhys(address), &mut *content)?;
-        let is_zero = content.iter().all(|byte| *byte == 0);
-        if is_zero && !self.digest.knows(address) {
-            return Ok(None);
-        }
-        self.digest.set(address, &content);
-        Ok(Some((address, content)))
+        let is_of_use = self.digest.set(address, &content);
+        Ok(is_of_use.then_some((address, content)))
     }
 
-    /// The digest of all that was copied.
-    #[must_use]
-    pub fn sums(&self) -> RamSums {
-        self.digest.sums()
-    }
-
-    /// Nothing is left to be copied.
+    /// Nothing is left to be copied: the digest of all of it.
     #[must_use]
     pub fn finish(self) -> RamDigest {
         self.digest
@@ -133,13 +122,7 @@ impl<'a> Filling<'a> {
         Ok(())
     }
 
-    /// The digest of what it holds.
-    #[must_use]
-    pub fn sums(&self) -> RamSums {
-        self.digest.sums()
-    }
-
-    /// All is there.
+    /// All is there: the digest of it.
     #[must_use]
     pub fn finish(self) -> RamDigest {
         self.digest

@@ -144,8 +144,8 @@ impl RamDigest {
         Ok(())
     }
 
-    /// Takes in what the page at `address` holds.
-    pub(super) fn set(&mut self, address: u64, content: &[u8; PAGE_SIZE]) {
+    /// Takes in what the page at `address` holds. Whether that is or was anything but zeros.
+    pub(super) fn set(&mut self, address: u64, content: &[u8; PAGE_SIZE]) -> bool {
         let page = address / PAGE_BYTES;
         let index = usize::try_from(page).unwrap_or(usize::MAX);
         if index >= self.pages.len() {
@@ -161,12 +161,7 @@ impl RamDigest {
         };
         let old = std::mem::replace(&mut self.pages[index], digest);
         self.sums.change(page, old, digest);
-    }
-
-    /// Whether the page at `address` was ever taken in.
-    pub(super) fn knows(&self, address: u64) -> bool {
-        let index = usize::try_from(address / PAGE_BYTES).unwrap_or(usize::MAX);
-        self.pages.get(index).is_some_and(|digest| *digest != 0)
+        old != 0 || digest != 0
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use antipode_certs::Name;
 use antipode_certs::tls::LiveCredentials;
 use antipode_tiebreaker::client::{Client, ClientError, Cluster};
-use antipode_tiebreaker::{Answer, Request};
+use antipode_tiebreaker::{Answer, Record, Request};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::happening::Happening;
@@ -41,24 +41,28 @@ impl Asker {
         idle.unwrap_or_else(|| fresh().patient_for(NODE_PATIENCE))
     }
 
-    /// Keeps a client whose question was answered.
-    fn keep(&self, client: Client) {
+    /// Keeps `client` if its question was answered.
+    fn keep<T>(&self, client: Client, outcome: &Result<T, ClientError>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
+        if outcome.is_ok() && idle.len() < IDLE_MAX {
             idle.push(client);
         }
+    }
+
+    async fn show(&self) -> Result<Option<Record>, ClientError> {
+        let mut client = self.client();
+        let outcome = client.show(&self.vm, PATIENCE).await;
+        self.keep(client, &outcome);
+        outcome
     }
 
     /// Asks for the record, whatever it is; ends in [`Happening::InTouch`] if it is answered.
     pub(super) fn keep_in_touch(&self) {
         let asker = self.clone();
         tokio::spawn(async move {
-            let mut client = asker.client();
-            match client.show(&asker.vm, PATIENCE).await {
-                Ok(_) => {
-                    asker.keep(client);
-                    let _ = asker.happenings.send(Happening::InTouch);
-                }
+            match asker.show().await {
+                // Without a driver nobody waits.
+                Ok(_) => drop(asker.happenings.send(Happening::InTouch)),
                 Err(error) => tracing::debug!("the tiebreaker: {error}"),
             }
         });
@@ -76,11 +80,9 @@ impl Asker {
             };
             let mut client = asker.client();
             let outcome = client.change(&asker.vm, &request, PATIENCE).await;
+            asker.keep(client, &outcome);
             let answer: Option<Box<Answer>> = match outcome {
-                Ok(answer) => {
-                    asker.keep(client);
-                    Some(Box::new(answer))
-                }
+                Ok(answer) => Some(Box::new(answer)),
                 Err(error) => {
                     warn(&asker.vm, &error);
                     None
@@ -95,13 +97,8 @@ impl Asker {
     pub(super) fn read(&self, read: ReadId) {
         let asker = self.clone();
         tokio::spawn(async move {
-            let mut client = asker.client();
-            let outcome = client.show(&asker.vm, PATIENCE).await;
-            let record = match outcome {
-                Ok(record) => {
-                    asker.keep(client);
-                    Some(record.map(Box::new))
-                }
+            let record = match asker.show().await {
+                Ok(record) => Some(record.map(Box::new)),
                 Err(error) => {
                     warn(&asker.vm, &error);
                     None

@@ -183,14 +183,15 @@ fn cloned(primary: &Copy, room: &Arc<Room>) -> (Copy, Feeder, Deframer) {
     let position = machine.position;
     left.extend(machine.written);
     copy_pages(&left);
+    let digest = copy.finish();
     let arrived_machine = Arrived {
         parts: machine.parts,
         position,
-        ram: copy.sums(),
+        ram: digest.sums(),
         vcpu: machine.vcpu,
     };
     primary.handle.order(Order::Adopt {
-        digest: Box::new(copy.finish()),
+        digest: Box::new(digest),
     });
     send.send(Arriving::Machine(Box::new(arrived_machine)))
         .expect("it is taken");
@@ -327,7 +328,7 @@ fn kvm_a_changed_machine_is_refused_by_what_differs() {
     let machine = Arrived {
         parts: machine.parts,
         position: machine.position,
-        ram: copy.sums(),
+        ram: copy.finish().sums(),
         vcpu: machine.vcpu,
     };
     for piece in [Arriving::Pages(pages), Arriving::Machine(Box::new(machine))] {
