@@ -122,7 +122,8 @@ pub enum Connection {
     Tap,
     /// Not at all: what it sends is dropped, what it receives comes from a record.
     None,
-    /// Not before it goes live ([`StartedVm::attach_network`]). Its disk is opened when its RAM is there
+    /// Not before it goes live ([`StartedVm::attach_network`]); its TAP interface is held from the start, so that a takeover
+    /// finds it usable, and the bridge behind it forwarding. Its disk is opened when its RAM is there
     /// ([`PreparedVm::resume`]), and follows another.
     Later,
 }
@@ -140,7 +141,7 @@ pub struct PreparedVm {
     mac: Option<[u8; 6]>,
     tap: Option<Tap>,
     /// The TAP interface that it is connected to later.
-    tap_later: Option<String>,
+    tap_later: Option<Tap>,
     console: ConsoleMode,
     clock_start: Option<i64>,
     can_be_preempted: bool,
@@ -212,13 +213,17 @@ impl PreparedVm {
             }
             None => None,
         };
-        let tap = match (&config.network, connection) {
-            (Some(network), Connection::Tap) => Some(Tap::open(network.tap.as_str())?),
-            _ => None,
+        let open_tap = || {
+            config
+                .network
+                .as_ref()
+                .map(|network| Tap::open(network.tap.as_str()))
+                .transpose()
         };
-        let tap_later = match (&config.network, connection) {
-            (Some(network), Connection::Later) => Some(network.tap.as_str().to_owned()),
-            _ => None,
+        let (tap, tap_later) = match connection {
+            Connection::Tap => (open_tap()?, None),
+            Connection::None => (None, None),
+            Connection::Later => (None, open_tap()?),
         };
         Ok(Self {
             kernel,

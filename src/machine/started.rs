@@ -28,7 +28,7 @@ pub struct StartedVm {
     vm: Vm,
     outside: Outside,
     inbox: Inbox,
-    tap_later: Option<String>,
+    tap_later: Option<Tap>,
     rewritten: RewriteReport,
     /// Puts the terminal back when the VM is gone.
     _terminal: Option<TerminalGuard>,
@@ -67,7 +67,7 @@ pub(super) struct Attached {
     pub(super) console: ConsoleMode,
     pub(super) disk: Option<DiskFile>,
     pub(super) tap: Option<Tap>,
-    pub(super) tap_later: Option<String>,
+    pub(super) tap_later: Option<Tap>,
 }
 
 impl StartedVm {
@@ -202,12 +202,13 @@ impl StartedVm {
     /// Connects it to its network, if it is apart from one ([`super::launch::Connection::Later`]).
     ///
     /// # Errors
-    /// When the TAP interface is refused, or the host refuses a thread or a descriptor.
+    /// When the host refuses a thread or a descriptor.
     pub fn attach_network(&mut self) -> Result<(), LaunchError> {
-        let Some(name) = self.tap_later.take() else {
+        let Some(tap) = self.tap_later.take() else {
             return Ok(());
         };
-        let tap = Tap::open(&name)?;
+        // What came in so far was for the copy that was live.
+        host("emptying the TAP interface", tap.drop_received())?;
         let network = host("starting the network", Network::start(tap, &self.inbox))?;
         self.vm.show_receive_offloads(&network);
         self.outside.network = Some(network);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::libc;
 
-use crate::base::limits::FRAME_BYTES_MAX;
+use crate::base::limits::{FRAME_BYTES_MAX, TAP_QUEUE_FRAMES_MAX};
 use crate::devices::Frame;
 use crate::devices::virtio_net::Offloads;
 
@@ -163,6 +163,17 @@ impl Tap {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Drops what it has received so far. Its queue is finite, and so is what one that fills meanwhile is asked for.
+    pub(in crate::machine) fn drop_received(&self) -> std::io::Result<()> {
+        let mut buffer = Box::new([0; FRAME_BYTES_MAX]);
+        for _ in 0..TAP_QUEUE_FRAMES_MAX {
+            if self.receive(&mut buffer)?.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Writes one frame, false when the TAP has no room.
