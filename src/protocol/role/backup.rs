@@ -18,8 +18,10 @@ pub(super) struct Following {
     replay: ReplayId,
     /// Where its replica was durable.
     durable_at: Option<ExitOrdinal>,
-    /// Where the primary has stopped in order.
+    /// Where the primary has stopped in order, as it says.
     stops_at: Option<ExitOrdinal>,
+    /// Where the copy's guest has stopped in order, which the primary's does there too.
+    pub(super) ended_at: Option<ExitOrdinal>,
 }
 
 impl Role {
@@ -143,8 +145,14 @@ impl Role {
     }
 
     fn ready_to_claim(&mut self) {
-        if self.backup.stops_at.is_some() && self.backup.stops_at == self.backup.durable_at {
-            self.stopped_at = self.backup.stops_at;
+        let Following {
+            stops_at,
+            ended_at,
+            durable_at,
+            ..
+        } = self.backup;
+        if durable_at.is_some() && [stops_at, ended_at].contains(&durable_at) {
+            self.stopped_at = durable_at;
         }
         if self.backup.confirmed {
             self.claim(Side::Backup, self.cause);

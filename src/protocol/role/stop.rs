@@ -27,6 +27,7 @@ impl Role {
 
     pub(super) fn guest_stopped(&mut self, position: ExitOrdinal) {
         if !self.phase.is_live() {
+            self.backup.ended_at = Some(position);
             return;
         }
         self.stopped_at = Some(position);

@@ -96,8 +96,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Takes a frame of the log. True if the copy has something new to do.
-    pub(super) fn take(&mut self, now: Duration, frame: &LogFrame) -> Result<bool, String> {
+    /// Takes a frame of the log.
+    pub(super) fn take(&mut self, now: Duration, frame: &LogFrame) -> Result<(), String> {
         let LogEnd::Following {
             receiver,
             deframer,
@@ -112,13 +112,33 @@ impl Pair {
             .log(now, frame)
             .map_err(|fault: Misbehaviour| fault.to_string())?
         {
-            Arrival::Duplicate => Ok(false),
+            Arrival::Duplicate => {}
             Arrival::New => {
                 let batch = deframer.batch(&frame.batch).map_err(|error| error.to_string())?;
                 ends.insert(frame.seq, batch.through);
                 feeder.feed(frame.seq, batch);
-                Ok(true)
             }
+        }
+        Ok(())
+    }
+
+    /// The guest of this copy has ended at `position`: what the log says up to there needs nobody to execute it.
+    /// Answers a replay to the end that is over, and where.
+    ///
+    /// # Errors
+    /// The log goes on after it, to the exit that is given: this is not the guest that it tells of.
+    pub(super) fn guest_ended(
+        &mut self,
+        now: Duration,
+        position: ExitOrdinal,
+    ) -> Result<Option<(ReplayId, ExitOrdinal)>, ExitOrdinal> {
+        let LogEnd::Following { ends, .. } = &self.log else {
+            return Ok(None);
+        };
+        match ends.last_key_value() {
+            Some((_, through)) if *through > position => Err(*through),
+            Some((seq, _)) => Ok(self.consumed(now, *seq)),
+            None => Ok(None),
         }
     }
 

@@ -159,8 +159,9 @@ fn restore(
                         ram,
                         vcpu,
                     } = *machine;
-                    differs_in(&ram, &filling.sums())?;
-                    digest = Some(filling.finish());
+                    let found = filling.finish();
+                    differs_in(&ram, &found.sums())?;
+                    digest = Some(found);
                     expected = Some((position, vcpu));
                     return Ok(parts);
                 }
@@ -314,10 +315,15 @@ impl Thread {
         Ok(self)
     }
 
-    /// Tells the other site, if this one leads, how the VM ended, and waits for the disk.
+    /// Tells the other site, if this one leads, how the VM ended. Whatever the guest has written is durable then.
     fn finish(mut self, outcome: Outcome) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         let position = self.vm.totals().exit_count;
-        self.vm.drain_disk();
+        if let Some(disk) = self.vm.disk() {
+            disk.settle().map_err(|error| LaunchError::Host {
+                what: "making the disk durable at the guest's end",
+                source: std::io::Error::other(error),
+            })?;
+        }
         if let Course::Leading(recorder) = self.course {
             let digests = MachineDigests::of(&mut self.vm)?;
             let time = self.vm.totals().virtual_time;

@@ -61,6 +61,24 @@ fn a_backup_confirms_a_stop_when_it_is_durable_at_its_position() {
 }
 
 #[test]
+fn a_backup_whose_guest_has_ended_parks_for_a_primary_that_is_lost_before_it_says_so() {
+    let mut story = Story::backup();
+    story.tell(Event::GuestStopped {
+        position: ExitOrdinal::new(50),
+    });
+    story.pass(Duration::from_millis(160));
+    story.replayed(50, true);
+    story.durable(50);
+    story.pass(Duration::from_millis(210));
+    story.replayed(50, true);
+    let ask = story.asked();
+    story.effects();
+    story.done.push(Effect::AskTiebreaker(ask));
+    story.answer();
+    assert_eq!(story.effects()[1..], ["Persist", "ask 2 park"]);
+}
+
+#[test]
 fn a_lone_vm_stops_and_parks() {
     let mut story = Story::alone();
     story.tell(Event::Command(Command::Stop));

@@ -93,6 +93,8 @@ pub(super) struct Driver {
     /// Why the last one came to nothing, in words.
     trouble: Option<String>,
     stunned_at: Option<ExitOrdinal>,
+    /// Where the guest has ended in order.
+    ended_at: Option<ExitOrdinal>,
     /// The copy goes live, and its outside is not attached yet.
     awaits_outside: bool,
     incarnation: Incarnation,
@@ -130,6 +132,7 @@ impl Driver {
             transfers: 0,
             trouble: None,
             stunned_at: None,
+            ended_at: None,
             awaits_outside: false,
             incarnation: Incarnation(1),
             todo: VecDeque::new(),

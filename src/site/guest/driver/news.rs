@@ -108,6 +108,9 @@ impl Driver {
         }
         self.running = None;
         self.awaits_outside = false;
+        if let Ok((Outcome::PowerOff, position)) = &how {
+            self.ended_at = Some(*position);
+        }
         self.todo.push_back(match how {
             Ok((Outcome::PowerOff, position)) => Event::GuestStopped { position },
             Ok(_) => Event::VmFailed,
@@ -120,6 +123,26 @@ impl Driver {
                 Event::VmFailed
             }
         });
+        self.follow_an_ended_guest();
+    }
+
+    /// The thread that would execute the log has ended with its guest; the log may not have.
+    fn follow_an_ended_guest(&mut self) {
+        let now = self.now();
+        let (Some(position), Some(pair)) = (self.ended_at, &mut self.pair) else {
+            return;
+        };
+        match pair.guest_ended(now, position) {
+            Ok(over) => self.replay_over(over),
+            Err(through) => {
+                tracing::error!(
+                    %position,
+                    %through,
+                    "this copy is not the same machine any more: its guest has ended, and the other one goes on"
+                );
+                self.todo.push_back(Event::ReplayDiverged);
+            }
+        }
     }
 
     pub(super) fn logged(&mut self, seq: LogSeq, through: ExitOrdinal, is_urgent: bool, frame: Vec<u8>) {
@@ -220,7 +243,11 @@ impl Driver {
         self.figures.peer_heard(now);
         self.todo.push_back(Event::ChannelHeard);
         let fault = match message {
-            Message::Log(frame) => pair.take(now, &frame).err(),
+            Message::Log(frame) => {
+                let taken = pair.take(now, &frame);
+                self.follow_an_ended_guest();
+                taken.err()
+            }
             Message::Ack(ack) => match pair.acknowledge(ack) {
                 Ok(()) => {
                     self.todo.push_back(Event::Acked(Acknowledged {
