@@ -29,6 +29,15 @@ pub const VALUE_BYTES_MAX: usize = 60 * 1024;
 /// of them when its peer dies.
 pub const WAITING_REQUESTS_MAX: usize = 4096;
 
+/// Entries that are applied before the state is written again: until then it follows from the log at a start.
+pub const APPLIED_PER_MARK: u64 = 32;
+
+/// Batches that a store keeps as one key each before it takes them apart.
+pub const JOURNAL_BATCHES_MAX: usize = 64;
+
+/// Bytes of a batch that is kept as one key: a few entries. A longer one is taken apart at once.
+pub const JOURNAL_BYTES_MAX: usize = 4 * 1024;
+
 /// Entries that the log keeps behind the state, so that a node that was away for moments needs no snapshot.
 pub const LOG_ENTRIES_KEPT: u64 = 1024;
 
@@ -118,6 +127,9 @@ const _: () = assert!(
         + 2 * REMEMBERED_PER_ROLE_MAX * (2 * REASON_BYTES_MAX + 1500)
         < RECORD_BYTES_MAX
 );
+// A change is one key in the store, and the entries that the state follows from are kept.
+const _: () = assert!(COMMAND_BYTES_MAX < JOURNAL_BYTES_MAX && JOURNAL_BYTES_MAX < VALUE_BYTES_MAX);
+const _: () = assert!(APPLIED_PER_MARK < LOG_ENTRIES_KEPT);
 // One append and what surrounds it fit into a frame, and so does a page with one record more than asked for.
 const _: () = assert!(APPEND_BYTES_MAX + 2 * (COMMAND_BYTES_MAX as u64) < FRAME_BYTES_MAX as u64);
 const _: () = assert!(FRAME_BYTES_MAX / 2 + RECORD_BYTES_MAX < FRAME_BYTES_MAX);

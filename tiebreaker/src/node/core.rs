@@ -15,8 +15,8 @@ use super::reads::Reads;
 use super::seats::{NodeId, Seats};
 use super::status::{self, NodeStatus};
 use crate::limits::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, UNCOMMITTED_BYTES_MAX,
-    WAITING_REQUESTS_MAX,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_TICKS,
+    UNCOMMITTED_BYTES_MAX, WAITING_REQUESTS_MAX,
 };
 
 /// What a node is told at its start.
@@ -40,8 +40,10 @@ pub struct Node {
     pub(super) settings: NodeSettings,
     /// What rides in the next batch.
     unwritten: Batch,
-    /// Whether the applied state has changed since the last batch.
-    applied_unwritten: bool,
+    /// How far the applied state was written.
+    marked: u64,
+    /// Whether the applied state rides in the next batch.
+    mark_due: bool,
     /// Changes that were proposed here and wait to be applied.
     pub(super) proposed: BTreeSet<Ticket>,
     reads: Reads,
@@ -96,6 +98,7 @@ impl Node {
             // Not `priority`: docs/decisions/0010-tiebreaker-consensus-and-store.md.
             ..Config::default()
         };
+        let marked = recovered.applied.index;
         let log = Log::new(recovered);
         let raw = RawNode::new(&config, log, &Logger::root(Discard, o!()))
             .expect("the settings are constants that raft-rs accepts, and the log was checked");
@@ -103,7 +106,8 @@ impl Node {
             raw,
             settings,
             unwritten: Batch::default(),
-            applied_unwritten: false,
+            marked,
+            mark_due: false,
             proposed: BTreeSet::new(),
             reads: Reads::default(),
             ticks: 0,
@@ -340,15 +344,21 @@ impl Node {
         self.raw.advance_apply();
     }
 
-    /// What waits to be written, with the applied state if it has changed.
+    /// What waits to be written, now and then with the applied state: between, it follows from the log. Records belong to
+    /// their mark: applied to newer ones, the log from there on would come to something else.
     fn take_batch(&mut self) -> Batch {
         let log = self.raw.mut_store();
-        if self.applied_unwritten {
-            self.unwritten.removed.extend(log.cut());
-            self.unwritten.applied = Some(log.mark());
-            self.unwritten.hard_state = Some(log.hard_state.clone());
-            self.applied_unwritten = false;
+        if !self.mark_due {
+            let records = std::mem::take(&mut self.unwritten.records);
+            let batch = std::mem::take(&mut self.unwritten);
+            self.unwritten.records = records;
+            return batch;
         }
+        self.unwritten.removed.extend(log.cut());
+        self.unwritten.applied = Some(log.mark());
+        self.unwritten.hard_state = Some(log.hard_state.clone());
+        self.marked = log.applied;
+        self.mark_due = false;
         std::mem::take(&mut self.unwritten)
     }
 
@@ -362,7 +372,7 @@ impl Node {
             records: log.machine.records.clone(),
             ..Batch::default()
         };
-        self.applied_unwritten = true;
+        self.mark_due = true;
     }
 
     fn apply(&mut self, entries: &[Entry], effects: &mut Vec<Effect>) {
@@ -380,7 +390,7 @@ impl Node {
                 }
             }
             self.raw.mut_store().applied = entry.index;
-            self.applied_unwritten = true;
+            self.mark_due |= entry.index >= self.marked + APPLIED_PER_MARK;
         }
     }
 
@@ -393,6 +403,7 @@ impl Node {
         };
         let machine = &mut self.raw.mut_store().machine;
         let applied = machine.apply(&command);
+        self.mark_due |= matches!(applied, Applied::Seat(_));
         if let Command::Change { vm, .. } = &command
             && let Some(record) = machine.records.get(vm)
         {
@@ -421,6 +432,8 @@ impl Node {
         {
             self.raw.mut_store().conf_state = conf_state;
         }
+        // Who votes is known at a start without a look into the log.
+        self.mark_due = true;
     }
 
     fn halt(&mut self, why: &'static str, effects: &mut Vec<Effect>) {

@@ -7,7 +7,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::*;
 use crate::limits::{
-    ELECTION_TICKS, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_TICKS,
+    APPLIED_PER_MARK, ELECTION_TICKS, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_TICKS,
 };
 use crate::{
     Answer, Boot, Flush, Generation, Operation, PairingId, Reason, Record, Request, RequestId, State,
@@ -299,7 +299,7 @@ fn a_day_of_claims_leaves_a_short_log() {
     }
     for node in &cluster.nodes {
         assert!(
-            node.log_length() <= LOG_ENTRIES_KEPT + LOG_CUT_EVERY + 1,
+            node.log_length() <= LOG_ENTRIES_KEPT + LOG_CUT_EVERY + APPLIED_PER_MARK + 1,
             "{}",
             node.log_length()
         );

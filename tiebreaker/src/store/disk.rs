@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use antipode_certs::Name;
 
+use super::journal::{Journal, Write};
 use super::layout::{self, Writes};
 use super::{ContentError, Owner, Store, StoreError};
 use crate::node::{Batch, Recovered};
@@ -31,6 +32,7 @@ pub struct DiskStore {
     file: File,
     witness: File,
     batches: u64,
+    journal: Journal,
 }
 
 impl DiskStore {
@@ -106,7 +108,9 @@ impl DiskStore {
             .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| sled_failed(folder, error))?;
-        let (owner, batches, content) = layout::read(pairs).map_err(|error| match error {
+        let read = Journal::replay(pairs)
+            .and_then(|(journal, pairs)| layout::read(pairs).map(|content| (journal, content)));
+        let (journal, (owner, batches, content)) = read.map_err(|error| match error {
             ContentError::Newer => StoreError::Newer(folder.to_owned()),
             damage => corrupt(damage.to_string()),
         })?;
@@ -130,6 +134,7 @@ impl DiskStore {
             file,
             witness,
             batches,
+            journal,
         };
         // What is read here is acted on, so it must not vanish: a crash may have left it in the page cache alone.
         store.sync()?;
@@ -145,8 +150,11 @@ impl Store for DiskStore {
     fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let number = self.batches + 1;
         let tree = self.tree.as_ref().expect("a store that is closed is gone");
-        write_tree(tree, &layout::of_batch(batch, number))
-            .map_err(|error| sled_failed(&self.folder, error))?;
+        let written = match self.journal.take(layout::of_batch(batch, number), number) {
+            Write::One(key, value) => tree.insert(key, value).and_then(|_| tree.flush()).map(drop),
+            Write::All(writes) => write_tree(tree, &writes),
+        };
+        written.map_err(|error| sled_failed(&self.folder, error))?;
         self.sync()?;
         self.batches = number;
         self.witness

@@ -9,6 +9,8 @@
 //!   r NAME           a VM's record                                           JSON
 //! ```
 //!
+//! Beside them are batches that have not become such keys yet (`journal`).
+//!
 //! sled guards every page with a checksum, so values have none of their own.
 
 use std::collections::BTreeMap;
@@ -22,8 +24,8 @@ use super::{ContentError, Owner};
 use crate::limits::{RECORD_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::node::{AppliedMark, Base, Batch, Recovered, Seats};
 
-/// The version that this program writes. It reads this one alone; the first that must read an older one will.
-const FORMAT: u16 = 1;
+/// The version that this program writes. It reads the one before, too: that had no journal.
+const FORMAT: u16 = 2;
 
 const BATCH_NUMBER: &[u8] = b"b";
 const HARD_STATE: &[u8] = b"h";
@@ -175,7 +177,7 @@ fn read_owner(value: &[u8]) -> Option<Result<Owner, ContentError>> {
         format: u16,
     }
     let Version { format } = serde_json::from_slice(value).ok()?;
-    if format != FORMAT {
+    if !(FORMAT - 1..=FORMAT).contains(&format) {
         return Some(Err(ContentError::Newer));
     }
     let stored: StoredOwner = serde_json::from_slice(value).ok()?;

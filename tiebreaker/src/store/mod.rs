@@ -1,16 +1,16 @@
 //! What a node must never forget, on disk (T1).
 //!
 //! ```text
-//!   DATA/store/           sled: one tree (`layout` says which keys)
+//!   DATA/store/           sled: one tree (`layout` says which keys, `journal` how batches wait to become them)
 //!   DATA/witness          the number of the last batch that was durable
 //!
-//!   write(batch) ── apply_batch ── flush ── fdatasync of sled's file ── witness ──▶ Ok: whatever depends on it may be said
+//!   write(batch) ── insert or apply_batch ── flush ── fdatasync of sled's file ── witness ──▶ Ok: whatever depends on it may be said
 //! ```
 //!
 //! - **Durable means fdatasync.** sled's own flush ends in `sync_file_range`, which moves pages to the device and leaves it
 //!   the choice when to keep them; after it we sync the file ourselves. Folders are synced after they are made. A test
 //!   watches the system calls.
-//! - **All or nothing.** A batch is one transaction of sled; a torn one is as if it had never been.
+//! - **All or nothing.** A batch is one key or one transaction of sled; a torn one is as if it had never been.
 //! - **Nothing is mended.** What cannot be read, does not fit together, belongs to another node or cluster, or has lost
 //!   what the witness saw is refused ([`StoreError`]), and stays as it is. The way back is a new seat
 //!   (`antipode tiebreaker rejoin`): a node that may have forgotten a vote must not vote under the same id.
@@ -21,6 +21,7 @@
 //!   on from there.
 
 mod disk;
+mod journal;
 pub mod layout;
 
 use std::io;

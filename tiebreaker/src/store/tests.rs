@@ -288,6 +288,6 @@ fn content_that_no_node_wrote_is_refused() {
         with(b"l\0\0\0\0\0\0\0\x09", b""),
         Err(ContentError::Unreadable(_))
     ));
-    let newer = br#"{"format":2,"owner":"of another form"}"#;
+    let newer = br#"{"format":3,"owner":"of another form"}"#;
     assert_eq!(with(b"o", newer), Err(ContentError::Newer));
 }
