@@ -8,7 +8,7 @@ use raft::{Config, INVALID_ID, RawNode, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
 use super::event::{Batch, Demand, Effect, Event, Query, Reply, Ticket};
-use super::log::{Log, Recovered};
+use super::log::{Log, Recovered, decode_snapshot};
 use super::machine::{Applied, Command, Machine};
 use super::patience::Patience;
 use super::reads::Reads;
@@ -489,10 +489,6 @@ fn send(messages: Vec<Message>, effects: &mut Vec<Effect>) {
     if !messages.is_empty() {
         effects.push(Effect::Send(messages));
     }
-}
-
-fn decode_snapshot(snapshot: &Snapshot) -> Option<Machine> {
-    serde_json::from_slice(&snapshot.data).ok()
 }
 
 /// The ticket in an entry's context, if this run of the node has put it there.

@@ -293,3 +293,8 @@ impl Storage for Log {
         Ok(snapshot)
     }
 }
+
+/// The state in a snapshot, if it is one.
+pub(super) fn decode_snapshot(snapshot: &Snapshot) -> Option<Machine> {
+    serde_json::from_slice(&snapshot.data).ok()
+}
