@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::Scope;
 
 use super::frame::{Frame, Role};
-use super::link::Link;
+use super::link::{Link, SILENCE_MAX};
 use super::pace::{Clock, Pacer};
 use super::pack::Packer;
 use super::queue::{Inbox, Outbox, Told};
@@ -158,6 +158,7 @@ pub fn run(
     clock: &dyn Clock,
     watch: &mut dyn FnMut(&Status),
 ) -> Result<Report, RunError> {
+    link.limit_silence(SILENCE_MAX).map_err(RunError::Link)?;
     let Link {
         reader,
         writer,

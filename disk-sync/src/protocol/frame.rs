@@ -3,6 +3,7 @@
 //! ```text
 //!   on the line:  length 4 │ kind 1 │ fields, little-endian           (length: of all that follows it)
 //!
+//!     (length 0: nothing but that the process runs; from an end that is silent for some seconds)
 //!   1 Hello     version 4 │ role 1 │ flags 1 │ image length 8 │ summary
 //!   2 Marks     T→S  last 1 │ count 4 │ runs 12 each: first 8, count 4   what the target has marked
 //!   3 Work      S→T  as Marks                                          what both compare
@@ -30,7 +31,7 @@ use crate::tree::{ContentRoot, Value};
 use crate::units::{REGION_LEAVES, Run, on_disk};
 
 /// The version that is spoken.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Which part an end plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

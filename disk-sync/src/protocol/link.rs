@@ -23,6 +23,10 @@ const HANDSHAKE_READS_MAX: usize = 32;
 
 /// How long the line may be dead before the session ends; it can be resumed.
 const DEAD_LINE_MS: u32 = 30_000;
+
+/// How long a peer in a session may say nothing, not even that its process runs.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+
 const KEEPALIVE_AFTER_SECONDS: u32 = 10;
 const KEEPALIVE_INTERVAL_SECONDS: u32 = 5;
 const KEEPALIVE_PROBES: u32 = 4;
@@ -62,6 +66,8 @@ pub struct Link {
     pub(crate) writer: Box<dyn Outgoing>,
     /// Ends both ways at once, so that a reader that waits returns.
     pub(crate) close: Box<dyn Fn() + Send + Sync>,
+    /// Limits how long a reader waits. Within a process there is nobody to be frozen alone.
+    limit_silence: Box<dyn Fn(Duration) -> io::Result<()> + Send + Sync>,
     peer: Option<Identity>,
 }
 
@@ -89,6 +95,7 @@ impl Link {
             reader: Box::new(reader),
             writer: Box::new(stream),
             close: Box::new(move || drop(closer.shutdown(Shutdown::Both))),
+            limit_silence: Box::new(|_| Ok(())),
             peer: None,
         })
     }
@@ -134,7 +141,7 @@ impl Link {
         // The peer may have sent its first frames with the end of its handshake; no later record would tell of them.
         let mut decrypted = Vec::new();
         let peer_has_closed = take_decrypted(&mut connection, &mut decrypted)?;
-        let closer = socket.try_clone()?;
+        let (closer, waiter) = (socket.try_clone()?, socket.try_clone()?);
         let shared = Arc::new(Mutex::new(connection));
         Ok(Self {
             reader: Box::new(TlsReader {
@@ -150,8 +157,14 @@ impl Link {
                 records: Vec::new(),
             }),
             close: Box::new(move || drop(closer.shutdown(Shutdown::Both))),
+            limit_silence: Box::new(move |span| waiter.set_read_timeout(Some(span))),
             peer: Some(peer),
         })
+    }
+
+    /// Has a reader fail that hears nothing for `span`.
+    pub(super) fn limit_silence(&self, span: Duration) -> io::Result<()> {
+        (self.limit_silence)(span)
     }
 
     /// Both ways of it, for another protocol than this one's.
@@ -232,7 +245,16 @@ impl TlsReader {
     /// Waits for records and takes out what they carry.
     fn fill(&mut self) -> io::Result<()> {
         let mut records = [0; SOCKET_READ_BYTES];
-        let count = self.socket.read(&mut records)?;
+        let count = self
+            .socket
+            .read(&mut records)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "it has said nothing for too long; if its process is frozen, end it",
+                ),
+                _ => error,
+            })?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -365,6 +387,26 @@ mod tests {
         }
         socket.write_all(&flight).unwrap();
         socket
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_is_waited_for_so_long_and_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = credentials(folder.path());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| hasty_client(client, &live, false));
+            let mut link = Link::accept(server, &live, sites()).unwrap();
+            let silent = client.join().unwrap();
+            link.limit_silence(Duration::from_millis(1)).unwrap();
+            let mut words = [0; 11];
+            link.reader.read_exact(&mut words).unwrap();
+            let error = link.reader.read(&mut words).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+            drop(silent);
+        });
     }
 
     #[test]

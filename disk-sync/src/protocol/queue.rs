@@ -141,6 +141,17 @@ impl Inbox {
     }
 }
 
+/// What the writer is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ToLeave {
+    /// A frame's body, and whether it is the last for now.
+    Frame(Vec<u8>, bool),
+    /// Nothing has come for some time.
+    Nothing,
+    /// Nothing will come any more.
+    End,
+}
+
 #[derive(Debug, Default)]
 struct Leaving {
     frames: VecDeque<Vec<u8>>,
@@ -177,18 +188,24 @@ impl Outbox {
         true
     }
 
-    /// Takes out the next frame, and whether it is the last for now; none once it is closed and empty.
-    pub(crate) fn take(&self) -> Option<(Vec<u8>, bool)> {
-        let mut leaving = self
+    /// Takes out the next frame; waits for it at most so long.
+    pub(crate) fn take(&self, patience: Duration) -> ToLeave {
+        let (mut leaving, _) = self
             .changed
-            .wait_while(self.leaving(), |leaving| {
+            .wait_timeout_while(self.leaving(), patience, |leaving| {
                 leaving.frames.is_empty() && !leaving.is_closed
             })
             .unwrap_or_else(PoisonError::into_inner);
-        let body = leaving.frames.pop_front()?;
+        let Some(body) = leaving.frames.pop_front() else {
+            return if leaving.is_closed {
+                ToLeave::End
+            } else {
+                ToLeave::Nothing
+            };
+        };
         leaving.bytes -= body.len();
         self.changed.notify_all();
-        Some((body, leaving.frames.is_empty()))
+        ToLeave::Frame(body, leaving.frames.is_empty())
     }
 
     /// Waits, at most so long, for nothing to be worth waiting for any more.
@@ -208,5 +225,22 @@ impl Outbox {
     pub(crate) fn fail(&self) {
         self.leaving().has_failed = true;
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_tells_nothing_for_now_from_nothing_more() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.take(Duration::ZERO), ToLeave::Nothing);
+        assert!(outbox.put(vec![1]));
+        assert!(outbox.put(vec![2]));
+        assert_eq!(outbox.take(Duration::ZERO), ToLeave::Frame(vec![1], false));
+        outbox.close();
+        assert_eq!(outbox.take(Duration::ZERO), ToLeave::Frame(vec![2], true));
+        assert_eq!(outbox.take(Duration::ZERO), ToLeave::End);
     }
 }

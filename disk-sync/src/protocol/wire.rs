@@ -2,13 +2,20 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::frame::Frame;
 use super::link::Outgoing;
 use super::pace::{Clock, Pacer};
-use super::queue::{Inbox, Outbox, Told};
+use super::queue::{Inbox, Outbox, ToLeave, Told};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::units::{in_memory, on_disk};
+
+/// How often an end that has nothing to say shows that its process runs. Well below [`super::link::SILENCE_MAX`].
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
+
+/// The length of a frame that says nothing.
+const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
@@ -29,6 +36,9 @@ pub(super) fn receive(reader: Box<dyn Read + Send>, inbox: &Inbox, received: &At
         if length > FRAME_BYTES_MAX {
             inbox.put(Told::NoFrame("a frame that is too long"));
             return;
+        }
+        if length == 0 {
+            continue;
         }
         let mut body = vec![0; length];
         if let Err(error) = reader.read_exact(&mut body) {
@@ -62,12 +72,26 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let mut writer = io::BufWriter::with_capacity(256 * 1024, writer);
     let mut write = || -> io::Result<()> {
-        while let Some((body, is_last)) = outbox.take() {
+        loop {
+            let (body, is_last) = match outbox.take(SIGN_OF_LIFE_EVERY) {
+                ToLeave::Frame(body, is_last) => (body, is_last),
+                ToLeave::Nothing => {
+                    writer.write_all(&SIGN_OF_LIFE)?;
+                    writer.flush()?;
+                    continue;
+                }
+                ToLeave::End => break,
+            };
             let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let wait = pacer.wait_for(body.len() + 4, clock.now());
-            if !wait.is_zero() {
+            let mut wait = pacer.wait_for(body.len() + 4, clock.now());
+            while !wait.is_zero() {
                 writer.flush()?;
-                outbox.pause(wait);
+                let pause = wait.min(SIGN_OF_LIFE_EVERY);
+                outbox.pause(pause);
+                wait -= pause;
+                if !wait.is_zero() {
+                    writer.write_all(&SIGN_OF_LIFE)?;
+                }
             }
             writer.write_all(&length.to_le_bytes())?;
             writer.write_all(&body)?;
