@@ -472,7 +472,7 @@ pub(crate) mod tests {
             Frame::decode(&vec![14; FRAME_BYTES_MAX + 1]),
             Err(Malformed::Long)
         );
-        let other = [vec![1], 2_u32.to_le_bytes().to_vec()].concat();
+        let other = [vec![1], (VERSION + 1).to_le_bytes().to_vec()].concat();
         assert_eq!(Frame::decode(&other), Err(Malformed::Field("version")));
     }
 

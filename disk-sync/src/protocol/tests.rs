@@ -346,8 +346,8 @@ fn a_peer_that_sends_anything_is_refused_in_bounded_memory() {
         .to_le_bytes()
         .to_vec();
     let no_frame = [5_u32.to_le_bytes().to_vec(), vec![99; 5]].concat();
-    let nothing = 0_u32.to_le_bytes().to_vec();
-    for bytes in [too_long, no_frame, nothing] {
+    let sign_of_life_before = [0_u32.to_le_bytes().to_vec(), no_frame.clone()].concat();
+    for bytes in [too_long, no_frame, sign_of_life_before] {
         let target = Site::new(2, vec![0; 20 * LEAF], None);
         let (mut stranger, here) = UnixStream::pair().unwrap();
         stranger.write_all(&bytes).unwrap();
