@@ -282,7 +282,11 @@ impl Client {
             Ok(reply) => {
                 self.connection = Some((name.clone(), stream));
                 match reply {
-                    Reply::NotLeader(leader) => Try::Elsewhere(leader, "it does not lead".to_owned()),
+                    Reply::NotLeader(None) => Try::Elsewhere(None, "it does not lead".to_owned()),
+                    Reply::NotLeader(Some(leader)) => {
+                        let what = format!("it does not lead, node {leader} does");
+                        Try::Elsewhere(Some(leader), what)
+                    }
                     Reply::Busy => Try::Elsewhere(None, "it is busy".to_owned()),
                     Reply::SeatTaken => Try::Elsewhere(None, "the node runs, or did a moment ago".to_owned()),
                     Reply::Stalled(why) => Try::Elsewhere(None, why),
