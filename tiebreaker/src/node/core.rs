@@ -7,7 +7,7 @@ use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot
 use raft::{Config, INVALID_ID, RawNode, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
-use super::event::{Batch, Demand, Effect, Event, Query, Reply, Ticket};
+use super::event::{Batch, Demand, Effect, Event, Reply, Ticket};
 use super::log::{Log, Recovered, decode_snapshot};
 use super::machine::{Applied, Command, Machine};
 use super::patience::Patience;
@@ -40,6 +40,8 @@ pub struct Node {
     pub(super) settings: NodeSettings,
     /// What rides in the next batch.
     unwritten: Batch,
+    /// Records that have changed since the applied state was written.
+    changed: BTreeSet<Name>,
     /// How far the applied state was written.
     marked: u64,
     /// Whether the applied state rides in the next batch.
@@ -106,6 +108,7 @@ impl Node {
             raw,
             settings,
             unwritten: Batch::default(),
+            changed: BTreeSet::new(),
             marked,
             mark_due: false,
             proposed: BTreeSet::new(),
@@ -306,7 +309,7 @@ impl Node {
         self.watch_leadership(effects);
         let applied = self.raw.store().applied;
         for (ticket, query) in self.reads.take_ready(applied) {
-            effects.push(Effect::Answer(ticket, self.read(&query)));
+            effects.push(Effect::Answer(ticket, status::answer(self.raw.store(), &query)));
         }
     }
 
@@ -347,12 +350,14 @@ impl Node {
     /// What waits to be written, now and then with the applied state: between, it follows from the log. Records belong to
     /// their mark: applied to newer ones, the log from there on would come to something else.
     fn take_batch(&mut self) -> Batch {
-        let log = self.raw.mut_store();
         if !self.mark_due {
-            let records = std::mem::take(&mut self.unwritten.records);
-            let batch = std::mem::take(&mut self.unwritten);
-            self.unwritten.records = records;
-            return batch;
+            return std::mem::take(&mut self.unwritten);
+        }
+        let log = self.raw.mut_store();
+        for vm in std::mem::take(&mut self.changed) {
+            if let Some(record) = log.machine.records.get(&vm) {
+                self.unwritten.records.insert(vm, record.clone());
+            }
         }
         self.unwritten.removed.extend(log.cut());
         self.unwritten.applied = Some(log.mark());
@@ -372,6 +377,7 @@ impl Node {
             records: log.machine.records.clone(),
             ..Batch::default()
         };
+        self.changed.clear();
         self.mark_due = true;
     }
 
@@ -404,10 +410,8 @@ impl Node {
         let machine = &mut self.raw.mut_store().machine;
         let applied = machine.apply(&command);
         self.mark_due |= matches!(applied, Applied::Seat(_));
-        if let Command::Change { vm, .. } = &command
-            && let Some(record) = machine.records.get(vm)
-        {
-            self.unwritten.records.insert(vm.clone(), record.clone());
+        if let Command::Change { vm, .. } = command {
+            self.changed.insert(vm);
         }
         let ticket = own_ticket(&entry.context, self.settings.seed);
         if let Some(ticket) = ticket.filter(|ticket| self.proposed.remove(ticket)) {
@@ -465,21 +469,6 @@ impl Node {
         };
         for ticket in self.reads.take_all() {
             effects.push(Effect::Answer(ticket, Reply::NotLeader(leader.clone())));
-        }
-    }
-
-    fn read(&self, query: &Query) -> Reply {
-        let log = self.raw.store();
-        match query {
-            Query::Show { vm } => Reply::Record(log.machine.records.get(vm).cloned().map(Box::new)),
-            Query::List { after } => {
-                let (page, more) = status::summaries(log, after.as_ref());
-                Reply::Summaries { page, more }
-            }
-            Query::Export { after } => {
-                let (page, more) = status::records(log, after.as_ref());
-                Reply::Records { page, more }
-            }
         }
     }
 }

@@ -5,6 +5,7 @@ use raft::eraftpb::ConfState;
 use raft::{RawNode, StateRole};
 use serde::{Deserialize, Serialize};
 
+use super::event::{Query, Reply};
 use super::log::Log;
 use super::seats::NodeId;
 use crate::limits::FRAME_BYTES_MAX;
@@ -100,16 +101,22 @@ impl Summary {
     }
 }
 
-/// The page of summaries behind `after`, and whether there are more.
-pub(super) fn summaries(log: &Log, after: Option<&Name>) -> (Vec<Summary>, bool) {
-    let behind = log.machine.records.range(behind(after));
-    page(behind.map(|(vm, record)| Summary::of(vm, record)))
-}
-
-/// The page of records behind `after`, and whether there are more.
-pub(super) fn records(log: &Log, after: Option<&Name>) -> (Vec<(Name, Record)>, bool) {
-    let behind = log.machine.records.range(behind(after));
-    page(behind.map(|(vm, record)| (vm.clone(), record.clone())))
+/// What `log` says to `query`.
+pub(super) fn answer(log: &Log, query: &Query) -> Reply {
+    let records = &log.machine.records;
+    match query {
+        Query::Show { vm } => Reply::Record(records.get(vm).cloned().map(Box::new)),
+        Query::List { after } => {
+            let behind = records.range(behind(after.as_ref()));
+            let (page, more) = page(behind.map(|(vm, record)| Summary::of(vm, record)));
+            Reply::Summaries { page, more }
+        }
+        Query::Export { after } => {
+            let behind = records.range(behind(after.as_ref()));
+            let (page, more) = page(behind.map(|(vm, record)| (vm.clone(), record.clone())));
+            Reply::Records { page, more }
+        }
+    }
 }
 
 /// The first of `items`, until they fill half a frame; the other half has room for the one that is too many.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  both clusters, links of 1 ms there and back:
-//!    each round   one client, one change after another:  ours │ sync probe, link probe │ etcd
+//!    each round   one client, one change after another:  ours │ bare commits, their parts │ etcd
 //!                 many clients, for seconds:             ours │ etcd
 //!    then         our leader is killed, again and again, and frozen as often
 //!  a cluster of ours with 10,000 records: start, status, memory; a node loses its disk
@@ -11,8 +11,11 @@
 //! What is measured, and why so:
 //! - **A change** is a compare-and-set. Ours: `pair` and `claim` in turn, the claims are timed; for throughput
 //!   `cancel_pair`, which raises the generation as well. etcd's: a transaction that compares a key's version and puts.
-//! - **What Raft needs** is one round trip and two syncs: the leader's entry and the follower's. The link is probed with an
-//!   echo through a proxy like those between the nodes; the sync by three writers at once, as all nodes share this disk.
+//! - **What Raft needs** is the client's round trip to the leader, a round trip between nodes, and two syncs: the leader's
+//!   and a follower's. That is measured in one piece, by a bare commit: sockets and files do it, through a proxy like those
+//!   between the nodes. So what waking a process costs on this machine is in it, as it is in any commit. Its parts are
+//!   probed by themselves too: an echo through such a proxy, and the sync by three writers at once, as all nodes share this
+//!   disk; claims are compared with their sum as well, without a bound.
 //! - **etcd speaks plain HTTP/2**, between nodes and with clients; ours is mutual TLS. Its clients speak to its leader.
 //!   Heartbeats and election timeouts are the same.
 //! - **Leader loss**: from the kill or the freeze to the answer of a claim that was asked at that moment.
@@ -89,6 +92,9 @@ pub(super) fn run(args: &TiebreakerArgs) -> Result<ExitCode> {
             samples.claims.extend(ours.claims(CHANGES)?);
             samples.syncs.extend(probe::syncs(run.path(), CHANGES)?);
             samples.round_trips.extend(probe::round_trips(2, CHANGES)?);
+            samples
+                .bare_commits
+                .extend(probe::bare_commits(run.path(), 2, CHANGES)?);
             samples.transactions.extend(rival.transactions(CHANGES)?);
             samples.claims_per_s.push(ours.pressed()?);
             samples.transactions_per_s.push(rival.pressed()?);

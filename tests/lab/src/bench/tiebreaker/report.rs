@@ -15,6 +15,7 @@ pub(super) struct Samples {
     pub(super) transactions: Vec<Duration>,
     pub(super) syncs: Vec<Duration>,
     pub(super) round_trips: Vec<Duration>,
+    pub(super) bare_commits: Vec<Duration>,
     pub(super) claims_per_s: Vec<f64>,
     pub(super) transactions_per_s: Vec<f64>,
     pub(super) leader_kills: Vec<Duration>,
@@ -38,7 +39,8 @@ impl Report {
     pub(super) fn of(samples: &Samples) -> Self {
         let at = |samples: &[Duration], part| milliseconds(percentile(samples, part));
         let (sync, round_trip) = (at(&samples.syncs, 50), at(&samples.round_trips, 50));
-        let needed = round_trip + 2.0 * sync;
+        let needed = at(&samples.bare_commits, 50);
+        let parts = round_trip + 2.0 * sync;
         let claim = [50, 99].map(|part| at(&samples.claims, part));
         let transaction = [50, 99].map(|part| at(&samples.transactions, part));
         let rates = [&samples.claims_per_s, &samples.transactions_per_s].map(|rates| median(rates));
@@ -64,6 +66,7 @@ impl Report {
             free("claim_ms_p50", claim[0]),
             free("claim_ms_p99", claim[1]),
             bounded("claim_vs_needs", claim[0] / needed, 1.2),
+            free("claim_vs_parts", claim[0] / parts),
             free("etcd_ms_p50", transaction[0]),
             free("etcd_ms_p99", transaction[1]),
             free("latency_vs_etcd_p50", claim[0] / transaction[0]),
@@ -147,7 +150,8 @@ mod tests {
             claims: vec![ms(4), ms(3), ms(9)],
             transactions: vec![ms(2)],
             syncs: vec![ms(1)],
-            round_trips: vec![ms(2)],
+            round_trips: vec![ms(1)],
+            bare_commits: vec![ms(4)],
             claims_per_s: vec![300.0, 100.0, 200.0],
             transactions_per_s: vec![400.0],
             leader_kills: vec![ms(1100), ms(1300)],
@@ -170,6 +174,7 @@ mod tests {
         let expected = [
             ("raft_needs_ms", 4.0),
             ("claim_vs_needs", 1.0),
+            ("claim_vs_parts", 1.333),
             ("latency_vs_etcd_p50", 2.0),
             ("latency_vs_etcd_p99", 4.5),
             ("throughput_vs_etcd", 0.5),
