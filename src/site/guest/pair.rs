@@ -17,7 +17,7 @@ use crate::channel::{
 use crate::protocol::lag::LagMeter;
 use crate::protocol::moment::Moment;
 use crate::protocol::role::ReplayId;
-use crate::replay::Deframer;
+use crate::replay::{Batch, Deframer};
 
 /// The end of the log here.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) enum LogEnd {
         receiver: Box<Receiver>,
         deframer: Box<Deframer>,
         feeder: Feeder,
+        /// What has arrived and is not with the replay yet.
+        unfed: Vec<(LogSeq, Batch)>,
         position: Arc<AtomicU64>,
         /// Where each frame ends that the replay has not come to the end of.
         ends: BTreeMap<LogSeq, ExitOrdinal>,
@@ -101,7 +103,7 @@ impl Pair {
         let LogEnd::Following {
             receiver,
             deframer,
-            feeder,
+            unfed,
             ends,
             ..
         } = &mut self.log
@@ -116,10 +118,19 @@ impl Pair {
             Arrival::New => {
                 let batch = deframer.batch(&frame.batch).map_err(|error| error.to_string())?;
                 ends.insert(frame.seq, batch.through);
-                feeder.feed(frame.seq, batch);
+                unfed.push((frame.seq, batch));
             }
         }
         Ok(())
+    }
+
+    /// Hands what has arrived to the replay.
+    pub(super) fn feed_replay(&mut self) {
+        if let LogEnd::Following { feeder, unfed, .. } = &mut self.log {
+            for (seq, batch) in unfed.drain(..) {
+                feeder.feed(seq, batch);
+            }
+        }
     }
 
     /// The guest of this copy has ended at `position`: what the log says up to there needs nobody to execute it.

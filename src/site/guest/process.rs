@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use antipode_certs::tls::LiveCredentials;
@@ -24,7 +24,7 @@ use super::begin::{self, Begin};
 use super::driver::{Driver, Parts};
 use super::happening::Happening;
 use super::inbound::Inbound;
-use super::orders::{Ending, FromVcpu};
+use super::orders::FromVcpu;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::channel::Listener;
 use crate::machine::config;
@@ -102,11 +102,11 @@ pub fn run(
         begin,
         happenings,
         position: Arc::clone(&position),
+        restored: restored_here,
         is_given_up,
         ports: (log_port, transfer_port),
         config: config.clone(),
     };
-    let told = relayed(told, restored_here).map_err(in_words)?;
     let driver = drive(parts, join, socket, happened, told).map_err(in_words)?;
     begin::serve(&begins, vm_config, &reports, &position);
     // One that panicked has taken the process with it.
@@ -119,29 +119,6 @@ pub fn run(
 
 fn in_words(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// What the vCPU's thread tells, on its way to the driver; whether the VM stands as it was sent, to the transfer too.
-fn relayed(
-    mut told: UnboundedReceiver<FromVcpu>,
-    restored: Sender<Result<(), String>>,
-) -> std::io::Result<UnboundedReceiver<FromVcpu>> {
-    let (told_on, told_here) = unbounded_channel();
-    let relay = move || {
-        while let Some(report) = told.blocking_recv() {
-            // Only a machine on its way in waits for this.
-            match &report {
-                FromVcpu::Restored { .. } => drop(restored.send(Ok(()))),
-                FromVcpu::Ended(Err(Ending::Failed(why))) => drop(restored.send(Err(why.clone()))),
-                _ => {}
-            }
-            if told_on.send(report).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("reports".into()).spawn(relay)?;
-    Ok(told_here)
 }
 
 /// The driver on a thread of its own, which ends the process when it ends.

@@ -70,6 +70,8 @@ pub(super) struct Parts {
     pub(super) begin: std::sync::mpsc::Sender<Begin>,
     pub(super) happenings: UnboundedSender<Happening>,
     pub(super) position: Arc<AtomicU64>,
+    /// Told whether a machine on its way in stands as it was sent.
+    pub(super) restored: std::sync::mpsc::Sender<Result<(), String>>,
     /// Nothing more is wanted of a machine on its way in.
     pub(super) is_given_up: Arc<AtomicBool>,
     /// Ports of the logging channel and heartbeats, and of a machine on its way in.
@@ -158,6 +160,11 @@ impl Driver {
         mut vcpu: UnboundedReceiver<FromVcpu>,
     ) {
         while !self.is_over {
+            // An acknowledgement is on its way before the replay is woken, which may take this CPU.
+            self.send_what_can_go().await;
+            if let Some(pair) = &mut self.pair {
+                pair.feed_replay();
+            }
             let wait = self.next_wake().saturating_sub(self.now());
             let is_drained = self.writer.as_ref().is_none_or(Writer::is_drained);
             let woke = tokio::select! {
@@ -180,6 +187,19 @@ impl Driver {
         }
         if let Some(running) = &self.running {
             running.handle.destroy();
+        }
+    }
+
+    /// Sends what the host's network takes at once.
+    async fn send_what_can_go(&mut self) {
+        let sent = tokio::select! {
+            biased;
+            drained = drain(&mut self.writer), if self.writer.is_some() => drained,
+            () = std::future::ready(()) => Ok(()),
+        };
+        if let Err(why) = sent {
+            self.lose_connection(&why);
+            self.settle();
         }
     }
 

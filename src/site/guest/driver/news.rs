@@ -80,7 +80,10 @@ impl Driver {
                 let over = self.pair.as_mut().and_then(|pair| pair.consumed(now, seq));
                 self.replay_over(over);
             }
-            FromVcpu::Restored { position, feeder } => self.restored(position, feeder),
+            FromVcpu::Restored { position, feeder } => {
+                self.restored(position, feeder);
+                self.tell_transfer(Ok(()));
+            }
             FromVcpu::Live(exits) => {
                 self.awaits_outside = false;
                 if let Some(running) = &mut self.running {
@@ -120,10 +123,16 @@ impl Driver {
             }
             Err(Ending::Failed(why)) => {
                 tracing::error!("the VM has failed: {why}");
+                self.tell_transfer(Err(why));
                 Event::VmFailed
             }
         });
         self.follow_an_ended_guest();
+    }
+
+    /// Whether the machine stands as it was sent. Only one that is on its way in is waited for.
+    fn tell_transfer(&self, stands: Result<(), String>) {
+        let _ = self.parts.restored.send(stands);
     }
 
     /// The thread that would execute the log has ended with its guest; the log may not have.
@@ -179,6 +188,7 @@ impl Driver {
             receiver: Box::new(Receiver::new(position)),
             deframer: Box::new(Deframer::anchored_to(&anchor, position)),
             feeder,
+            unfed: Vec::new(),
             position: Arc::clone(&self.parts.position),
             ends: std::collections::BTreeMap::new(),
             consumed: (LogSeq::NONE, position),
