@@ -3,7 +3,7 @@
 use super::contestant::{self, Contestant};
 use super::summary::{self, Figure};
 use super::trial::{self, Trial};
-use super::{disk, emulator, guest, replay, tiebreaker};
+use super::{disk, emulator, ft, guest, replay, tiebreaker};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -27,6 +27,8 @@ enum What {
     Boot(BootArgs),
     /// `antipode disk` against `b3sum` and `rsync`, natively
     Disk(disk::DiskArgs),
+    /// What protection costs a guest, over any distance, and what a takeover takes
+    Ft(ft::FtArgs),
     /// What recording costs a guest, and replaying a host
     Replay(replay::ReplayArgs),
     /// The tiebreaker against `etcd`, natively, and what it promises
@@ -54,6 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Boot(args) => boot(args),
         What::Disk(args) => disk::run(args),
+        What::Ft(args) => ft::run(args),
         What::Replay(args) => replay::run(args),
         What::Tiebreaker(args) => tiebreaker::run(args),
     }
@@ -123,7 +126,7 @@ fn show(figures: &BTreeMap<&'static str, Figure>, bounded: &BTreeMap<&'static st
 }
 
 /// One, five and fifteen minutes.
-fn load_average() -> Vec<f64> {
+pub(super) fn load_average() -> Vec<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace()
         .take(3)

@@ -2,6 +2,7 @@
 //! contestants boot the very same bytes.
 
 use crate::image::{Image, Service};
+use crate::load::guest::{LARGE_PACKETS, ORDER_PORT};
 use anyhow::{Context, Result};
 use std::path::Path;
 
@@ -15,18 +16,11 @@ pub(super) const MEMORY_MIB: u32 = 256;
 pub(super) const ADDRESS: &str = "10.9.0.10";
 pub(super) const HOST_ADDRESS: &str = "10.9.0.1";
 
-/// Where the guest takes orders.
-pub(super) const LOAD_PORT: u16 = 7_001;
-
 /// The file system's part of the disk; what follows is the load's.
 pub(super) const FILE_SYSTEM_MIB: u64 = SERVICE.disk_bytes() >> 20;
 
 /// The load's part of the disk.
 pub(super) const LOAD_MIB: u64 = 128;
-
-/// Linux sizes the packets of a stream by the rate that the stream has, so on a slow host they stay small, which keeps the
-/// rate down: either machine settles at one of two rates by chance. With at least so many segments a packet there is one.
-const LARGE_PACKETS: &str = "sysctl.net.ipv4.tcp_min_tso_segs=16";
 
 /// Words of the guest's command line that both contestants get; Antipode adds its own.
 pub(super) fn command_line(image: &Image) -> String {
@@ -39,7 +33,7 @@ pub(super) fn command_line(image: &Image) -> String {
 /// Writes the initrd: the image's, then ours.
 pub(super) fn write_initrd(image: &Image, load: &Path, to: &Path) -> Result<()> {
     let (start, length) = (FILE_SYSTEM_MIB << 20, LOAD_MIB << 20);
-    let serve = format!("serve {LOAD_PORT} /dev/vda {start} {length}");
-    crate::load::guest::write_initrd(image, load, &serve, to)
+    let serve = format!("serve {ORDER_PORT} /dev/vda {start} {length}");
+    crate::load::guest::write_initrd(image, load, &[serve], to)
         .with_context(|| format!("writing {}", to.display()))
 }

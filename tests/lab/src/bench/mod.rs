@@ -23,12 +23,13 @@
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
 //! - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
-//! - `disk`, `replay`, `tiebreaker`: other benches.
+//! - `disk`, `ft`, `replay`, `tiebreaker`: other benches.
 
 pub mod cli;
 mod contestant;
 mod disk;
 mod emulator;
+mod ft;
 mod guest;
 mod probe;
 mod replay;

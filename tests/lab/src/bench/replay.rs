@@ -231,7 +231,7 @@ fn compute(stage: &Stage) -> Result<(f64, Vec<f64>)> {
 }
 
 /// How many rounds the guest has computed.
-fn progress(connection: &mut Connection) -> Result<f64> {
+pub(super) fn progress(connection: &mut Connection) -> Result<f64> {
     connection.write_all(b"?\n")?;
     let mut line = String::new();
     BufReader::new(connection).read_line(&mut line)?;

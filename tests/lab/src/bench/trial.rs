@@ -5,8 +5,8 @@ use super::guest;
 use super::probe::{SAMPLE_SCRIPT, Sample, memory_beyond_guest_mib};
 use crate::agent::client::{Channel, Event};
 use crate::host::Host;
-use crate::load::ends::Answer;
 use crate::load::order::{Direction, Order, Pattern};
+use crate::scenario::clients::ask;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -175,15 +175,9 @@ impl Machine<'_> {
     }
 
     fn load(&self, order: Order) -> Result<Load> {
-        let (address, port) = (guest::ADDRESS, guest::LOAD_PORT);
-        let send = NETWORK_SPAN.as_millis();
         let before = self.sample()?;
-        let text = self.host.shell(&format!(
-            "timeout 60 antipode-lab-load ask --send {send} {address}:{port} {order}"
-        ))?;
+        let answer = ask(self.host, guest::ADDRESS, order, NETWORK_SPAN)?;
         let after = self.sample()?;
-        let answer: Answer =
-            serde_json::from_str(&text).with_context(|| format!("the load's answer `{text}`"))?;
         let request_bytes = match order {
             Order::Disk { pattern, .. } => pattern.block_bytes(),
             Order::Send(_) | Order::Receive => 64 << 10,

@@ -12,13 +12,22 @@ use std::path::Path;
 /// The port of [`super::watch::probe::echo`] in a guest.
 pub const ECHO_PORT: u16 = 7;
 
+/// The port of [`super::ends::serve`] in a guest.
+pub const ORDER_PORT: u16 = 7_001;
+
+/// For a guest's command line: Linux sizes the packets of a stream by the rate that the stream has, so on a slow host they
+/// stay small, which keeps the rate down, and a stream settles at one of two rates by chance. With at least so many
+/// segments a packet there is one.
+pub const LARGE_PACKETS: &str = "sysctl.net.ipv4.tcp_min_tso_segs=16";
+
 const START: &str = "\nservice_run() {\n";
 
-/// Writes the initrd: the image's, then `load` and a script that starts it with `arguments` before the service.
+/// Writes the initrd: the image's, then `load` and a script that starts it before the service, once with each of
+/// `arguments`.
 ///
 /// # Errors
 /// A file that cannot be read or written, or a service whose script has no place to start it.
-pub fn write_initrd(image: &Image, load: &Path, arguments: &str, to: &Path) -> io::Result<()> {
+pub fn write_initrd(image: &Image, load: &Path, arguments: &[String], to: &Path) -> io::Result<()> {
     let mut archive = Archive::new();
     archive.host_file("usr/bin/antipode-lab-load", 0o755, load);
     let script = script(image.manifest.recipe.service, arguments)
@@ -31,8 +40,9 @@ pub fn write_initrd(image: &Image, load: &Path, arguments: &str, to: &Path) -> i
     out.flush()
 }
 
-fn script(service: Service, arguments: &str) -> Option<String> {
-    let start = format!("    /usr/bin/antipode-lab-load {arguments} > /dev/null 2>&1 &\n");
+fn script(service: Service, arguments: &[String]) -> Option<String> {
+    let start = |words| format!("    /usr/bin/antipode-lab-load {words} > /dev/null 2>&1 &\n");
+    let start: String = arguments.iter().map(start).collect();
     let script = service.script();
     let at = script.find(START)? + START.len();
     Some([&script[..at], &start, &script[at..]].concat())
@@ -48,9 +58,12 @@ mod tests {
             (Service::Redis, "exec "),
             (Service::Postgres, "as_postgres $programs/postgres"),
         ] {
-            let script = script(service, "echo 7").unwrap();
-            let (load, service) = (script.find("antipode-lab-load echo 7"), script.find(last));
-            assert!(load.is_some() && load < service, "{script}");
+            let arguments = ["echo 7", "serve 8"].map(str::to_owned);
+            let script = script(service, &arguments).unwrap();
+            for words in arguments {
+                let load = script.find(&format!("antipode-lab-load {words} > /dev/null 2>&1 &\n"));
+                assert!(load.is_some() && load < script.find(last), "{script}");
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub mod refusals;
 pub mod replay;
 pub(crate) mod report;
 pub mod setup;
-mod sites;
+pub(crate) mod sites;
 pub mod stage;
 mod store;
 pub mod summary;

@@ -39,6 +39,8 @@ pub struct VmSettings {
     pub disk: Option<String>,
     /// The TAP interface of the guest's card.
     pub tap: Option<String>,
+    /// The card's address on the wire.
+    pub mac: [u8; 6],
     /// Keys typed ([`Vm::type_text`]) reach the guest.
     pub interactive: bool,
 }
@@ -57,6 +59,7 @@ impl VmSettings {
             cmdline: format!("quiet {}", setup.image.command_line(Some(&address), None)),
             disk: Some(in_store(store::DISK)),
             tap: Some(TAP.to_owned()),
+            mac: GUEST_MAC,
             interactive: setup.service().port().is_none(),
         }
     }
@@ -80,7 +83,7 @@ impl VmSettings {
             text.push_str(&format!("\n[disk]\npath = \"{disk}\"\n"));
         }
         if let Some(tap) = &self.tap {
-            let [a, b, c, d, e, f] = GUEST_MAC;
+            let [a, b, c, d, e, f] = self.mac;
             let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
             text.push_str(&format!("\n[network]\ntap = \"{tap}\"\nmac = \"{mac}\"\n"));
         }
@@ -407,6 +410,7 @@ mod tests {
             cmdline: "quiet".to_owned(),
             disk: None,
             tap: None,
+            mac: GUEST_MAC,
             interactive: false,
         };
         let text = settings.toml();

@@ -2,7 +2,7 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::super::sites::{PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::view::View;
 use crate::image::Service;
 use crate::judge::live::{Judgement, SeenAlone};
@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 
 /// From one write of the client to the next, if the service is that quick.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
-
-/// From the command to a VM that is protected.
-const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long the VM runs in lockstep before the power is cut.
 const TOGETHER: Duration = Duration::from_secs(8);
@@ -92,7 +89,15 @@ impl Outcome {
 pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Result<Outcome> {
     let service = setup.service();
     view.say("three tiebreaker nodes start, and three emulated hosts boot: two sites and a client");
-    let mut sites = Sites::open(setup, "demo", SitesPlan { rtt, seed })?;
+    let mut sites = Sites::open(
+        setup,
+        "demo",
+        SitesPlan {
+            rtt,
+            seed,
+            twin: false,
+        },
+    )?;
     let played = play_at(&mut sites, service, view);
     match &played {
         Ok(outcome) if outcome.violations().is_empty() => sites.finish(),

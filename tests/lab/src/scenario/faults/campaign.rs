@@ -2,7 +2,7 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Direction, Site, Sites, SitesPlan, Watcher};
+use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, Watcher};
 use super::table::{Drawn, Fault, Moment, Scenario, Who};
 use super::verdict::Found;
 use crate::judge::live::SeenAlone;
@@ -17,9 +17,6 @@ const RTT: Duration = Duration::from_millis(40);
 /// From one write of the client to the next, if the service is that quick.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 
-/// From the command to a VM that is protected.
-const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// For anything else that the product is asked for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,12 +25,6 @@ const WRITES: u64 = 12;
 
 /// For writes to be acknowledged.
 const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// How often a protection is asked for that does not come about: after a fault the other site may need its time.
-const PROTECT_TRIES: u32 = 5;
-
-/// Between two of them.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Two sites with a VM, and what is broken of them.
 pub(super) struct Campaign<'a> {
@@ -45,7 +36,12 @@ pub(super) struct Campaign<'a> {
 impl<'a> Campaign<'a> {
     /// Boots everything and starts the VM at site-a, unprotected.
     pub(super) fn open(setup: &'a Setup, seed: u64) -> Result<Self> {
-        let sites = Sites::open(setup, "faults", SitesPlan { rtt: RTT, seed })?;
+        let plan = SitesPlan {
+            rtt: RTT,
+            seed,
+            twin: false,
+        };
+        let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
         let campaign = Self {
             sites,
@@ -163,37 +159,14 @@ impl<'a> Campaign<'a> {
     /// Protects the VM if it is not, and waits until it is; where it is live.
     pub(super) fn protected(&mut self) -> Result<Site> {
         let live = self.sites.live_site()?;
-        let is_protected = |status: &super::super::sites::VmStatus| status.role == "primary" && status.green;
-        if self.sites.status(live).is_ok_and(|status| is_protected(&status)) {
-            return Ok(live);
-        }
-        let mut tries = 0;
-        loop {
-            let asked = self.sites.begin(live, &format!("vm protect {}", self.sites.vm))?;
-            let ended = asked.end(PROTECT_TIMEOUT);
-            if self.sites.status(live).is_ok_and(|status| is_protected(&status)) {
-                return Ok(live);
-            }
-            tries += 1;
-            ensure!(
-                tries < PROTECT_TRIES,
-                "the VM is not protected after {tries} tries: {ended:?}; {}",
-                self.told()
-            );
-            thread::sleep(TRY_AGAIN);
-        }
+        self.sites.protect(live).with_context(|| self.told())?;
+        Ok(live)
     }
 
     /// Ends the protection if there is one; where the VM is live.
     fn unprotected(&mut self) -> Result<Site> {
         let live = self.sites.live_site()?;
-        if self.sites.status(live)?.role == "primary" {
-            self.sites.ask(live, &format!("vm unprotect {}", self.sites.vm))?;
-        }
-        self.sites
-            .wait_status(live, "not live and alone", PATIENCE, |status| {
-                matches!(status.role.as_str(), "unprotected" | "solo")
-            })?;
+        self.sites.unprotect(live)?;
         Ok(live)
     }
 

@@ -46,9 +46,13 @@ impl Witness {
 /// Frames that are being captured where the sites meet the clients.
 pub(crate) struct Capture {
     file: PathBuf,
-    /// Who was live when it began, and in which generation.
-    before: Option<(Site, Generation)>,
+    /// Who was live when it began.
+    before: Standing,
 }
+
+/// Who was live at some moment, and in which generation, by the tiebreaker's record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing(Option<(Site, Generation)>);
 
 impl Sites<'_> {
     /// Captures from now on what the sites send to clients.
@@ -59,10 +63,21 @@ impl Sites<'_> {
             file: file.clone(),
             ports: Some(ports.into()),
         })?;
-        let before = self
-            .record()?
-            .and_then(|record| Some((live_site(&record.state)?, record.generation)));
+        let before = self.standing()?;
         Ok(Capture { file, before })
+    }
+
+    /// Who is live now.
+    pub(crate) fn standing(&self) -> Result<Standing> {
+        let live = |record: Record| Some((live_site(&record.state)?, record.generation));
+        Ok(Standing(self.record()?.and_then(live)))
+    }
+
+    /// The sites that were granted to be live, in order, from the one that was so `before` on.
+    pub(crate) fn granted_since(&self, before: Standing) -> Result<Vec<Site>> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        Ok(granted(&record, before.0))
     }
 
     /// Ends the capture and judges it by what the tiebreaker has granted meanwhile, from the site that was live at its
@@ -71,9 +86,7 @@ impl Sites<'_> {
         self.stop_capture()?;
         let input = BufReader::new(File::open(&capture.file)?);
         let seen = sightings(&capture::read(input)?, GUEST_MAC);
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
-        let granted = granted(&record, capture.before);
+        let granted = self.granted_since(capture.before)?;
         let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
         Ok((judge(&seen, &ports, history), granted))
     }

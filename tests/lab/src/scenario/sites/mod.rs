@@ -15,25 +15,32 @@
 //! its disk holds kernel, initrd and the guest's disk, and survives a power cut as a real one does.
 //!
 //! - `site`: names and addresses. - `network`: delays, cuts and losses. - `product`: `site run` and the commands.
+//! - `protection`: on and off.
 //! - `watcher`: the client. - `evidence`: what the switch, the tiebreaker's record and the disks say afterwards.
+//! - `twin`: for a comparison, a second VM at site-b that is like the first.
 
 mod evidence;
 mod network;
 mod product;
+mod protection;
 mod site;
+mod twin;
 mod watcher;
 
 pub(crate) use network::Direction;
 pub(crate) use product::VmStatus;
+pub(crate) use protection::PROTECT_TIMEOUT;
 pub(crate) use site::Site;
+pub(crate) use twin::TWIN_ADDRESS;
 pub(crate) use watcher::Watcher;
 
+use super::clients::PROGRAM;
 use super::stage::TAP;
 use super::{Setup, VmSettings, store};
 use crate::debian::run_tool;
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, OUTSIDE_ADDRESS, RunDirectory};
 use crate::image::Image;
-use crate::load::guest::{ECHO_PORT, write_initrd};
+use crate::load::guest::{ECHO_PORT, LARGE_PACKETS, ORDER_PORT, write_initrd};
 use crate::playground::cluster::Cluster;
 use crate::playground::topology::{HostPlan, Role, plan};
 use crate::tiebreaker::proxy::Cut;
@@ -76,6 +83,31 @@ pub(crate) struct SitesPlan {
     pub(crate) rtt: Duration,
     /// All chance in the switch follows from it.
     pub(crate) seed: u64,
+    /// Whether site-b has a VM of its own, and guests carry orders out.
+    pub(crate) twin: bool,
+}
+
+impl SitesPlan {
+    /// What the load in a guest is started with.
+    fn load_arguments(self) -> Vec<String> {
+        let mut arguments = vec![format!("echo {ECHO_PORT}")];
+        if self.twin {
+            // Of its orders none is for a disk.
+            arguments.push(format!("serve {ORDER_PORT} /dev/null 0 0"));
+        }
+        arguments
+    }
+
+    /// A VM's definition at `site`.
+    fn definition(self, settings: VmSettings) -> String {
+        let words = if self.twin { LARGE_PACKETS } else { "" };
+        let cmdline = format!("{words} {}", settings.cmdline);
+        VmSettings {
+            cmdline: cmdline.trim_start().to_owned(),
+            ..settings
+        }
+        .toml()
+    }
 }
 
 /// Two sites, a tiebreaker and a client, up. Dropping it cuts the power of all.
@@ -120,9 +152,9 @@ impl<'a> Sites<'a> {
             let spec = match Site::named(&host.name) {
                 None => client(host, &run, &load),
                 Some(site) => {
-                    let files = Files::make(setup, &run, &town, site, &load)?;
+                    let files = Files::make(setup, plan, &run, &town, site, &load)?;
                     ways.extend(files.ways.iter().map(|(node, cut)| ((site, *node), cut.clone())));
-                    let spec = files.host(setup, &run, host);
+                    let spec = files.host(setup, plan, &run, host);
                     specs.insert(site, spec.clone());
                     spec
                 }
@@ -203,7 +235,8 @@ impl<'a> Sites<'a> {
     fn come_up(&mut self, site: Site) -> Result<()> {
         let host = self.host(site)?;
         host.shell(store::MOUNT)?;
-        host.shell(&format!("lab-bridge br0 eth0 {TAP}"))?;
+        let own = if self.plan.twin { twin::TAP } else { "" };
+        host.shell(&format!("lab-bridge br0 eth0 {TAP} {own}"))?;
         self.start_daemon(site)
     }
 
@@ -215,7 +248,7 @@ impl<'a> Sites<'a> {
 
 fn client(host: &HostPlan, run: &RunDirectory, load: &Path) -> HostSpec {
     HostSpec {
-        files: vec![file(watcher::PROGRAM, 0o755, load)],
+        files: vec![file(PROGRAM, 0o755, load)],
         ..Cluster::spec(host, run)
     }
 }
@@ -228,7 +261,14 @@ struct Files {
 }
 
 impl Files {
-    fn make(setup: &Setup, run: &RunDirectory, town: &Town, site: Site, load: &Path) -> Result<Self> {
+    fn make(
+        setup: &Setup,
+        plan: SitesPlan,
+        run: &RunDirectory,
+        town: &Town,
+        site: Site,
+        load: &Path,
+    ) -> Result<Self> {
         let folder = run.path().join(format!("{site}-files"));
         fs::create_dir(&folder)?;
         let antipode = setup
@@ -250,16 +290,27 @@ impl Files {
             ports.push(port);
         }
         fs::write(folder.join("site.toml"), site_config(site, &ports))?;
-        fs::write(folder.join("vm.toml"), vm_config(setup))?;
+        let settings = match site {
+            Site::B if plan.twin => twin::settings(setup),
+            _ => settings(setup),
+        };
+        fs::write(folder.join("vm.toml"), plan.definition(settings))?;
         let store = run.path().join(format!("store-{site}.ext4"));
-        Self::fill(&setup.image, site, load, &folder, &store)?;
+        Self::fill(&setup.image, plan, site, load, &folder, &store)?;
         Ok(Self { folder, store, ways })
     }
 
     /// The site where the VM is created has its kernel, initrd and disk; the other one has room for them.
-    fn fill(image: &Image, site: Site, load: &Path, folder: &Path, store: &Path) -> Result<()> {
+    fn fill(
+        image: &Image,
+        plan: SitesPlan,
+        site: Site,
+        load: &Path,
+        folder: &Path,
+        store: &Path,
+    ) -> Result<()> {
         let initrd = folder.join("initrd");
-        write_initrd(image, load, &format!("echo {ECHO_PORT}"), &initrd)?;
+        write_initrd(image, load, &plan.load_arguments(), &initrd)?;
         let files = [
             (image.kernel.as_path(), store::KERNEL),
             (&initrd, store::INITRD),
@@ -270,18 +321,20 @@ impl Files {
         let room = store::ROOM_BYTES + 2 * copies;
         match site {
             Site::A => store::make_of(&files, room, store)?,
+            Site::B if plan.twin => store::make_of(&files, room + copies, store)?,
             Site::B => store::make_of(&[], room + copies, store)?,
         };
         Ok(())
     }
 
-    fn host(&self, setup: &Setup, run: &RunDirectory, host: &HostPlan) -> HostSpec {
-        let guest_mib = setup.service().memory_bytes() >> 20;
+    fn host(&self, setup: &Setup, plan: SitesPlan, run: &RunDirectory, host: &HostPlan) -> HostSpec {
+        let guests = 1 + u64::from(plan.twin);
+        let guests_mib = guests * (setup.service().memory_bytes() >> 20);
         let own = |name: &str| self.folder.join(name);
         let credentials = own(&format!("site-{}.pem", host.name));
         debug_assert_eq!(host.role, Role::Site);
         HostSpec {
-            memory_mib: u32::try_from(SITE_OWN_MIB + guest_mib).unwrap_or(u32::MAX),
+            memory_mib: u32::try_from(SITE_OWN_MIB + guests_mib).unwrap_or(u32::MAX),
             outside: true,
             disks: vec![Disk {
                 path: self.store.clone(),
@@ -307,12 +360,12 @@ fn file(path: &str, mode: u32, source: &Path) -> HostFile {
     }
 }
 
-fn vm_config(setup: &Setup) -> String {
-    let settings = VmSettings {
+/// The VM that is created at site-a.
+fn settings(setup: &Setup) -> VmSettings {
+    VmSettings {
         name: setup.service().name().to_owned(),
         ..VmSettings::new(setup)
-    };
-    settings.toml()
+    }
 }
 
 /// The site's configuration; `ports` lead to the tiebreaker's nodes.

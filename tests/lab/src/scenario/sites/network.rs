@@ -4,7 +4,7 @@ use super::Sites;
 use super::site::Site;
 use crate::switch::fabric::Way;
 use crate::switch::link::ShapeChange;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// The cable on which the way between the sites takes its time, both ways: site-b sends by `tx` and receives by `rx`.
@@ -79,6 +79,17 @@ impl Sites<'_> {
             ..ShapeChange::default()
         };
         Ok(self.cluster.switch.client()?.shape(WAN_PORT, None, narrow)?)
+    }
+
+    /// Bytes that a site has sent to the other one so far, frames and all.
+    pub(crate) fn wan_bytes_from(&self, site: Site) -> Result<u64> {
+        let ports = self.cluster.switch.client()?.ports()?;
+        let port = ports.iter().find(|port| port.name == WAN_PORT);
+        let port = port.with_context(|| format!("the switch has no port {WAN_PORT}"))?;
+        Ok(match site {
+            Site::A => port.rx.counters.bytes,
+            Site::B => port.tx.counters.bytes,
+        })
     }
 
     /// Whole and wide again: everything but the cables' lengths.

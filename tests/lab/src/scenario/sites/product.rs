@@ -22,7 +22,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 const SIGKILL: i32 = 9;
 
-/// The first words of the VM's own process.
+/// The first words of a VM's own process.
 const VM_PROCESS: &str = "antipode site vm";
 
 /// `site run` on a host. What it says is in `site-<name>.log` of the run's directory.
@@ -186,9 +186,22 @@ impl Sites<'_> {
 
     /// Kills the VM's own process.
     pub(crate) fn kill_vm_process(&self, site: Site) -> Result<()> {
-        let killed = self.host(site)?.shell(&kill_all(VM_PROCESS))?;
+        let words = format!("{VM_PROCESS} --name {} ", self.vm);
+        let killed = self.host(site)?.shell(&kill_all(&words))?;
         ensure!(!killed.is_empty(), "{site} runs no VM");
         Ok(())
+    }
+
+    /// The process of a VM.
+    pub(crate) fn vm_process(&self, site: Site, vm: &str) -> Result<u32> {
+        let words = format!("{VM_PROCESS} --name {vm} ");
+        let found = self.host(site)?.shell(&each_process(&words, "echo $pid"))?;
+        let [number] = found.split_whitespace().collect::<Vec<_>>()[..] else {
+            bail!("{site} should have one process of {vm}: {found:?}");
+        };
+        number
+            .parse()
+            .with_context(|| format!("{site}: a process {number:?}"))
     }
 
     /// Runs a command of the product on a site to its end, which must be a good one; what it said last, as JSON.
@@ -236,7 +249,11 @@ impl Sites<'_> {
 
     /// Creates the VM at `site` and starts it.
     pub(crate) fn start_vm(&self, site: Site) -> Result<()> {
-        let vm = &self.vm;
+        self.start_other_vm(site, &self.vm)
+    }
+
+    /// Creates a VM of another name at `site`, from the definition that lies there, and starts it.
+    pub(super) fn start_other_vm(&self, site: Site, vm: &str) -> Result<()> {
         self.ask(site, &format!("vm create {vm} --vm {VM_CONFIG}"))?;
         self.ask(site, &format!("vm start {vm}"))?;
         Ok(())
@@ -309,9 +326,14 @@ impl Asked {
 
 /// A script that kills every process of which the first words are `words`, but for their folders, and says its number.
 pub(super) fn kill_all(words: &str) -> String {
+    each_process(words, "kill -KILL $pid && echo $pid")
+}
+
+/// A script that does `what` with the number, `$pid`, of every such process.
+fn each_process(words: &str, what: &str) -> String {
     format!(
         "for process in /proc/[0-9]*; do if tr '\\0' ' ' 2>/dev/null < $process/cmdline | grep -q '^[^ ]*{words}'; then \
-         kill -KILL ${{process#/proc/}} && echo ${{process#/proc/}}; fi; done"
+         pid=${{process#/proc/}}; {what}; fi; done"
     )
 }
 

@@ -5,6 +5,7 @@ use crate::agent::message::Stream;
 use crate::host::Host;
 use crate::image::Service;
 use crate::load::watch::{Line, Progress, Report};
+use crate::scenario::clients::PROGRAM;
 use crate::scenario::stage::GUEST_ADDRESS;
 use anyhow::{Result, bail};
 use std::io::Write;
@@ -12,9 +13,6 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// Where the program lies on the client.
-pub(super) const PROGRAM: &str = "/bin/antipode-lab-load";
 
 /// From the end of the writing to the report: everything is read back.
 const REPORT_PATIENCE: Duration = Duration::from_secs(150);

@@ -1,0 +1,60 @@
+//! Protection, on and off, as often as it is wanted.
+
+use super::product::VmStatus;
+use super::{Site, Sites};
+use anyhow::{Result, ensure};
+use std::thread;
+use std::time::Duration;
+
+/// From the command to a VM that is protected.
+pub(crate) const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// From the command to a VM that is live and alone.
+const UNPROTECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a protection is asked for that does not come about: after another one the other site may need its time.
+const TRIES: u32 = 5;
+
+/// Between two of them.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+impl VmStatus {
+    /// Whether it is the live copy, and protected.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.role == "primary" && self.green
+    }
+}
+
+impl Sites<'_> {
+    /// Protects the VM, which is live at `live`, if it is not protected; what that site says then.
+    pub(crate) fn protect(&self, live: Site) -> Result<VmStatus> {
+        let protected = || self.status(live).ok().filter(VmStatus::is_protected);
+        if let Some(status) = protected() {
+            return Ok(status);
+        }
+        let mut tries = 0;
+        loop {
+            let asked = self.begin(live, &format!("vm protect {}", self.vm))?;
+            let ended = asked.end(PROTECT_TIMEOUT);
+            if let Some(status) = protected() {
+                return Ok(status);
+            }
+            tries += 1;
+            ensure!(
+                tries < TRIES,
+                "the VM is not protected after {tries} tries: {ended:?}"
+            );
+            thread::sleep(TRY_AGAIN);
+        }
+    }
+
+    /// Ends the protection of the VM, which is live at `live`, if there is one.
+    pub(crate) fn unprotect(&self, live: Site) -> Result<VmStatus> {
+        if self.status(live)?.role == "primary" {
+            self.ask(live, &format!("vm unprotect {}", self.vm))?;
+        }
+        self.wait_status(live, "not live and alone", UNPROTECT_TIMEOUT, |status| {
+            matches!(status.role.as_str(), "unprotected" | "solo")
+        })
+    }
+}
