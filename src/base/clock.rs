@@ -38,6 +38,13 @@ pub fn process_cpu_time() -> Duration {
         .map_or(Duration::ZERO, Duration::from)
 }
 
+/// Processor time that the calling thread has used, the guest's included.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
+}
+
 /// The host's time of day, for what carries a date: a new VM's calendar, certificates.
 #[must_use]
 pub fn wall_clock_unix_seconds() -> i64 {

@@ -37,7 +37,9 @@ impl Role {
         let gauges = self.gauges;
         self.detector
             .waits(self.now, gauges.position, gauges.output_waits_since);
-        if let Some(share) = self.lag.step(self.now, gauges.lag.time) {
+        // The way there and back is in what this site sees, and a slower guest makes it no shorter.
+        let behind = gauges.lag.time.saturating_sub(self.detector.round_trip_p50());
+        if let Some(share) = self.lag.step(self.now, behind) {
             self.emit(Effect::Throttle(share));
         }
         let suspecting = self.phase == Phase::Suspecting(Side::Primary);

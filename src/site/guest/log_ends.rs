@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::orders::FromVcpu;
+use crate::base::clock::thread_cpu_time;
 use crate::base::limits::LOG_BUFFER_BYTES_MAX;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::kvm::VcpuWaker;
@@ -23,6 +24,9 @@ use crate::replay::{Batch, Cadence, Entry, Feed, Framer, LogSink, LogSource};
 const BATCH_SPAN_AWAKE: Duration = Duration::from_millis(20);
 /// One that sleeps most of the time has little to tell, and each batch costs some bytes of its own (R6).
 const BATCH_SPAN_ASLEEP: Duration = Duration::from_millis(500);
+
+/// A guest that is slowed stands no longer at once: what is asked of its thread waits meanwhile.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,12 +69,13 @@ impl Room {
         locked(&self.used).share = percent;
     }
 
-    /// Lets the guest wait for its share of the time that it ran for, `span`.
+    /// Lets a guest wait that has run for `span`, so that it comes to its share.
     fn give_share(&self, span: Duration) {
         let used = locked(&self.used);
         let share = u32::from(used.share);
-        if (1..100).contains(&share) && !used.is_open {
-            drop(self.changed.wait_timeout(used, span * (100 - share) / share));
+        if (1..100).contains(&share) {
+            let pause = (span * (100 - share) / share).min(PAUSE_MAX);
+            drop(self.changed.wait_timeout_while(used, pause, |used| !used.is_open));
         }
     }
 
@@ -88,6 +93,8 @@ pub(crate) struct Outgoing {
     next: LogSeq,
     room: Arc<Room>,
     reports: UnboundedSender<FromVcpu>,
+    /// Processor time of the vCPU's thread when the last batch was closed.
+    ran_until: Duration,
 }
 
 impl Outgoing {
@@ -98,6 +105,7 @@ impl Outgoing {
             next: LogSeq::default().next(),
             room,
             reports,
+            ran_until: thread_cpu_time(),
         }
     }
 }
@@ -106,7 +114,6 @@ impl LogSink for Outgoing {
     fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
         let frame = self.framer.frame(batch)?;
         self.room.take(frame.len());
-        self.room.give_share(BATCH_SPAN_AWAKE);
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
         let logged = FromVcpu::Logged {
             seq: self.next,
@@ -117,6 +124,10 @@ impl LogSink for Outgoing {
         self.next = self.next.next();
         // Without a driver the process is about to end.
         let _ = self.reports.send(logged);
+        // What waits for the batch does not wait for the guest.
+        let ran_until = thread_cpu_time();
+        self.room
+            .give_share(ran_until.saturating_sub(std::mem::replace(&mut self.ran_until, ran_until)));
         Ok(())
     }
 
