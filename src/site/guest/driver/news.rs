@@ -63,7 +63,10 @@ impl Driver {
 
     pub(super) fn vcpu_told(&mut self, told: FromVcpu) {
         match told {
-            FromVcpu::Ready { handle, exits, disk } => self.running = Some(Running { handle, exits, disk }),
+            FromVcpu::Ready { handle, exits, disk } => {
+                self.ended_at = None;
+                self.running = Some(Running { handle, exits, disk });
+            }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
             FromVcpu::Output { seq, output } => {
                 let now = self.moment();
