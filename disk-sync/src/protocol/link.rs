@@ -366,6 +366,13 @@ mod tests {
         LiveCredentials::open(paths, &sites(), Arc::new(SomeDay)).unwrap()
     }
 
+    /// Both ends of a connection.
+    fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
     /// A client whose first words, and its goodbye if `says_goodbye`, leave with the last flight of its handshake.
     fn hasty_client(mut socket: TcpStream, live: &Arc<LiveCredentials>, says_goodbye: bool) -> TcpStream {
         let config = Arc::new(live.client_config(sites()).unwrap());
@@ -393,9 +400,7 @@ mod tests {
     fn a_peer_that_says_nothing_is_waited_for_so_long_and_no_longer() {
         let folder = tempfile::tempdir().unwrap();
         let live = credentials(folder.path());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
+        let (client, server) = connected();
         std::thread::scope(|scope| {
             let client = scope.spawn(|| hasty_client(client, &live, false));
             let mut link = Link::accept(server, &live, sites()).unwrap();
@@ -414,9 +419,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let live = credentials(folder.path());
         for says_goodbye in [false, true] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (server, _) = listener.accept().unwrap();
+            let (client, server) = connected();
             std::thread::scope(|scope| {
                 let client = scope.spawn(|| hasty_client(client, &live, says_goodbye));
                 let mut link = Link::accept(server, &live, sites()).unwrap();

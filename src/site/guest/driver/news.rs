@@ -114,11 +114,11 @@ impl Driver {
         }
         self.running = None;
         self.awaits_outside = false;
-        if let Ok((Outcome::PowerOff, position)) = &how {
-            self.ended_at = Some(*position);
-        }
         self.todo.push_back(match how {
-            Ok((Outcome::PowerOff, position)) => Event::GuestStopped { position },
+            Ok((Outcome::PowerOff, position)) => {
+                self.ended_at = Some(position);
+                Event::GuestStopped { position }
+            }
             Ok(_) => Event::VmFailed,
             Err(Ending::Diverged(why)) => {
                 tracing::error!("this copy is not the same machine any more: {why}");
@@ -140,10 +140,9 @@ impl Driver {
 
     /// The thread that would execute the log has ended with its guest; the log may not have.
     fn follow_an_ended_guest(&mut self) {
+        let Some(position) = self.ended_at else { return };
         let now = self.now();
-        let (Some(position), Some(pair)) = (self.ended_at, &mut self.pair) else {
-            return;
-        };
+        let Some(pair) = &mut self.pair else { return };
         match pair.guest_ended(now, position) {
             Ok(over) => self.replay_over(over),
             Err(through) => {

@@ -18,9 +18,6 @@ const SEED: u64 = 1;
 /// Before a load: what a boot, a copy or a long standstill left to do settles.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// From one write of the client to the next, if the service is that quick.
-const WRITE_EVERY: Duration = Duration::from_millis(20);
-
 /// How long the VM is watched before the power is cut.
 const TOGETHER: Duration = Duration::from_secs(8);
 
@@ -29,9 +26,6 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Writes that must be acknowledged before and after.
 const WRITES: u64 = 20;
-
-/// For them.
-const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A VM at site-a, its twin at site-b.
 pub(super) struct Stage<'a> {
@@ -182,15 +176,9 @@ impl<'a> Stage<'a> {
     fn failover(&mut self) -> Result<Gap> {
         let before = self.sites.standing()?;
         self.sites.protect(Site::A)?;
-        let watcher = Watcher::start(
-            self.sites.client()?,
-            self.service,
-            "gap",
-            WRITE_EVERY,
-            self.sites.logs(),
-        )?;
+        let watcher = Watcher::start(self.sites.client()?, self.service, "gap", self.sites.logs())?;
         watcher.wait_ready(READY_TIMEOUT)?;
-        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
+        watcher.wait_acked(WRITES)?;
         thread::sleep(TOGETHER);
         let protected = self.sites.status(Site::A)?;
         ensure!(
@@ -200,7 +188,7 @@ impl<'a> Stage<'a> {
         self.sites.power_cut(Site::A)?;
         self.sites
             .wait_status(Site::B, "not live", FAILOVER_TIMEOUT, |status| status.is_live())?;
-        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
+        watcher.wait_acked(WRITES)?;
         let client = watcher.finish()?;
         let violations = client.violations();
         ensure!(violations.is_empty(), "{}", violations.join("; "));

@@ -14,17 +14,11 @@ use std::time::{Duration, Instant};
 /// Between the sites.
 const RTT: Duration = Duration::from_millis(40);
 
-/// From one write of the client to the next, if the service is that quick.
-const WRITE_EVERY: Duration = Duration::from_millis(20);
-
 /// For anything else that the product is asked for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
 const WRITES: u64 = 12;
-
-/// For writes to be acknowledged.
-const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Two sites with a VM, and what is broken of them.
 pub(super) struct Campaign<'a> {
@@ -49,7 +43,7 @@ impl<'a> Campaign<'a> {
             frozen: BTreeSet::new(),
         };
         let watcher = campaign.watch("first")?;
-        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
+        watcher.wait_acked(WRITES)?;
         let first = watcher.finish()?.violations();
         ensure!(
             first.is_empty(),
@@ -94,7 +88,7 @@ impl<'a> Campaign<'a> {
         name: &str,
     ) -> Result<(crate::load::watch::Report, Duration, String)> {
         let watcher = self.watch(name)?;
-        watcher.wait_acked(WRITES, WRITES_TIMEOUT)?;
+        watcher.wait_acked(WRITES)?;
         self.sites.narrow_wan(scenario.moment.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
             Moment::Protected => (None, "primary".to_owned()),
@@ -119,7 +113,7 @@ impl<'a> Campaign<'a> {
             }
         }
         let lasted = begun.elapsed();
-        let goes_on = watcher.wait_acked(WRITES, WRITES_TIMEOUT);
+        let goes_on = watcher.wait_acked(WRITES);
         // A protection that was interrupted may fail; that it harms nothing is what the client says.
         if let Some(protecting) = protecting
             && let Err(error) = protecting.end(PROTECT_TIMEOUT)
@@ -192,13 +186,7 @@ impl<'a> Campaign<'a> {
     }
 
     fn watch(&self, name: &str) -> Result<Watcher> {
-        let watcher = Watcher::start(
-            self.sites.client()?,
-            self.service,
-            name,
-            WRITE_EVERY,
-            self.sites.logs(),
-        )?;
+        let watcher = Watcher::start(self.sites.client()?, self.service, name, self.sites.logs())?;
         watcher.wait_ready(READY_TIMEOUT)?;
         Ok(watcher)
     }

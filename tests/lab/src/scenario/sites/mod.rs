@@ -32,7 +32,7 @@ pub(crate) use product::VmStatus;
 pub(crate) use protection::PROTECT_TIMEOUT;
 pub(crate) use site::Site;
 pub(crate) use twin::TWIN_ADDRESS;
-pub(crate) use watcher::Watcher;
+pub(crate) use watcher::{WRITES_TIMEOUT, Watcher};
 
 use super::clients::PROGRAM;
 use super::stage::TAP;

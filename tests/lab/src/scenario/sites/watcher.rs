@@ -14,6 +14,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+/// From one write to the next, if the service is that quick.
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// For writes to be acknowledged: in lockstep on emulated hosts one may take most of a second.
+pub(crate) const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// From the end of the writing to the report: everything is read back.
 const REPORT_PATIENCE: Duration = Duration::from_secs(150);
 
@@ -40,13 +46,7 @@ struct State {
 
 impl Watcher {
     /// Starts on `client`; `run` tells this watch's numbers from others'. Everything it says goes to a file in `logs`.
-    pub(crate) fn start(
-        client: &Host,
-        service: Service,
-        run: &str,
-        every: Duration,
-        logs: &Path,
-    ) -> Result<Self> {
+    pub(crate) fn start(client: &Host, service: Service, run: &str, logs: &Path) -> Result<Self> {
         let argv = [
             PROGRAM,
             "watch",
@@ -55,7 +55,7 @@ impl Watcher {
             "--run",
             run,
             "--every",
-            &every.as_millis().to_string(),
+            &WRITE_EVERY.as_millis().to_string(),
         ];
         let channel = client.spawn(&argv)?;
         let log = std::fs::File::create(logs.join(format!("client-{run}.log")))?;
@@ -74,10 +74,10 @@ impl Watcher {
     }
 
     /// Waits for `more` acknowledgements beyond those there are.
-    pub(crate) fn wait_acked(&self, more: u64, patience: Duration) -> Result<()> {
+    pub(crate) fn wait_acked(&self, more: u64) -> Result<()> {
         let wanted = self.progress().acked + more;
         let what = format!("fewer than {wanted} writes are acknowledged");
-        self.wait(patience, &what, |state| state.progress.acked >= wanted)
+        self.wait(WRITES_TIMEOUT, &what, |state| state.progress.acked >= wanted)
     }
 
     /// How it was going a second ago.
