@@ -136,11 +136,14 @@ impl<S: LogSource> Replayer<S> {
         Ok(())
     }
 
-    /// What our own disk requests came to that the log has not told of yet.
-    pub(super) fn take_completions(&mut self) -> Vec<Input> {
+    /// What has come here that the log has not told of: what our own disk requests came to, and the wish to stop.
+    pub(super) fn take_arrivals(&mut self) -> Vec<Arrival> {
         self.look_into_inbox();
         let done = std::mem::take(&mut self.disk_done).into_iter();
-        done.map(|(id, outcome)| Input::Disk(DiskCompletion { id, outcome }))
+        let completions =
+            done.map(|(id, outcome)| Arrival::Device(Input::Disk(DiskCompletion { id, outcome })));
+        completions
+            .chain(self.is_stopped.then_some(Arrival::Stop))
             .collect()
     }
 
@@ -169,16 +172,13 @@ impl<S: LogSource> Replayer<S> {
     /// The next batch of the source, once it is there.
     fn await_batch(&mut self) -> Result<Option<Batch>, TimelineError> {
         loop {
+            // Looking takes the note that work waits, so the source is asked after it: what comes later ends the wait.
+            self.look_into_inbox();
             match self.log.next()? {
                 Feed::Batch(batch) => return Ok(Some(*batch)),
                 Feed::Ended => return Ok(None),
-                Feed::Waiting => {
-                    self.look_into_inbox();
-                    if self.is_stopped {
-                        return Err(TimelineError::Stopped);
-                    }
-                    self.kicker.park(None);
-                }
+                Feed::Waiting if self.is_stopped => return Err(TimelineError::Stopped),
+                Feed::Waiting => self.kicker.park(None),
             }
         }
     }

@@ -95,7 +95,7 @@ impl<S: LogSource> Standby<S> {
         if let Phase::Following(replayer, reserve) = &mut self.phase
             && let Some(reserve) = reserve.take()
         {
-            let done = replayer.take_completions().into_iter().map(Arrival::Device);
+            let arrived = replayer.take_arrivals();
             let live = Live::starting_at(
                 now,
                 reserve.kicker,
@@ -108,7 +108,7 @@ impl<S: LogSource> Standby<S> {
                 source,
             })?;
             live.want_hold();
-            self.phase = Phase::Live(Box::new(live.after(done)));
+            self.phase = Phase::Live(Box::new(live.after(arrived)));
         }
         match &mut self.phase {
             Phase::Live(live) => Ok(live),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
 
 mod step;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
