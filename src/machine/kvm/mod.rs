@@ -15,6 +15,7 @@ mod exit;
 mod kick;
 mod state;
 mod vcpu;
+mod visible;
 mod vm;
 
 pub use disturbance::Disturbance;

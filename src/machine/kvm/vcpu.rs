@@ -13,6 +13,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use nix::libc::{EAGAIN, EINTR};
 
 use super::kick::Attachment;
+use super::visible::{without_host_notes, without_leftovers};
 use super::{Exit, Kicker, KvmError, PortAccess, PostedWrite, WritePlace};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
 
@@ -392,13 +393,13 @@ impl Vcpu {
         unsafe { self.fd.set_xsave(&state) }.map_err(KvmError::ioctl("KVM_SET_XSAVE"))
     }
 
-    /// The floating-point and vector registers, in the layout of XSAVE.
+    /// The floating-point and vector registers, in the layout of XSAVE, without what depends on the host.
     ///
     /// # Errors
     /// When KVM refuses.
     pub fn extended_state(&self) -> Result<Vec<u32>, KvmError> {
         let state = self.fd.get_xsave().map_err(KvmError::ioctl("KVM_GET_XSAVE"))?;
-        Ok(state.region.to_vec())
+        Ok(without_host_notes(&state.region))
     }
 
     /// Pending exceptions and interrupts.
@@ -460,48 +461,5 @@ impl Vcpu {
         self.fd
             .set_guest_debug(debug)
             .map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))
-    }
-}
-
-/// `events` without what KVM remembers of events that are over. It remembers those whose delivery it had to repeat, because
-/// a page of the guest's stack was not mapped right then; so which they are depends on the host, and no guest sees them.
-fn without_leftovers(events: kvm_vcpu_events) -> kvm_vcpu_events {
-    let mut events = events;
-    if events.exception.injected == 0 && events.exception.pending == 0 {
-        events.exception = Default::default();
-        events.exception_has_payload = 0;
-    }
-    if events.exception_has_payload == 0 {
-        events.exception_payload = 0;
-    }
-    if events.interrupt.injected == 0 {
-        events.interrupt.nr = 0;
-        events.interrupt.soft = 0;
-    }
-    events
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_events_that_are_not_over_are_told() {
-        let mut events = kvm_vcpu_events::default();
-        events.exception.nr = 14;
-        events.exception.has_error_code = 1;
-        events.exception.error_code = 2;
-        events.exception_payload = 0x1000;
-        events.interrupt.nr = 0x30;
-        events.interrupt.soft = 1;
-        events.interrupt.shadow = 1;
-        let told = without_leftovers(events);
-        let mut expected = kvm_vcpu_events::default();
-        expected.interrupt.shadow = 1;
-        assert_eq!(told, expected);
-        events.exception.injected = 1;
-        events.exception_has_payload = 1;
-        events.interrupt.injected = 1;
-        assert_eq!(without_leftovers(events), events);
     }
 }
