@@ -183,22 +183,15 @@ impl<S: LogSource> Replayer<S> {
         }
     }
 
-    /// Makes sure that no entry of exit `at` is missing.
-    fn cover(&mut self, at: ExitOrdinal) -> Result<(), TimelineError> {
-        while self.through <= at && self.end.is_none() {
-            if !self.read_batch()? {
-                return Err(TimelineError::Ended(at));
-            }
-        }
-        Ok(())
-    }
-
     /// The next entry, if it belongs to the exit of `standing`. One that is there is told before it is known whether more
     /// will come: whatever the log holds, a backup executes before it goes on alone (P1).
     fn entry_here(&mut self, standing: Standing) -> Result<Option<&Entry>, TimelineError> {
         let is_here = |(exit, _): &(ExitOrdinal, Entry)| *exit == standing.exit;
-        if !self.entries.front().is_some_and(is_here) {
-            self.cover(standing.exit)?;
+        let may_come = |through| through <= standing.exit;
+        while !self.entries.front().is_some_and(is_here) && may_come(self.through) && self.end.is_none() {
+            if !self.read_batch()? {
+                return Err(TimelineError::Ended(standing.exit));
+            }
         }
         match self.entries.front() {
             Some((exit, entry)) if *exit < standing.exit => Err(diverged(
