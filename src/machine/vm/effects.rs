@@ -47,7 +47,7 @@ impl Vm {
             }
             self.disk_writes = roll_disk_writes(self.disk_writes, &requests);
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
-                disk.submit(requests);
+                disk.submit(self.totals.exit_count, requests);
             }
             for (release, frame) in frames {
                 outside.put_out(release, HeldOutput::Frame(frame));
