@@ -194,13 +194,11 @@ impl<S: LogSource> Replayer<S> {
             }
         }
         match self.entries.front() {
-            Some((exit, entry)) if *exit < standing.exit => Err(diverged(
-                standing,
-                format!(
-                    "the record has {} at exit {exit}, which the guest has passed",
-                    entry.name()
-                ),
-            )),
+            Some((exit, entry)) if *exit < standing.exit => {
+                let entry = entry.name();
+                let what = format!("the record has {entry} at exit {exit}, which the guest has passed");
+                Err(diverged(standing, what))
+            }
             Some((exit, entry)) if *exit == standing.exit => Ok(Some(entry)),
             _ => Ok(None),
         }
@@ -245,10 +243,8 @@ impl<S: LogSource> Replayer<S> {
                 Event::Device(Input::Disk(completion)) => {
                     self.disk_done.insert(completion.id, completion.outcome);
                 }
-                // What is typed at a replay, and its power button, is nobody's.
-                Event::Device(_) => {}
-                // It is held where the log says.
-                Event::Hold => {}
+                // What is typed at a replay, and its power button, is nobody's; and it is held where the log says.
+                Event::Device(_) | Event::Hold => {}
             }
         }
     }
@@ -315,7 +311,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
             return Ok(Some(Arrival::Stop));
         }
         let arrival = match self.entry_here(standing)? {
-            None => return Ok(None),
+            None | Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
             Some(Entry::Disk { id, is_done }) => {
                 let (id, is_done) = (*id, *is_done);
                 self.entries.pop_front();
@@ -326,14 +322,15 @@ impl<S: LogSource> Timeline for Replayer<S> {
             Some(Entry::Console(bytes)) => Arrival::Device(Input::Console(bytes.clone())),
             Some(Entry::PowerButton) => Arrival::Device(Input::PowerButton),
             Some(Entry::Stop) => Arrival::Stop,
-            Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
             Some(
-                entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Epoch(_) | Entry::Output { .. }),
+                entry @ (Entry::TimeRead(_)
+                | Entry::Entropy(_)
+                | Entry::Epoch(_)
+                | Entry::Flush
+                | Entry::Output { .. }),
             ) => {
-                let what = format!(
-                    "the guest did not ask for the {} that the record has here",
-                    entry.name()
-                );
+                let entry = entry.name();
+                let what = format!("the guest did not ask for the {entry} that the record has here");
                 return Err(diverged(standing, what));
             }
         };
@@ -461,13 +458,21 @@ impl<S: LogSource> Timeline for Replayer<S> {
         })
     }
 
+    fn flush(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        if self.entry_here(standing)? != Some(&Entry::Flush) {
+            return Err(diverged(
+                standing,
+                "the guest flushes, and the record has no flush here".into(),
+            ));
+        }
+        self.entries.pop_front();
+        Ok(())
+    }
+
     fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         match self.entry_here(standing)? {
-            Some(Entry::Output {
-                kind: recorded_kind,
-                digest: recorded,
-            }) if *recorded_kind == kind && *recorded == digest => {
+            Some(recorded) if *recorded == (Entry::Output { kind, digest }) => {
                 self.entries.pop_front();
                 Ok(Release::Now)
             }

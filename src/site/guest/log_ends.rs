@@ -134,6 +134,7 @@ impl LogSink for Outgoing {
     fn cadence(&self) -> Cadence {
         Cadence {
             at_outputs: true,
+            at_flushes: false,
             awake: BATCH_SPAN_AWAKE,
             asleep: BATCH_SPAN_ASLEEP,
         }
