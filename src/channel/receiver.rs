@@ -34,6 +34,8 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Receiver {
     reached: Ack,
+    /// How far the replica is durable: it may know of an exit before the replay has told that it is there.
+    durable: ExitOrdinal,
     /// What was said last.
     told: Ack,
     /// When the next Ack is due.
@@ -55,6 +57,7 @@ impl Receiver {
         };
         Self {
             reached,
+            durable: start,
             told: reached,
             due: None,
             held: VecDeque::new(),
@@ -114,13 +117,21 @@ impl Receiver {
         if at > self.reached.replayed {
             self.reached.replayed = at;
             self.due_in(now, ACK_DELAY_MS_MAX);
+            self.say_durable(now);
         }
     }
 
-    /// The replica is durable at exit `at`, which the replay has reached. A flush of the guest may wait for it (P8).
+    /// The replica is durable at exit `at`. It is said as far as the replay is told to have come: a primary believes no
+    /// more. A flush of the guest may wait for it (P8).
     pub fn durable(&mut self, now: Duration, at: ExitOrdinal) {
-        if at > self.reached.durable {
-            self.reached.durable = at;
+        self.durable = self.durable.max(at);
+        self.say_durable(now);
+    }
+
+    fn say_durable(&mut self, now: Duration) {
+        let durable = self.durable.min(self.reached.replayed);
+        if durable > self.reached.durable {
+            self.reached.durable = durable;
             self.due_in(now, 0);
         }
     }

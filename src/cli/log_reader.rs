@@ -110,7 +110,7 @@ fn described(entry: &Entry) -> String {
         Entry::Disk { id, is_done } => {
             format!("request {} {}", id.0, if *is_done { "done" } else { "failed" })
         }
-        Entry::PowerButton | Entry::Stop => String::new(),
+        Entry::PowerButton | Entry::Stop | Entry::Flush => String::new(),
         Entry::Page { address, delta } if delta.is_empty() => format!("{address:#x}, as told before"),
         Entry::Page { address, .. } => format!("{address:#x}"),
         Entry::Resume { vcpu, posted } => {

@@ -140,7 +140,9 @@ impl StartedVm {
     fn go_on_with(&self, unanswered: Vec<Unanswered>) {
         for request in unanswered {
             match (request, &self.outside.disk) {
-                (Unanswered::Again(request), Some(disk)) => disk.submit(vec![request]),
+                (Unanswered::Again(request), Some(disk)) => {
+                    disk.submit(self.vm.totals().exit_count, [request])
+                }
                 (Unanswered::Done(completion), _) => {
                     self.inbox.post([Event::Device(Input::Disk(completion))]);
                 }

@@ -1,9 +1,9 @@
 //! Is the other site there, and well (P4)?
 //!
 //! Silence counts only where both ways are silent: heartbeats and the channel. Beyond silence the primary suspects a
-//! backup that does not hear it, does not acknowledge what an output waits for, does not get on with its replay, or
-//! whose channel stays down: packets that arrive prove no health. A backup suspects on silence alone; whether a primary
-//! that talks is well is the primary's own affair.
+//! backup that does not hear it, does not acknowledge what an output waits for, does not get on with its replay or with a
+//! flush, or whose channel stays down: packets that arrive prove no health. A backup suspects on silence alone; whether a
+//! primary that talks is well is the primary's own affair.
 //!
 //! The timeout is four times the 99th percentile of the measured round trips, and a margin; never below a floor.
 
@@ -31,6 +31,8 @@ pub enum Suspicion {
     AckTimeout,
     /// Its replay has not moved though there is work.
     Stall,
+    /// A flush has waited too long for its disk.
+    FlushTimeout,
     /// The channel is down and did not come back.
     ChannelDown,
 }
@@ -57,6 +59,15 @@ pub struct Heard {
     pub replayed: ExitOrdinal,
 }
 
+/// What a primary waits for, of its backup: since when the oldest has waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waits {
+    /// An output, for its acknowledgement.
+    pub output_since: Option<Moment>,
+    /// A flush that is durable here, for the other disk.
+    pub flush_since: Option<Moment>,
+}
+
 /// Watches the other site.
 #[derive(Debug, Clone)]
 pub struct Detector {
@@ -71,7 +82,9 @@ pub struct Detector {
     replayed: ExitOrdinal,
     /// When the replay last moved, or last had nothing to do.
     moved_at: Moment,
-    output_waits_since: Option<Moment>,
+    waits: Waits,
+    /// What has waited since before counts from here on.
+    begun_at: Moment,
 }
 
 impl Detector {
@@ -88,7 +101,11 @@ impl Detector {
             channel_down_since: None,
             replayed: ExitOrdinal::new(0),
             moved_at: Moment::from_nanos(0),
-            output_waits_since: None,
+            waits: Waits {
+                output_since: None,
+                flush_since: None,
+            },
+            begun_at: Moment::from_nanos(0),
         }
     }
 
@@ -99,7 +116,8 @@ impl Detector {
         self.deaf_for = Duration::ZERO;
         self.channel_down_since = None;
         self.moved_at = now;
-        self.output_waits_since = None;
+        self.waits = Waits::default();
+        self.begun_at = now;
     }
 
     /// A heartbeat arrived.
@@ -139,12 +157,16 @@ impl Detector {
         }
     }
 
-    /// What this side waits for: the end of what was logged, and how long the oldest output has waited.
-    pub fn waits(&mut self, now: Moment, logged_to: ExitOrdinal, output_waits_since: Option<Moment>) {
+    /// What this side waits for: the end of what was logged, and `waits`.
+    pub fn waits(&mut self, now: Moment, logged_to: ExitOrdinal, waits: Waits) {
         if logged_to <= self.replayed {
             self.moved_at = now;
         }
-        self.output_waits_since = output_waits_since;
+        let counted = |since: Option<Moment>| since.map(|since| since.max(self.begun_at));
+        self.waits = Waits {
+            output_since: counted(waits.output_since),
+            flush_since: counted(waits.flush_since),
+        };
     }
 
     /// The 99th percentile of the measured round trips; zero before the first.
@@ -219,12 +241,14 @@ impl Detector {
         let ack_timeout = self.ack_timeout();
         if self.deaf_for >= self.failure_timeout() {
             Level::Suspect(Suspicion::Deaf)
-        } else if since(self.output_waits_since) >= ack_timeout {
+        } else if since(self.waits.output_since) >= ack_timeout {
             Level::Suspect(Suspicion::AckTimeout)
         } else if since(self.channel_down_since) >= ack_timeout {
             Level::Suspect(Suspicion::ChannelDown)
         } else if now.saturating_since(self.moved_at) >= BACKUP_STALL {
             Level::Suspect(Suspicion::Stall)
+        } else if since(self.waits.flush_since) >= BACKUP_STALL {
+            Level::Suspect(Suspicion::FlushTimeout)
         } else {
             self.of_primary(now)
         }
@@ -283,7 +307,21 @@ mod tests {
 
     #[test]
     fn packets_that_arrive_prove_no_health() {
-        let waits = |detector: &mut Detector| detector.waits(at(5000), ExitOrdinal::new(0), Some(at(4400)));
+        let waits = |detector: &mut Detector| {
+            let waits = Waits {
+                output_since: Some(at(4400)),
+                flush_since: None,
+            };
+            detector.waits(at(5000), ExitOrdinal::new(0), waits);
+        };
+        let flushes = |detector: &mut Detector| {
+            let waits = Waits {
+                output_since: None,
+                flush_since: Some(at(1000)),
+            };
+            detector.replayed(at(6000), ExitOrdinal::new(1));
+            detector.waits(at(6000), ExitOrdinal::new(0), waits);
+        };
         let deaf = |detector: &mut Detector| {
             let deaf_for = Duration::from_millis(300);
             detector.heartbeat(
@@ -299,14 +337,15 @@ mod tests {
             detector.channel(at(4900), false);
         };
         let stalls = |detector: &mut Detector| {
-            detector.waits(at(1000), ExitOrdinal::new(9), None);
-            detector.waits(at(5900), ExitOrdinal::new(9), None);
+            detector.waits(at(1000), ExitOrdinal::new(9), Waits::default());
+            detector.waits(at(5900), ExitOrdinal::new(9), Waits::default());
         };
-        let cases: [(Happening, u64, Suspicion); 4] = [
+        let cases: [(Happening, u64, Suspicion); 5] = [
             (waits, 5000, Suspicion::AckTimeout),
             (deaf, 5000, Suspicion::Deaf),
             (down, 5000, Suspicion::ChannelDown),
             (stalls, 6000, Suspicion::Stall),
+            (flushes, 6000, Suspicion::FlushTimeout),
         ];
         for (happens, when, suspicion) in cases {
             let mut detector = detector();
@@ -321,7 +360,7 @@ mod tests {
     fn a_backup_without_work_does_not_stall() {
         let mut detector = detector();
         detector.replayed(at(1000), ExitOrdinal::new(9));
-        detector.waits(at(9000), ExitOrdinal::new(9), None);
+        detector.waits(at(9000), ExitOrdinal::new(9), Waits::default());
         detector.channel_heard(at(9000));
         assert_eq!(detector.of_backup(at(9000)), Level::Fine);
     }
@@ -330,8 +369,13 @@ mod tests {
     fn a_site_that_was_asleep_gives_the_other_a_new_chance() {
         let mut detector = detector();
         detector.channel(at(1000), false);
-        detector.waits(at(1000), ExitOrdinal::new(9), Some(at(1000)));
+        let waits = Waits {
+            output_since: Some(at(1000)),
+            flush_since: Some(at(1000)),
+        };
+        detector.waits(at(1000), ExitOrdinal::new(9), waits);
         detector.begin(at(60_000));
+        detector.waits(at(60_000), ExitOrdinal::new(9), waits);
         assert_eq!(detector.of_backup(at(60_100)), Level::Fine);
     }
 }

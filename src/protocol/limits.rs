@@ -12,7 +12,8 @@ pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 pub const HEARTBEATS_PER_TIMEOUT: u32 = 8;
 /// Round trips that are remembered.
 pub const ROUND_TRIPS_MAX: usize = 256;
-/// A replay position that has not moved for so long, with work to do, makes the backup suspect (P4).
+/// A replay position that has not moved for so long, with work to do, makes the backup suspect (P4). So does a flush that
+/// has waited for its disk for so long (P8).
 pub const BACKUP_STALL: Duration = Duration::from_secs(5);
 /// What the preferred site's head start has beyond two round trips (P5).
 pub const HEAD_START_MARGIN: Duration = Duration::from_millis(50);

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use antipode_certs::Name;
-use antipode_tiebreaker::{Generation, PairingId};
+use antipode_tiebreaker::{Flush, Generation, PairingId};
 use serde::Serialize;
 
 use super::lag::Lag;
@@ -30,6 +30,8 @@ pub struct View {
     pub generation: Generation,
     /// The pairing that stands or is being made.
     pub pairing: Option<PairingId>,
+    /// How flushes are made in it, once that is known.
+    pub flush: Option<Flush>,
     /// The end of what was logged, or how far this copy is.
     pub position: ExitOrdinal,
     /// How far the backup is behind.
@@ -66,6 +68,10 @@ pub struct Measured {
     pub output_hold_p50: Option<Duration>,
     /// What 99 of 100 outputs were not held longer than.
     pub output_hold_p99: Option<Duration>,
+    /// The median time that a flush which was durable here waited for the other site, since lockstep began.
+    pub flush_hold_p50: Option<Duration>,
+    /// What 99 of 100 flushes did not wait longer than.
+    pub flush_hold_p99: Option<Duration>,
     /// The median time of an echo over the log's own connection.
     pub echo_p50: Option<Duration>,
     /// What 99 of 100 echoes did not exceed.
@@ -106,6 +112,8 @@ pub struct Status {
     pub generation: Generation,
     /// The pairing, if there is one.
     pub pairing: Option<PairingId>,
+    /// How flushes are made in it, once that is known.
+    pub flush: Option<Flush>,
     /// Counted exits.
     pub position: u64,
     /// How far the backup is behind, in milliseconds.
@@ -120,6 +128,10 @@ pub struct Status {
     pub output_hold_ms_p50: Option<f64>,
     /// What 99 of 100 outputs are not held longer than.
     pub output_hold_ms_p99: Option<f64>,
+    /// The median time that a flush which is durable here waits for the other site.
+    pub flush_hold_ms_p50: Option<f64>,
+    /// What 99 of 100 flushes do not wait longer than.
+    pub flush_hold_ms_p99: Option<f64>,
     /// The median time of an echo over the log's own connection.
     pub echo_ms_p50: Option<f64>,
     /// What 99 of 100 echoes do not exceed.
@@ -166,6 +178,7 @@ impl Status {
             peer: around.peer.clone(),
             generation: view.generation,
             pairing: view.pairing,
+            flush: view.flush,
             position: view.position.get(),
             lag_ms: milliseconds(view.lag.time),
             lag_bytes: view.lag.bytes,
@@ -173,6 +186,8 @@ impl Status {
             rtt_ms: view.round_trip.map(milliseconds),
             output_hold_ms_p50: measured.output_hold_p50.map(milliseconds),
             output_hold_ms_p99: measured.output_hold_p99.map(milliseconds),
+            flush_hold_ms_p50: measured.flush_hold_p50.map(milliseconds),
+            flush_hold_ms_p99: measured.flush_hold_p99.map(milliseconds),
             echo_ms_p50: measured.echo_p50.map(milliseconds),
             echo_ms_p99: measured.echo_p99.map(milliseconds),
             stun_ms: measured.stun.map(milliseconds),
@@ -256,6 +271,7 @@ mod tests {
             since: Moment::from_nanos(1_000_000_000),
             generation: Generation(7),
             pairing: Some(PairingId(9)),
+            flush: Some(Flush::Both),
             position: ExitOrdinal::new(123),
             lag: Lag {
                 time: Duration::from_micros(12_345),
@@ -287,15 +303,18 @@ mod tests {
     #[test]
     fn a_healthy_primary_is_shown_in_full() {
         let expected = serde_json::json!({
-            "vm": "redis-1", "role": "primary", "peer": "west", "generation": 7, "pairing": 9, "position": 123,
+            "vm": "redis-1", "role": "primary", "peer": "west", "generation": 7, "pairing": 9, "flush": "both",
+            "position": 123,
             "lag_ms": 12.345, "lag_bytes": 6, "lag_exits": 7, "rtt_ms": 40.0,
-            "output_hold_ms_p50": 41.5, "output_hold_ms_p99": null, "echo_ms_p50": null, "echo_ms_p99": null,
+            "output_hold_ms_p50": 41.5, "output_hold_ms_p99": null,
+            "flush_hold_ms_p50": 40.2, "flush_hold_ms_p99": null, "echo_ms_p50": null, "echo_ms_p99": null,
             "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
             "green": true, "cause": null, "because": null, "since": 1_000_000, "next": null,
         });
         let measured = Measured {
             output_hold_p50: Some(Duration::from_micros(41_500)),
+            flush_hold_p50: Some(Duration::from_micros(40_200)),
             ..Measured::default()
         };
         assert_eq!(shown_with(&view(PhaseName::Primary, None), measured), expected);

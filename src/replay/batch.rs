@@ -87,6 +87,7 @@ const OUTPUT_POWER_OFF: u8 = 11;
 const PAGE: u8 = 12;
 const RESUME: u8 = 13;
 const EPOCH: u8 = 14;
+const FLUSH: u8 = 15;
 
 /// Bounds of an epoch's list of devices.
 const EPOCH_PARTS_MAX: usize = 64;
@@ -109,6 +110,7 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Page { .. } => PAGE,
         Entry::Resume { .. } => RESUME,
         Entry::Epoch(_) => EPOCH,
+        Entry::Flush => FLUSH,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -138,7 +140,7 @@ impl Base {
                 put_bytes(bytes, content)
             }
             Entry::Disk { id, .. } => put_number(bytes, id.0),
-            Entry::PowerButton | Entry::Stop => {}
+            Entry::PowerButton | Entry::Stop | Entry::Flush => {}
             Entry::Page { address, delta } => {
                 put_number(bytes, *address);
                 put_bytes(bytes, delta);
@@ -195,6 +197,7 @@ impl Base {
                 posted: decode_posted(reader)?,
             },
             EPOCH => Entry::Epoch(Box::new(decode_epoch(reader)?)),
+            FLUSH => Entry::Flush,
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -360,6 +363,7 @@ mod tests {
             content().prop_map(Entry::Entropy),
             Just(Entry::PowerButton),
             Just(Entry::Stop),
+            Just(Entry::Flush),
             (any::<u64>(), content()).prop_map(|(address, delta)| Entry::Page { address, delta }),
             (content(), prop::collection::vec(posted(), 0..5))
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),

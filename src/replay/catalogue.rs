@@ -47,6 +47,9 @@ pub enum Entry {
     },
     /// An epoch ended before this exit was handled. The replay compares what it is then.
     Epoch(Box<EpochDigests>),
+    /// The guest asked its disk to make durable what it wrote. The replay has its own disk do that. A backup need not know
+    /// what else comes at this exit to begin (P8).
+    Flush,
     /// Something left the VM. The replay compares and sends nothing.
     Output {
         /// What.
@@ -95,6 +98,7 @@ impl Entry {
             | Self::PowerButton
             | Self::Stop
             | Self::Epoch(_)
+            | Self::Flush
             | Self::Output { .. } => 0,
         }
     }
@@ -114,6 +118,7 @@ impl Entry {
             Self::Page { .. } => "page",
             Self::Resume { .. } => "resume",
             Self::Epoch(_) => "epoch",
+            Self::Flush => "flush",
             Self::Output { .. } => "output",
         }
     }

@@ -38,6 +38,8 @@ const ENTRY_BYTES: usize = 24;
 pub struct Cadence {
     /// At each exit with an output, as somebody waits for it.
     pub at_outputs: bool,
+    /// At each exit with a flush, as the guest waits for it.
+    pub at_flushes: bool,
     /// After this much virtual time while the guest runs: what a power cut can take.
     pub awake: Duration,
     /// The same when it falls asleep.
@@ -78,8 +80,8 @@ pub struct Recorder<L> {
     live: Live,
     log: L,
     cadence: Cadence,
-    /// The open batch tells of an output.
-    has_output: bool,
+    /// The open batch tells of what somebody waits for.
+    is_awaited: bool,
     rolling: Rolling,
     batch: Batch,
     batch_bytes: usize,
@@ -126,7 +128,7 @@ impl<L: LogSink> Recorder<L> {
         Self {
             live,
             cadence: log.cadence(),
-            has_output: false,
+            is_awaited: false,
             log,
             rolling: Rolling::default(),
             batch: Batch::starting_at(begun.exit_count),
@@ -193,11 +195,6 @@ impl<L: LogSink> Recorder<L> {
             || self.batch.entries.len() >= LOG_BATCH_ENTRIES_MAX / 2
     }
 
-    /// Whether an output in the open batch waits for its acknowledgement.
-    fn somebody_waits(&self) -> bool {
-        self.has_output && self.cadence.at_outputs
-    }
-
     fn close_batch(&mut self) -> Result<(), TimelineError> {
         if self.batch.entries.is_empty() && self.batch.checks.is_empty() {
             return Ok(());
@@ -205,7 +202,7 @@ impl<L: LogSink> Recorder<L> {
         let next = Batch::starting_at(self.batch.through);
         let closed = std::mem::replace(&mut self.batch, next);
         self.batch_bytes = 0;
-        self.has_output = false;
+        self.is_awaited = false;
         self.batch_began = self.shown;
         self.log.append(&closed).map_err(host("writing the log"))
     }
@@ -238,7 +235,7 @@ impl<L: LogSink> Timeline for Recorder<L> {
 
     fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
         let is_due = standing.now - self.batch_began > self.cadence.asleep;
-        if is_due || self.somebody_waits() {
+        if is_due || self.is_awaited {
             self.close_batch()?;
         }
         self.live.sleep(standing)
@@ -246,7 +243,7 @@ impl<L: LogSink> Timeline for Recorder<L> {
 
     fn enter_guest(&mut self, standing: Standing) -> Result<Turn, TimelineError> {
         if !standing.is_between_exits {
-            if self.somebody_waits() {
+            if self.is_awaited {
                 self.close_batch()?;
             }
             return self.live.enter_guest(standing);
@@ -338,10 +335,16 @@ impl<L: LogSink> Timeline for Recorder<L> {
         }
     }
 
+    fn flush(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        self.note(standing.exit, Entry::Flush);
+        self.is_awaited |= self.cadence.at_flushes;
+        Ok(())
+    }
+
     fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         self.note(standing.exit, Entry::Output { kind, digest });
-        self.has_output = true;
+        self.is_awaited |= self.cadence.at_outputs;
         Ok(self.log.release())
     }
 }

@@ -183,31 +183,22 @@ impl<S: LogSource> Replayer<S> {
         }
     }
 
-    /// Makes sure that no entry of exit `at` is missing.
-    fn cover(&mut self, at: ExitOrdinal) -> Result<(), TimelineError> {
-        while self.through <= at && self.end.is_none() {
-            if !self.read_batch()? {
-                return Err(TimelineError::Ended(at));
-            }
-        }
-        Ok(())
-    }
-
     /// The next entry, if it belongs to the exit of `standing`. One that is there is told before it is known whether more
     /// will come: whatever the log holds, a backup executes before it goes on alone (P1).
     fn entry_here(&mut self, standing: Standing) -> Result<Option<&Entry>, TimelineError> {
         let is_here = |(exit, _): &(ExitOrdinal, Entry)| *exit == standing.exit;
-        if !self.entries.front().is_some_and(is_here) {
-            self.cover(standing.exit)?;
+        let may_come = |through| through <= standing.exit;
+        while !self.entries.front().is_some_and(is_here) && may_come(self.through) && self.end.is_none() {
+            if !self.read_batch()? {
+                return Err(TimelineError::Ended(standing.exit));
+            }
         }
         match self.entries.front() {
-            Some((exit, entry)) if *exit < standing.exit => Err(diverged(
-                standing,
-                format!(
-                    "the record has {} at exit {exit}, which the guest has passed",
-                    entry.name()
-                ),
-            )),
+            Some((exit, entry)) if *exit < standing.exit => {
+                let entry = entry.name();
+                let what = format!("the record has {entry} at exit {exit}, which the guest has passed");
+                Err(diverged(standing, what))
+            }
             Some((exit, entry)) if *exit == standing.exit => Ok(Some(entry)),
             _ => Ok(None),
         }
@@ -252,10 +243,8 @@ impl<S: LogSource> Replayer<S> {
                 Event::Device(Input::Disk(completion)) => {
                     self.disk_done.insert(completion.id, completion.outcome);
                 }
-                // What is typed at a replay, and its power button, is nobody's.
-                Event::Device(_) => {}
-                // It is held where the log says.
-                Event::Hold => {}
+                // What is typed at a replay, and its power button, is nobody's; and it is held where the log says.
+                Event::Device(_) | Event::Hold => {}
             }
         }
     }
@@ -322,7 +311,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
             return Ok(Some(Arrival::Stop));
         }
         let arrival = match self.entry_here(standing)? {
-            None => return Ok(None),
+            None | Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
             Some(Entry::Disk { id, is_done }) => {
                 let (id, is_done) = (*id, *is_done);
                 self.entries.pop_front();
@@ -333,14 +322,15 @@ impl<S: LogSource> Timeline for Replayer<S> {
             Some(Entry::Console(bytes)) => Arrival::Device(Input::Console(bytes.clone())),
             Some(Entry::PowerButton) => Arrival::Device(Input::PowerButton),
             Some(Entry::Stop) => Arrival::Stop,
-            Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
             Some(
-                entry @ (Entry::TimeRead(_) | Entry::Entropy(_) | Entry::Epoch(_) | Entry::Output { .. }),
+                entry @ (Entry::TimeRead(_)
+                | Entry::Entropy(_)
+                | Entry::Epoch(_)
+                | Entry::Flush
+                | Entry::Output { .. }),
             ) => {
-                let what = format!(
-                    "the guest did not ask for the {} that the record has here",
-                    entry.name()
-                );
+                let entry = entry.name();
+                let what = format!("the guest did not ask for the {entry} that the record has here");
                 return Err(diverged(standing, what));
             }
         };
@@ -468,13 +458,21 @@ impl<S: LogSource> Timeline for Replayer<S> {
         })
     }
 
+    fn flush(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        if self.entry_here(standing)? != Some(&Entry::Flush) {
+            return Err(diverged(
+                standing,
+                "the guest flushes, and the record has no flush here".into(),
+            ));
+        }
+        self.entries.pop_front();
+        Ok(())
+    }
+
     fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         match self.entry_here(standing)? {
-            Some(Entry::Output {
-                kind: recorded_kind,
-                digest: recorded,
-            }) if *recorded_kind == kind && *recorded == digest => {
+            Some(recorded) if *recorded == (Entry::Output { kind, digest }) => {
                 self.entries.pop_front();
                 Ok(Release::Now)
             }

@@ -186,6 +186,10 @@ impl<S: LogSource> Timeline for Standby<S> {
         self.present().exited(trace)
     }
 
+    fn flush(&mut self, standing: Standing) -> Result<(), TimelineError> {
+        self.ask(standing.now, |timeline| timeline.flush(standing))
+    }
+
     /// A frame that the primary may have shown already is not shown again; what comes after the log's end is.
     fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let release = self.ask(standing.now, |timeline| timeline.output(standing, output))?;

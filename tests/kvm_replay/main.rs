@@ -446,6 +446,14 @@ fn kvm_a_changed_missing_or_added_entry_is_noticed() {
     });
     let said = divergence(replay(&with_another, |_| {}));
     assert!(said.contains("did not ask for the entropy"), "{said}");
+    std::fs::remove_file(&with_another).unwrap();
+
+    let with_a_flush = changed(&record, |batches| {
+        let first = &mut batches[0];
+        first.entries.insert(0, (first.first, Entry::Flush));
+    });
+    let said = divergence(replay(&with_a_flush, |_| {}));
+    assert!(said.contains("did not ask for the flush"), "{said}");
 }
 
 #[test]

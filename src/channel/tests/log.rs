@@ -228,12 +228,20 @@ fn acknowledgements_are_due_at_once_where_somebody_waits_and_soon_otherwise() {
     // A flush may wait for this.
     receiver.durable(ms(31), exit(120));
     assert_eq!(receiver.ack(ms(31)), Some(ack(2, 120, 120)));
+    // One that is ahead of what the replay has told is said with it, and an older one is none.
+    receiver.durable(ms(32), exit(125));
+    receiver.durable(ms(32), exit(110));
+    assert_eq!(receiver.ack_due(), None);
+    receiver.replayed(ms(33), exit(123));
+    assert_eq!(receiver.ack(ms(33)), Some(ack(2, 123, 123)));
+    receiver.replayed(ms(34), exit(130));
+    assert_eq!(receiver.ack(ms(34)), Some(ack(2, 130, 125)));
     // Nothing new is nothing to say, until a new connection stands.
-    receiver.replayed(ms(40), exit(120));
-    receiver.durable(ms(40), exit(120));
+    receiver.replayed(ms(40), exit(130));
+    receiver.durable(ms(40), exit(125));
     assert_eq!(receiver.ack_due(), None);
     receiver.resumed(ms(41));
-    assert_eq!(receiver.ack(ms(41)), Some(ack(2, 120, 120)));
+    assert_eq!(receiver.ack(ms(41)), Some(ack(2, 130, 125)));
 }
 
 /// What happens next in a made-up session.

@@ -48,7 +48,20 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         number(&status["rtt_ms"]),
         number(&status["output_hold_ms_p50"]),
         number(&status["output_hold_ms_p99"]),
-    )
+    )?;
+    match status["flush"].as_str() {
+        Some("both") => writeln!(
+            output,
+            "  a flush is complete when it is durable at both sites: held {} ms (99 of 100: {} ms)",
+            number(&status["flush_hold_ms_p50"]),
+            number(&status["flush_hold_ms_p99"]),
+        ),
+        Some(_) => writeln!(
+            output,
+            "  a flush is complete when it is durable at the live site"
+        ),
+        None => Ok(()),
+    }
 }
 
 fn number(value: &Value) -> String {

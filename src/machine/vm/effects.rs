@@ -4,7 +4,7 @@ use super::epoch::roll_disk_writes;
 use super::{HeldOutput, Output, Outside, RunError, Timeline, Vm};
 use crate::base::units::GuestPhys;
 use crate::devices::board::Moment;
-use crate::devices::{Effect, Input};
+use crate::devices::{DiskOperation, Effect, Input};
 use crate::machine::outcome::Outcome;
 use crate::machine::workers::Network;
 
@@ -31,7 +31,12 @@ impl Vm {
             for effect in effects {
                 match effect {
                     Effect::ConsoleOutput(byte) => self.console_bytes.push(byte),
-                    Effect::Disk(request) => requests.push(request),
+                    Effect::Disk(request) => {
+                        if request.operation == DiskOperation::Flush {
+                            timeline.flush(self.standing())?;
+                        }
+                        requests.push(request);
+                    }
                     Effect::Transmit(frame) => {
                         let release = timeline.output(self.standing(), Output::Frame(&frame))?;
                         frames.push((release, frame));
@@ -47,7 +52,7 @@ impl Vm {
             }
             self.disk_writes = roll_disk_writes(self.disk_writes, &requests);
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
-                disk.submit(requests);
+                disk.submit(self.totals.exit_count, requests);
             }
             for (release, frame) in frames {
                 outside.put_out(release, HeldOutput::Frame(frame));

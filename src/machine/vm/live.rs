@@ -250,6 +250,10 @@ impl Timeline for Live {
         Ok(())
     }
 
+    fn flush(&mut self, _: Standing) -> Result<(), TimelineError> {
+        Ok(())
+    }
+
     fn output(&mut self, _: Standing, _: Output<'_>) -> Result<Release, TimelineError> {
         Ok(Release::Now)
     }

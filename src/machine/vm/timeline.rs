@@ -244,6 +244,12 @@ pub trait Timeline {
     /// [`TimelineError`].
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError>;
 
+    /// The guest has asked its disk to make durable what it wrote.
+    ///
+    /// # Errors
+    /// [`TimelineError`].
+    fn flush(&mut self, standing: Standing) -> Result<(), TimelineError>;
+
     /// Something leaves the VM, when the answer says so.
     ///
     /// # Errors

@@ -16,11 +16,12 @@ use antipode_disk_sync::image::{Access, FileImage, Image, OpenError};
 use antipode_disk_sync::online::{Live, LiveError, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
+use super::flushes::Flushes;
 use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
 use crate::base::buffer_pool::BufferPool;
 use crate::base::limits::DISK_WORKER_THREADS;
-use crate::base::units::SECTOR_BYTES;
+use crate::base::units::{ExitOrdinal, SECTOR_BYTES};
 use crate::devices::{DiskCompletion, DiskOperation, DiskOutcome, DiskRequest, Input};
 
 /// Why a disk cannot be used. The image was not modified.
@@ -297,19 +298,21 @@ impl Disk {
 
 #[derive(Debug, Default)]
 struct Queue {
-    requests: VecDeque<DiskRequest>,
+    /// Each with the exit at which it was asked for.
+    requests: VecDeque<(ExitOrdinal, DiskRequest)>,
     /// Requests that a thread has taken and not ended.
     under_way: usize,
     closed: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
     /// A request waits, or no more will come.
     work: Condvar,
     /// The last request under way has ended.
     idle: Condvar,
+    flushes: Flushes,
 }
 
 impl Shared {
@@ -350,6 +353,12 @@ impl DiskHandle {
         self.shared.drain();
         self.disk.flush()
     }
+
+    /// Its guest's flushes.
+    #[must_use]
+    pub fn flushes(&self) -> &Flushes {
+        &self.shared.flushes
+    }
 }
 
 /// The threads that carry out disk requests.
@@ -367,7 +376,12 @@ impl DiskWorkers {
     /// # Errors
     /// When the host refuses a thread.
     pub fn start(disk: Disk, inbox: &Inbox) -> std::io::Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            flushes: Flushes::new(inbox.clone()),
+        });
         let disk = Arc::new(disk);
         let read_buffers = BufferPool::default();
         let threads = (0..DISK_WORKER_THREADS)
@@ -393,16 +407,16 @@ impl DiskWorkers {
         self.disk.clone().map(|disk| DiskHandle { shared, disk })
     }
 
-    /// Waits until all requests handed in are done, and what they came to is in the inbox.
+    /// Waits until all requests handed in are done, and what they came to is in the inbox, but for what [`Flushes`] hold.
     pub fn drain(&self) {
         self.shared.drain();
     }
 
-    /// Hands requests to the workers.
-    pub fn submit(&self, requests: impl IntoIterator<Item = DiskRequest>) {
+    /// Hands requests to the workers, of a guest that stands at exit `at`.
+    pub fn submit(&self, at: ExitOrdinal, requests: impl IntoIterator<Item = DiskRequest>) {
         let mut queue = self.shared.queue();
         for request in requests {
-            queue.requests.push_back(request);
+            queue.requests.push_back((at, request));
             self.shared.work.notify_one();
         }
     }
@@ -428,10 +442,10 @@ impl Drop for DiskWorkers {
 fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
     loop {
         let mut queue = shared.queue();
-        let request = loop {
-            if let Some(request) = queue.requests.pop_front() {
+        let (at, request) = loop {
+            if let Some(next) = queue.requests.pop_front() {
                 queue.under_way += 1;
-                break request;
+                break next;
             }
             if queue.closed {
                 return;
@@ -439,12 +453,17 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
             queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         };
         drop(queue);
+        let is_flush = matches!(request.operation, DiskOperation::Flush);
         let outcome = disk.perform(request.operation, buffers);
         let completion = DiskCompletion {
             id: request.id,
             outcome,
         };
-        inbox.post([Event::Device(Input::Disk(completion))]);
+        if is_flush {
+            shared.flushes.ended(at, completion);
+        } else {
+            inbox.post([Event::Device(Input::Disk(completion))]);
+        }
         let mut queue = shared.queue();
         queue.under_way -= 1;
         if queue.requests.is_empty() && queue.under_way == 0 {

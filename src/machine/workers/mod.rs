@@ -15,6 +15,7 @@ mod console;
 mod credits;
 mod disk;
 mod entropy;
+mod flushes;
 mod network;
 mod stop;
 mod tap;
@@ -26,6 +27,7 @@ pub use console::{Console, Shower, TerminalGuard};
 pub use credits::Credits;
 pub use disk::{Disk, DiskError, DiskFile, DiskHandle, DiskWorkers};
 pub use entropy::HostEntropy;
+pub use flushes::{FlushGate, Flushes};
 pub use network::{Network, Transmitter};
 pub use tap::{Tap, TapError};
 

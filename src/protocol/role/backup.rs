@@ -1,6 +1,6 @@
 //! The side that follows: joining, following, and what must be done before it may claim (P5, R4).
 
-use antipode_tiebreaker::{Generation, Operation, PairingId, Record};
+use antipode_tiebreaker::{Flush, Generation, Operation, PairingId, Record};
 
 use super::{Cause, Effect, Leaving, Phase, Purpose, Refused, ReplayId, Role, Side, Standing, Word};
 use crate::base::units::ExitOrdinal;
@@ -11,7 +11,7 @@ use crate::protocol::limits::JOIN_PATIENCE;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Following {
     /// The pairing is in the record.
-    confirmed: bool,
+    pub(super) confirmed: bool,
     /// Where the copy stood at the end of what was received, since the last suspicion began.
     replayed_to: Option<ExitOrdinal>,
     /// The replay that is waited for.
@@ -44,7 +44,7 @@ impl Role {
         }
     }
 
-    pub(super) fn confirmed(&mut self, generation: Generation, preferred: bool) {
+    pub(super) fn confirmed(&mut self, generation: Generation, preferred: bool, flush: Flush) {
         let candidate = matches!(self.phase, Phase::Candidate | Phase::Suspecting(Side::Backup));
         if !candidate || self.backup.confirmed {
             return;
@@ -52,6 +52,7 @@ impl Role {
         self.backup.confirmed = true;
         self.generation = generation;
         self.preferred = preferred;
+        self.flush = flush;
         if self.phase == Phase::Candidate {
             self.enter(Phase::Backup, None);
         }

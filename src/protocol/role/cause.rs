@@ -96,6 +96,7 @@ const fn describe(suspicion: Suspicion) -> &'static str {
         Suspicion::Deaf => "it did not hear this site",
         Suspicion::AckTimeout => "it did not acknowledge in time",
         Suspicion::Stall => "its replay stood still",
+        Suspicion::FlushTimeout => "its disk did not flush in time",
         Suspicion::ChannelDown => "the logging channel did not come back",
     }
 }

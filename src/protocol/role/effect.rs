@@ -1,11 +1,11 @@
 //! What a role wants done.
 
-use antipode_tiebreaker::{Generation, Operation, PairingId, RequestId};
+use antipode_tiebreaker::{Flush, Generation, Operation, PairingId, RequestId};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Refused;
 use super::event::{ReadId, ReplayId, Word};
-use crate::base::units::LogSeq;
+use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::protocol::lag::CpuShare;
 
 /// A request that was sent, or is about to be.
@@ -44,7 +44,9 @@ pub enum Effect {
     HoldOutputs,
     /// Outputs in log frames up to this one leave.
     ReleaseThrough(LogSeq),
-    /// All outputs leave.
+    /// The guest is told of flushes that it asked for up to this exit, once they are durable here too.
+    ReleaseFlushes(ExitOrdinal),
+    /// All outputs leave, and flushes wait for this site's disk alone.
     OpenOutputs,
     /// What this copy shows is dropped, from now on.
     DiscardOutputs,
@@ -54,8 +56,8 @@ pub enum Effect {
     BeginRamCopy,
     /// Stop the guest and send the rest; ends in `PeerReady` or `TransferFailed`.
     Stun,
-    /// Let the guest run on, and log all that enters to the other site.
-    BeginLockstep,
+    /// Let the guest run on, and log all that enters to the other site. Whether its flushes wait for that site.
+    BeginLockstep(Flush),
     /// Drop the transfer. A stunned guest runs on here.
     AbortTransfer,
     /// Replay all that was received by now; ends in `ReplayReachedEnd`. Following goes on unless the channel is closed.

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use antipode_tiebreaker::{Answer, Generation, PairingId, Record, RequestId};
+use antipode_tiebreaker::{Answer, Flush, Generation, PairingId, Record, RequestId};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Leaving;
 use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::protocol::detector::Heard;
+use crate::protocol::detector::{Heard, Waits};
 use crate::protocol::lag::Lag;
-use crate::protocol::moment::Moment;
 
 /// What this site's replica is, by its own metadata (D1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +61,8 @@ pub enum Word {
         generation: Generation,
         /// Whether the sender has the head start, should both claim.
         sender_preferred: bool,
+        /// How flushes are made in it.
+        flush: Flush,
     },
     /// Primary: the tiebreaker does not answer; give the pairing up, durably (P6).
     PleaseRenounce {
@@ -126,8 +127,8 @@ pub struct Gauges {
     pub position: ExitOrdinal,
     /// How far the backup is behind.
     pub lag: Lag,
-    /// Since when the oldest output has waited for an acknowledgement.
-    pub output_waits_since: Option<Moment>,
+    /// Since when the oldest output, and the oldest flush, have waited for the other site.
+    pub waits: Waits,
 }
 
 /// What the backup has acknowledged, in this pairing; cumulative.
@@ -137,6 +138,8 @@ pub struct Acknowledged {
     pub received: LogSeq,
     /// How far it has replayed.
     pub replayed: ExitOrdinal,
+    /// How far its replica is durable.
+    pub durable: ExitOrdinal,
 }
 
 /// How far a transfer to the other site is.

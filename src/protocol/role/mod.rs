@@ -54,6 +54,8 @@
 //! - *`cancel_pair` is granted before outputs open again.* Else the same, for a pairing that was given up.
 //! - *The channel is closed before a claim is asked for, and what came through it replayed and durable.* Else the backup
 //!   acknowledges what it will not have.
+//! - *With flushes at both sites, the guest is told of one when both disks have it, or this site is alone.* Else a backup
+//!   starts, after both were down, from a disk that lacks what the guest took for durable.
 //! - *Nothing goes live but by a grant.* Else two sites run.
 //! - *A site that stood still holds its outputs until the record, or a fresh acknowledgement, shows that it is still
 //!   the one.* Else it goes on where another has taken over.
@@ -128,6 +130,7 @@ pub struct Role {
     pairing: Option<PairingId>,
     /// Whether this site claims at once; the other one waits a little.
     preferred: bool,
+    /// How flushes are made in the pairing, once that is known.
     flush: Flush,
     gate: Gate,
     doubt: Option<Doubt>,
@@ -269,8 +272,9 @@ impl Role {
             Word::Confirmed {
                 generation,
                 sender_preferred,
+                flush,
                 ..
-            } => self.confirmed(generation, !sender_preferred),
+            } => self.confirmed(generation, !sender_preferred, flush),
             Word::Stopping { position, .. } => self.primary_stops(position),
             Word::StoppedAt { position, .. } => self.backup_stopped(position),
             Word::Parked { .. } => self.primary_parked(),

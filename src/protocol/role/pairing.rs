@@ -89,7 +89,7 @@ impl Role {
         self.channel_open = true;
         self.detector.begin(self.now);
         self.enter(Phase::Pairing, None);
-        self.emit(Effect::BeginLockstep);
+        self.emit(Effect::BeginLockstep(self.flush));
         self.ask(Operation::Pair {
             boot: self.settings.boot,
             backup: self.settings.peer.clone(),
@@ -147,6 +147,7 @@ impl Role {
                 pairing,
                 generation: self.generation,
                 sender_preferred: self.preferred,
+                flush: self.flush,
             }));
         }
     }

@@ -1,7 +1,7 @@
 //! Live in a pairing: outputs leave as they are acknowledged (P1), the guest is slowed for its backup (P3), the backup
 //! is watched (P4).
 
-use antipode_tiebreaker::Record;
+use antipode_tiebreaker::{Flush, Record};
 
 use super::{
     Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word,
@@ -16,11 +16,18 @@ impl Role {
         }
         self.detector.replayed(self.now, acknowledged.replayed);
         let received = acknowledged.received.max(self.acknowledged.received);
+        let durable = acknowledged.durable.max(self.acknowledged.durable);
         let rises = received > self.acknowledged.received;
+        let flushed = durable > self.acknowledged.durable;
         self.acknowledged = Acknowledged {
             received,
             replayed: acknowledged.replayed.max(self.acknowledged.replayed),
+            durable,
         };
+        // What two disks hold stays true, whoever will be live: this waits neither for `pair` nor for the end of a doubt.
+        if flushed && self.flush == Flush::Both {
+            self.emit(Effect::ReleaseFlushes(durable));
+        }
         if self.gate == Gate::Acknowledged {
             if self.doubt.is_some() {
                 self.reassured_by(received);
@@ -35,8 +42,7 @@ impl Role {
             return;
         }
         let gauges = self.gauges;
-        self.detector
-            .waits(self.now, gauges.position, gauges.output_waits_since);
+        self.detector.waits(self.now, gauges.position, gauges.waits);
         // The way there and back is in what this site sees, and a slower guest makes it no shorter.
         let behind = gauges.lag.time.saturating_sub(self.detector.round_trip_p50());
         if let Some(share) = self.lag.step(self.now, behind) {

@@ -1,5 +1,7 @@
 //! What a role shows of itself (O3).
 
+use antipode_tiebreaker::Flush;
+
 use super::{Cause, Gate, Phase, PhaseName, Role, Side};
 use crate::protocol::detector::Level;
 use crate::protocol::status::View;
@@ -19,6 +21,7 @@ impl Role {
             since: self.since,
             generation: self.generation,
             pairing: self.pairing.filter(|_| self.in_pairing()),
+            flush: self.shown_flush(),
             position: self.gauges.position,
             lag: self.gauges.lag,
             round_trip: (!round_trip.is_zero()).then_some(round_trip),
@@ -41,6 +44,16 @@ impl Role {
             self.phase,
             Phase::Idle | Phase::Starting | Phase::Alone | Phase::Stale | Phase::Stopped
         )
+    }
+
+    /// How flushes are made in the pairing. It is not known before the stun, or before the primary has said so.
+    fn shown_flush(&self) -> Option<Flush> {
+        let is_known = match self.phase {
+            Phase::Syncing | Phase::Cloning => false,
+            phase if phase.is_live() => self.in_pairing(),
+            phase => phase.follows() && self.backup.confirmed,
+        };
+        is_known.then_some(self.flush)
     }
 
     /// Whether outputs wait for the tiebreaker alone.

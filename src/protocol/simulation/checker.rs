@@ -18,6 +18,8 @@ pub(super) enum Harm {
     OutputLost,
     /// Clients saw two histories.
     TwoHistories,
+    /// The guest was told that its disk is durable, which waits for both, and the other one is not.
+    FlushLost,
     /// A site went live from a replica that was behind or half made.
     LiveFromStale,
     /// All was healed, and the VM was not protected within a minute.
@@ -66,6 +68,13 @@ impl Checker {
         }
         if replica != Replica::Clean {
             self.blame(Harm::LiveFromStale);
+        }
+    }
+
+    /// A guest whose flushes wait for `other`, the disk of the other site, is told that all of `history` is durable.
+    pub(super) fn flushed(&mut self, history: &[u64], other: &[u64]) {
+        if !other.starts_with(history) {
+            self.blame(Harm::FlushLost);
         }
     }
 

@@ -3,14 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use antipode_tiebreaker::{Answer, Boot, Operation, PairingId, State};
+use antipode_tiebreaker::{Answer, Boot, Flush, Operation, PairingId, State};
 
 use super::Flaw;
 use super::checker::History;
+use super::guest::since;
 use super::world::{Happening, Message, World, site_name};
 use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::machine::workers::FlushGate;
+use crate::protocol::detector::Waits;
 use crate::protocol::lag::Lag;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
+use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::{Gate, OutputRule};
 use crate::protocol::role::{
     Ask, Cause, Command, Effect, Event, Gauges, Phase, ReplayId, Replica, Role, Settings, Side,
@@ -22,17 +26,25 @@ pub(super) struct Process {
     pub(super) id: u64,
     pub(super) boot: Boot,
     pub(super) role: Role,
-    rule: OutputRule<usize>,
+    pub(super) rule: OutputRule<usize>,
     pub(super) memory: History,
     /// The guest executes, and is no copy.
-    runs: bool,
+    pub(super) runs: bool,
     /// Outputs are logged to the other site.
-    lockstep: bool,
-    logged: u64,
+    pub(super) lockstep: bool,
+    pub(super) logged: u64,
     pub(super) channel_open: bool,
     /// Received, not replayed.
-    inbox: VecDeque<u64>,
-    received: u64,
+    pub(super) inbox: VecDeque<u64>,
+    pub(super) received: u64,
+    /// Flushes that wait for the other site: of the disk at this length, and of an output that follows it in this frame.
+    pub(super) flushes: FlushGate<(usize, u64)>,
+    /// The pairing has them wait.
+    pub(super) flushes_wait: bool,
+    /// The guest waits for one.
+    pub(super) flushing: bool,
+    /// How far the copy's own disk is durable.
+    pub(super) durable: usize,
     pub(super) heard_at: u64,
 }
 
@@ -41,6 +53,7 @@ impl Process {
         self.runs = false;
         self.memory.clear();
         self.inbox.clear();
+        self.flushes.open();
         if self.rule.gate() != Gate::Discarded {
             self.rule.hold();
         }
@@ -80,6 +93,10 @@ impl World {
             channel_open: false,
             inbox: VecDeque::new(),
             received: 0,
+            flushes: FlushGate::default(),
+            flushes_wait: false,
+            flushing: false,
+            durable: 0,
             heard_at: at,
         });
         self.after(1, Happening::Tick(id));
@@ -141,7 +158,7 @@ impl World {
     }
 
     /// Shows what may leave.
-    fn drain(&mut self, site: usize) {
+    pub(super) fn drain(&mut self, site: usize) {
         let now = self.moment_at(site);
         let Some(process) = &mut self.hosts[site].process else {
             return;
@@ -153,19 +170,23 @@ impl World {
 
     pub(super) fn tick(&mut self, site: usize, id: u64) {
         let now = self.now;
-        let waits_since = self.process(site).rule.waits_since();
-        let process = self.process(site);
         // The copy replays what it has, some of it later.
         for _ in 0..2 {
-            if let Some(output) = process.inbox.pop_front() {
-                process.memory.push(output);
-            }
+            self.replay_one(site);
         }
+        let process = self.process(site);
+        let waits = Waits {
+            output_since: process.rule.waits_since(),
+            flush_since: process
+                .flushes
+                .waits_since()
+                .map(|since| Moment::default() + since),
+        };
         let gauges = Gauges {
             logged: LogSeq::new(process.logged),
             position: ExitOrdinal::new(process.memory.len() as u64),
             lag: Lag::default(),
-            output_waits_since: waits_since,
+            waits,
         };
         let joins = process.role.phase() == Phase::Joining;
         let open = process.channel_open;
@@ -196,59 +217,6 @@ impl World {
             })
     }
 
-    /// The guest makes an output: on disk first, then logged, then submitted.
-    pub(super) fn guest(&mut self, site: usize, id: u64) {
-        let delay = self.random.between(20, 80);
-        self.after(delay, Happening::Guest(id));
-        let now = self.moment_at(site);
-        if !self.process(site).runs {
-            return;
-        }
-        let process = self.process(site);
-        let last = process.memory.last().copied().unwrap_or(0);
-        let output = last.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
-            ^ (process.boot.0 << 20)
-            ^ now.as_nanos();
-        process.memory.push(output);
-        let written = if process.lockstep {
-            process.logged += 1;
-            process.logged
-        } else {
-            0
-        };
-        let index = process.memory.len() - 1;
-        process.rule.submit(now, index, LogSeq::new(written));
-        let logs = process.lockstep && process.channel_open;
-        self.write_disk(site, index + 1);
-        if logs {
-            let seq = written;
-            self.send(site, Message::Log { seq, output });
-        }
-        self.drain(site);
-    }
-
-    fn write_disk(&mut self, site: usize, length: usize) {
-        let host = &mut self.hosts[site];
-        let Some(process) = &host.process else { return };
-        if host.disk.len() + 1 == length && host.disk.last() == process.memory[..length - 1].last() {
-            host.disk.push(process.memory[length - 1]);
-        } else {
-            host.disk.clear();
-            host.disk.extend_from_slice(&process.memory[..length]);
-        }
-    }
-
-    pub(super) fn durable(&mut self, site: usize, length: usize) {
-        if self.process(site).memory.len() < length {
-            return; // The VM was removed meanwhile.
-        }
-        if self.flaw != Flaw::NotDurable {
-            self.write_disk(site, length);
-        }
-        let position = ExitOrdinal::new(length as u64);
-        self.step(site, Event::ReplicaDurable { position });
-    }
-
     pub(super) fn receive(&mut self, site: usize, message: Message) {
         let now = self.now;
         let process = self.process(site);
@@ -259,9 +227,8 @@ impl World {
                     process.heard_at = now;
                     process.received = seq;
                     process.inbox.push_back(output);
-                    let acknowledged = Self::received(process.memory.len(), seq);
                     self.step(site, Event::ChannelHeard);
-                    self.send(site, Message::Ack(acknowledged));
+                    self.acknowledge(site);
                 }
             }
             Message::Ack(acknowledged) => {
@@ -272,6 +239,7 @@ impl World {
             }
             Message::Machine { history, disk } => {
                 if process.role.phase() == Phase::Joining {
+                    process.durable = history.len();
                     process.memory = history;
                     process.channel_open = true;
                     process.heard_at = now;
@@ -287,7 +255,6 @@ impl World {
 
     fn perform(&mut self, site: usize, effect: Effect) {
         let now = self.moment_at(site);
-        let at = self.now;
         let id = self.process(site).id;
         match effect {
             Effect::Persist(notes) => self.hosts[site].notes = notes,
@@ -306,6 +273,10 @@ impl World {
                     self.process(site).rule.release_through(seq);
                 }
             }
+            Effect::ReleaseFlushes(at) => {
+                let told = self.process(site).flushes.durable(since(now), at);
+                self.tell_flushed(site, told);
+            }
             Effect::OpenOutputs => self.open(site),
             Effect::DiscardOutputs => self.process(site).rule.discard(),
             Effect::BeginDiskSync(pairing) => self.begin_sync(site, pairing),
@@ -314,14 +285,7 @@ impl World {
                 self.after(delay, Happening::Role(id, Event::RamInSync));
             }
             Effect::Stun => self.stun(site),
-            Effect::BeginLockstep => {
-                let process = self.process(site);
-                (process.runs, process.lockstep, process.channel_open) = (true, true, true);
-                (process.logged, process.heard_at) = (0, at);
-                if self.flaw == Flaw::OutputBeforePair {
-                    self.process(site).rule.open();
-                }
-            }
+            Effect::BeginLockstep(flush) => self.begin_lockstep(site, flush),
             Effect::AbortTransfer => self.process(site).runs = true,
             Effect::ReplayToEnd(replay) => self.replay_to_end(site, replay),
             Effect::MakeDurable => {
@@ -351,6 +315,22 @@ impl World {
             Effect::Tell(word) => self.send(site, Message::Word(word)),
             Effect::Announce => assert_eq!(self.process(site).rule.gate(), Gate::Open, "{now:?}"),
             Effect::Throttle(_) | Effect::Refuse(_) | Effect::Report => {}
+        }
+    }
+
+    fn begin_lockstep(&mut self, site: usize, flush: Flush) {
+        let (at, flaw) = (self.now, self.flaw);
+        let process = self.process(site);
+        process.flushes_wait = flush == Flush::Both;
+        if process.flushes_wait {
+            process
+                .flushes
+                .close(ExitOrdinal::new(process.memory.len() as u64));
+        }
+        (process.runs, process.lockstep, process.channel_open) = (true, true, true);
+        (process.logged, process.heard_at) = (0, at);
+        if flaw == Flaw::OutputBeforePair {
+            process.rule.open();
         }
     }
 
@@ -388,8 +368,11 @@ impl World {
         let boot = process.boot;
         process.rule.open();
         process.lockstep = false;
+        process.flushes_wait = false;
+        let told = process.flushes.open();
         let renounced = self.hosts[1 - site].notes.renounced;
         self.checker.opens(site, boot, self.record.as_ref(), renounced);
+        self.tell_flushed(site, told);
     }
 
     fn run_guest(&mut self, site: usize) {
@@ -440,14 +423,16 @@ impl World {
         if flaw == Flaw::ReplayNotToEnd {
             process.inbox.clear();
         }
-        let Process { memory, inbox, .. } = process;
-        memory.extend(inbox.drain(..));
+        while !self.process(site).inbox.is_empty() {
+            self.replay_one(site);
+        }
+        let Process { memory, id, .. } = self.process(site);
+        let id = *id;
         let event = Event::ReplayReachedEnd {
             replay,
             position: ExitOrdinal::new(memory.len() as u64),
             agrees: true,
         };
-        let id = process.id;
         let delay = self.random.between(0, 20);
         self.after(delay, Happening::Role(id, event));
     }

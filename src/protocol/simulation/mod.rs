@@ -10,13 +10,14 @@
 //! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
 //! stop, protect, unprotect and override. Then all is healed, and within a minute the VM must be protected again.
 //!
-//! A guest is the list of outputs that it has made, each flushed to the disk of the live site before it is made. What
-//! leaves is what clients have seen. [`Checker`](checker::Checker) says what must hold at every moment. The driver can
-//! break a rule that it is told to keep ([`Flaw`]): then the checker must find the harm.
+//! A guest is the list of outputs that it has made, each written and flushed before it is made: to the disk of the live
+//! site, with half of the seeds to both. What leaves is what clients have seen. [`Checker`](checker::Checker) says what must
+//! hold at every moment. The driver can break a rule that it is told to keep ([`Flaw`]): then the checker must find the harm.
 
 mod checker;
 mod driver;
 mod faults;
+mod guest;
 mod world;
 
 use std::collections::BTreeSet;
@@ -48,6 +49,10 @@ enum Flaw {
     SleepUnnoticed,
     /// Every replica is said to be whole.
     TrustReplica,
+    /// The guest is told of a flush when its own site's disk has it.
+    FlushAlone,
+    /// A copy says that its disk has what it has replayed, though no flush has ended.
+    NotFlushed,
 }
 
 fn run(seed: u64, flaw: Flaw) -> Outcome {
@@ -81,6 +86,7 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "awoke",
         "unprotected",
         "forced",
+        "cold start of a backup",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -149,6 +155,16 @@ fn a_start_from_a_replica_that_is_not_whole_is_caught() {
 }
 
 #[test]
+fn a_flush_that_does_not_wait_for_the_other_site_is_caught() {
+    is_caught(Flaw::FlushAlone, &[Harm::FlushLost]);
+}
+
+#[test]
+fn a_copy_that_says_it_is_durable_before_it_is_is_caught() {
+    is_caught(Flaw::NotFlushed, &[Harm::FlushLost]);
+}
+
+#[test]
 fn each_checker_finds_something() {
     let flaws = [
         Flaw::OutputBeforePair,
@@ -160,6 +176,7 @@ fn each_checker_finds_something() {
         Flaw::SilentClient,
         Flaw::SleepUnnoticed,
         Flaw::TrustReplica,
+        Flaw::FlushAlone,
     ];
     let mut found = BTreeSet::new();
     for flaw in flaws {
@@ -170,6 +187,7 @@ fn each_checker_finds_something() {
         Harm::OpenUnwon,
         Harm::OutputLost,
         Harm::TwoHistories,
+        Harm::FlushLost,
         Harm::LiveFromStale,
         Harm::NeverProtected,
     ];

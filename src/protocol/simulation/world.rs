@@ -5,12 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use antipode_certs::{Identity, Name};
-use antipode_tiebreaker::{Record, Request, RequestId, decide};
+use antipode_tiebreaker::{Flush, Operation, Record, Request, RequestId, State, decide};
 
 use super::Flaw;
 use super::checker::{Checker, Harm, History};
 use super::driver::Process;
-use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::base::units::ExitOrdinal;
 use crate::protocol::detector::Heard;
 use crate::protocol::moment::Moment;
 use crate::protocol::role::{Acknowledged, Ask, Command, Event, Notes, Phase, ReadId, Replica, Word};
@@ -72,7 +72,15 @@ pub(super) enum Happening {
     Role(u64, Event),
     Tick(u64),
     Guest(u64),
-    Durable { process: u64, length: usize },
+    Durable {
+        process: u64,
+        length: usize,
+    },
+    /// The copy's own flush of the disk at this length is done.
+    Flushed {
+        process: u64,
+        length: usize,
+    },
     Heartbeat(u64, Heard),
     Pump(usize),
     Arrive(u64, Ask),
@@ -128,6 +136,7 @@ pub(super) struct World {
     pub(super) cut_until: [u64; 4],
     pub(super) reported_down: bool,
     preferred: Option<usize>,
+    pub(super) flush: Flush,
 }
 
 impl World {
@@ -149,6 +158,7 @@ impl World {
             cut_until: [0; 4],
             reported_down: false,
             preferred: [None, Some(0), Some(1)][usize::try_from(seed % 3).unwrap()],
+            flush: [Flush::Site, Flush::Both][usize::try_from(seed / 3 % 2).unwrap()],
         };
         world.hosts.iter_mut().for_each(|host| host.up = true);
         world.hosts[0].replica = Some(Replica::Clean);
@@ -232,6 +242,7 @@ impl World {
             | Happening::Tick(process)
             | Happening::Guest(process)
             | Happening::Durable { process, .. }
+            | Happening::Flushed { process, .. }
             | Happening::Heartbeat(process, _) => Some(*process),
             _ => None,
         };
@@ -247,6 +258,7 @@ impl World {
             Happening::Tick(process) => self.tick(site, process),
             Happening::Guest(process) => self.guest(site, process),
             Happening::Durable { length, .. } => self.durable(site, length),
+            Happening::Flushed { length, .. } => self.flushed(site, length),
             Happening::Heartbeat(_, heard) => {
                 if self.process(site).channel_open {
                     self.step(site, Event::PeerHeard(heard));
@@ -355,11 +367,20 @@ impl World {
             at_unix_seconds: 0,
         };
         let caller = Identity::from_uri(["antipode://site/a", "antipode://site/b"][site]).unwrap();
+        let own = site_name(site);
+        let of_another = matches!(
+            (&self.record.as_ref().map(|record| &record.state), &ask.operation),
+            (Some(State::Paired { primary, .. }), Operation::ColdStart { .. }) if *primary != own
+        );
         let outcome = decide(self.record.take(), &request, &caller);
+        if of_another && outcome.answer.verdict.is_ok() {
+            self.seen.insert("cold start of a backup");
+        }
         self.record = outcome.record;
         if let Some(record) = &mut self.record {
             record.history.clear();
             record.settings.preferred = self.preferred.map(site_name);
+            record.settings.flush = self.flush;
         }
         let told = format!(
             "{} tiebreaker: {} of {caller} {:?}",
@@ -402,13 +423,6 @@ impl World {
             self.story.pop_front();
         }
         self.story.push_back(line);
-    }
-
-    pub(super) const fn received(replayed: usize, received: u64) -> Acknowledged {
-        Acknowledged {
-            received: LogSeq::new(received),
-            replayed: ExitOrdinal::new(replayed as u64),
-        }
     }
 
     pub(super) fn heartbeat_of(&self, site: usize) -> Heard {

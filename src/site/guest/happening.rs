@@ -54,6 +54,8 @@ pub(crate) enum Happening {
     Prepared(Box<Birth>),
     /// Flushed durably, up to where the driver had asked.
     Durable(Result<crate::base::units::ExitOrdinal, String>),
+    /// The guest of the copy asked for a flush at this exit, and that is what it came to.
+    Flushed(crate::base::units::ExitOrdinal, crate::devices::DiskOutcome),
     /// Somebody asks.
     Control(Request, oneshot::Sender<Value>),
     /// The process is to end.

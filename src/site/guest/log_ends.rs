@@ -92,18 +92,26 @@ pub(crate) struct Outgoing {
     framer: Framer,
     next: LogSeq,
     room: Arc<Room>,
+    /// The guest's flushes wait for the other site.
+    flushes_wait: bool,
     reports: UnboundedSender<FromVcpu>,
     /// Processor time of the vCPU's thread when the last batch was closed.
     ran_until: Duration,
 }
 
 impl Outgoing {
-    /// The log of a pairing whose both ends know `anchor`.
-    pub(crate) fn anchored_to(anchor: &[u8], room: Arc<Room>, reports: UnboundedSender<FromVcpu>) -> Self {
+    /// The log of a pairing whose both ends know `anchor`, and whose flushes wait for the other site or do not.
+    pub(crate) fn anchored_to(
+        anchor: &[u8],
+        room: Arc<Room>,
+        flushes_wait: bool,
+        reports: UnboundedSender<FromVcpu>,
+    ) -> Self {
         Self {
             framer: Framer::anchored_to(anchor),
             next: LogSeq::default().next(),
             room,
+            flushes_wait,
             reports,
             ran_until: thread_cpu_time(),
         }
@@ -134,6 +142,7 @@ impl LogSink for Outgoing {
     fn cadence(&self) -> Cadence {
         Cadence {
             at_outputs: true,
+            at_flushes: self.flushes_wait,
             awake: BATCH_SPAN_AWAKE,
             asleep: BATCH_SPAN_ASLEEP,
         }

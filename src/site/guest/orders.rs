@@ -41,6 +41,8 @@ pub(crate) enum Order {
         anchor: Vec<u8>,
         /// How much may wait for the other site.
         room: Arc<Room>,
+        /// Whether flushes wait for the other site: then it is told of each at once.
+        flushes_wait: bool,
     },
     /// Run on, alone, and log nothing.
     GoAlone,

@@ -174,6 +174,13 @@ impl Pair {
         self.replay_over()
     }
 
+    /// The replica is durable at `position`, to which the replay has come.
+    pub(super) fn durable(&mut self, now: Duration, position: ExitOrdinal) {
+        if let LogEnd::Following { receiver, .. } = &mut self.log {
+            receiver.durable(now, position);
+        }
+    }
+
     /// The replay that was asked for, if it is over.
     pub(super) fn replay_over(&mut self) -> Option<(ReplayId, ExitOrdinal)> {
         let LogEnd::Following { consumed, wanted, .. } = &mut self.log else {

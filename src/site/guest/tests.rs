@@ -200,6 +200,7 @@ fn cloned(primary: &Copy, room: &Arc<Room>) -> (Copy, Feeder, Deframer) {
     primary.handle.order(Order::Lead {
         anchor: ANCHOR.to_vec(),
         room: Arc::clone(room),
+        flushes_wait: false,
     });
     (backup, feeder, Deframer::anchored_to(ANCHOR, position))
 }

@@ -260,7 +260,11 @@ impl Thread {
                 return self.stand_still();
             }
             Order::Adopt { digest } => self.vm.adopt(*digest)?,
-            Order::Lead { anchor, room } => self = self.lead(&anchor, room),
+            Order::Lead {
+                anchor,
+                room,
+                flushes_wait,
+            } => self = self.lead(&anchor, room, flushes_wait),
             Order::GoAlone => self = self.go_alone()?,
         }
         Ok(self)
@@ -292,11 +296,11 @@ impl Thread {
         }
     }
 
-    fn lead(mut self, anchor: &[u8], room: Arc<super::log_ends::Room>) -> Self {
+    fn lead(mut self, anchor: &[u8], room: Arc<super::log_ends::Room>, flushes_wait: bool) -> Self {
         self.course = match self.course {
             Course::Alone(live) => {
                 self.vm.begin_lockstep();
-                let log = Outgoing::anchored_to(anchor, room, self.ways.reports.clone());
+                let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
                 Course::Leading(Box::new(Recorder::new(*live, log, &self.vm.totals())))
             }
             course => course,

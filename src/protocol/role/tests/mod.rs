@@ -1,11 +1,12 @@
 //! Orders of effects, one story each. What holds whatever happens is the simulation's.
 
+mod flushes;
 mod operations;
 
 use antipode_tiebreaker::{Answer, Operation, Request, RequestId, decide};
 
 use super::*;
-use crate::protocol::detector::{Heard, Suspicion};
+use crate::protocol::detector::{Heard, Suspicion, Waits};
 use crate::protocol::limits::{ALONE_GAP_MAX, COLD_START_GRACE, FAILURE_TIMEOUT_FLOOR, PAIR_PATIENCE};
 
 const PAIRING: PairingId = PairingId(77);
@@ -93,6 +94,7 @@ impl Story {
             pairing: PAIRING,
             generation,
             sender_preferred: true,
+            flush: Flush::Site,
         }));
         assert_eq!(story.role.phase(), Phase::Backup);
         story.done.clear();
@@ -205,7 +207,17 @@ impl Story {
     fn acked(&mut self, received: u64) {
         self.tell(Event::Acked(Acknowledged {
             received: LogSeq::new(received),
-            replayed: ExitOrdinal::new(0),
+            ..Acknowledged::default()
+        }));
+    }
+
+    /// The other site's disk has all up to that exit.
+    fn acked_durable(&mut self, exit: u64) {
+        let durable = ExitOrdinal::new(exit);
+        self.tell(Event::Acked(Acknowledged {
+            replayed: durable,
+            durable,
+            ..Acknowledged::default()
         }));
     }
 
@@ -219,6 +231,7 @@ fn short(effect: &Effect) -> String {
     match effect {
         Effect::AskTiebreaker(ask) => format!("ask {} {}", ask.id.0, ask.operation.name()),
         Effect::ReleaseThrough(seq) => format!("release {}", seq.get()),
+        Effect::ReleaseFlushes(exit) => format!("flushed {}", exit.get()),
         Effect::Tell(word) => {
             let word = format!("{word:?}");
             format!("tell {}", word.split(' ').next().unwrap())
@@ -516,12 +529,15 @@ fn a_primary_that_loses_ends_its_vm() {
 #[test]
 fn a_sick_backup_is_suspected_though_it_is_heard() {
     let mut story = Story::primary();
-    let waits_since = Some(story.now);
+    let waits = Waits {
+        output_since: Some(story.now),
+        flush_since: None,
+    };
     for _ in 0..20 {
         story.now = story.now + Duration::from_millis(37);
         story.tell(Event::PeerHeard(Heard::default()));
         story.tell(Event::Tick(Gauges {
-            output_waits_since: waits_since,
+            waits,
             ..Gauges::default()
         }));
     }
@@ -634,6 +650,7 @@ fn the_preferred_site_claims_first() {
             pairing: PAIRING,
             generation,
             sender_preferred: primary_preferred,
+            flush: Flush::Site,
         }));
         let lost_at = story.now;
         while story.role.phase() != Phase::Closing {

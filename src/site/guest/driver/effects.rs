@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use antipode_disk_sync::disk;
-use antipode_tiebreaker::PairingId;
+use antipode_tiebreaker::{Flush, PairingId};
 use tokio::sync::{Notify, watch};
 
 use super::super::begin::Begin;
@@ -20,6 +20,7 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{ByeReason, Common, Datagrams, Hello, Message, Sender, Session, Side};
 use crate::devices::Frame;
 use crate::machine::cpu::TABLE_NAME;
+use crate::machine::workers::DiskHandle;
 use crate::machine::{HeldOutput, config};
 use crate::protocol::lag::LagMeter;
 use crate::protocol::role::{Command, Effect, Event, Word};
@@ -45,6 +46,7 @@ impl Driver {
             Effect::ReadRecord(read) => self.asker.read(read),
             Effect::HoldOutputs => self.outputs.hold(),
             Effect::ReleaseThrough(seq) => self.outputs.release_through(seq),
+            Effect::ReleaseFlushes(position) => self.release_flushes(position),
             Effect::OpenOutputs => self.open_outputs(),
             Effect::DiscardOutputs => self.outputs.discard(),
             Effect::BeginDiskSync(pairing) => self.begin_transfer(pairing),
@@ -54,7 +56,7 @@ impl Driver {
                 self.figures.stun_begins(now);
                 self.let_transfer(Go::Stun);
             }
-            Effect::BeginLockstep => self.begin_lockstep(),
+            Effect::BeginLockstep(flush) => self.begin_lockstep(flush == Flush::Both),
             Effect::AbortTransfer => self.abort_transfer(),
             Effect::ReplayToEnd(replay) => {
                 let over = self.pair.as_mut().and_then(|pair| {
@@ -98,6 +100,17 @@ impl Driver {
         }
     }
 
+    /// The disk of the VM that runs here.
+    pub(super) fn disk(&self) -> Option<&DiskHandle> {
+        self.running.as_ref().and_then(|running| running.disk.as_ref())
+    }
+
+    fn release_flushes(&self, position: ExitOrdinal) {
+        if let Some(disk) = self.disk() {
+            disk.flushes().durable(position);
+        }
+    }
+
     fn go_live(&mut self) {
         let now = self.now();
         self.figures.granted(now);
@@ -110,6 +123,9 @@ impl Driver {
 
     pub(super) fn open_outputs(&mut self) {
         self.outputs.open();
+        if let Some(disk) = self.disk() {
+            disk.flushes().open();
+        }
         let now = self.now();
         self.figures.granted(now);
         if !self.awaits_outside {
@@ -259,7 +275,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn begin_lockstep(&mut self) {
+    pub(super) fn begin_lockstep(&mut self, flushes_wait: bool) {
         let (Some(pair), Some(running), Some(position)) =
             (&mut self.pair, &self.running, self.stunned_at.take())
         else {
@@ -270,6 +286,10 @@ impl Driver {
         if let Some(Err(error)) = running.disk.as_ref().map(|disk| disk.peer_is_equal()) {
             tracing::warn!(%error, "the replica's marks could not be cleared; the next sync compares more than it had to");
         }
+        if let Some(disk) = running.disk.as_ref().filter(|_| flushes_wait) {
+            // The guest stands still, and its disk has done all that it was asked for.
+            disk.flushes().close(position);
+        }
         let room = Arc::<Room>::default();
         pair.log = LogEnd::Sending {
             sender: Box::new(Sender::new(position)),
@@ -279,7 +299,11 @@ impl Driver {
             through: position,
         };
         let anchor = pair.hello.borrow().session.tag_bytes().to_vec();
-        running.handle.order(Order::Lead { anchor, room });
+        running.handle.order(Order::Lead {
+            anchor,
+            room,
+            flushes_wait,
+        });
         let now = self.now();
         self.figures.lockstep_begins(now);
     }

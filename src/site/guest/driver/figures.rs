@@ -119,7 +119,7 @@ impl Figures {
         }
     }
 
-    /// For the status.
+    /// For the status, of what is measured here.
     pub(super) fn measured(&self, now: Duration) -> Measured {
         let between = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?));
         let heard = self.takeover.map(|takeover| takeover.heard);
@@ -137,6 +137,7 @@ impl Figures {
             claim: between(asked, granted),
             going_live: between(granted, live),
             tiebreaker_silence: Some(silence).filter(|silence| *silence >= TIEBREAKER_SILENT_AFTER),
+            ..Measured::default()
         }
     }
 }

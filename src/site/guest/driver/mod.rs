@@ -39,6 +39,7 @@ use crate::machine::HeldOutput;
 use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
 use crate::machine::workers::DiskHandle;
+use crate::protocol::detector::Waits;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::OutputRule;
 use crate::protocol::role::{Event, Gauges, Role};
@@ -262,7 +263,11 @@ impl Driver {
 
     fn gauges(&self) -> Gauges {
         let moment = self.moment();
-        let output_waits_since = self.outputs.waits_since();
+        let flush_since = self.disk().and_then(|disk| disk.flushes().wait_since());
+        let waits = Waits {
+            output_since: self.outputs.waits_since(),
+            flush_since: flush_since.map(|since| Moment::default() + since),
+        };
         match self.pair.as_ref().map(|pair| &pair.log) {
             Some(LogEnd::Sending {
                 sender,
@@ -273,18 +278,18 @@ impl Driver {
                 logged: sender.last(),
                 position: *through,
                 lag: meter.lag(moment),
-                output_waits_since,
+                waits,
             },
             Some(LogEnd::Following {
                 receiver, position, ..
             }) => Gauges {
                 logged: receiver.reached().received,
                 position: ExitOrdinal::new(position.load(Ordering::Relaxed)),
-                output_waits_since,
+                waits,
                 ..Gauges::default()
             },
             _ => Gauges {
-                output_waits_since,
+                waits,
                 ..Gauges::default()
             },
         }

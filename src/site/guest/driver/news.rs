@@ -12,6 +12,7 @@ use super::super::pair::LogEnd;
 use super::{ANNOUNCEMENTS_MS, Driver, Running};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{Heartbeats, Message, Opened, Receiver};
+use crate::devices::DiskOutcome;
 use crate::machine::Outcome;
 use crate::machine::workers::Disk;
 use crate::protocol::detector::Heard;
@@ -56,8 +57,22 @@ impl Driver {
                 tracing::error!("this site's replica cannot be made durable: {why}");
                 self.todo.push_back(Event::ReplicaFailed);
             }
+            Happening::Flushed(position, outcome) => self.copy_flushed(position, &outcome),
             Happening::Control(request, reply) => self.asked(request, reply),
             Happening::Terminate => self.is_over = true,
+        }
+    }
+
+    /// The primary may wait for it. One that failed will never be passed, so nobody waits for that either (R4).
+    fn copy_flushed(&mut self, position: ExitOrdinal, outcome: &DiskOutcome) {
+        let now = self.now();
+        match (outcome, &mut self.pair) {
+            (DiskOutcome::Failed, _) => {
+                tracing::error!(%position, "this site's replica cannot be made durable: a flush has failed");
+                self.todo.push_back(Event::ReplicaFailed);
+            }
+            (_, Some(pair)) => pair.durable(now, position),
+            (_, None) => {}
         }
     }
 
@@ -92,6 +107,9 @@ impl Driver {
                 if let Some(running) = &mut self.running {
                     running.exits = exits;
                     lose_peer(running.disk.as_deref());
+                    if let Some(disk) = &running.disk {
+                        disk.flushes().tell_to(None);
+                    }
                 }
                 let now = self.now();
                 self.figures.live(now);
@@ -197,6 +215,13 @@ impl Driver {
             wanted: None,
         };
         self.parts.position.store(position.get(), Ordering::Relaxed);
+        if let Some(disk) = self.disk() {
+            let happenings = self.parts.happenings.clone();
+            disk.flushes().tell_to(Some(Box::new(move |position, outcome| {
+                // Without a driver nobody waits.
+                let _ = happenings.send(Happening::Flushed(position, outcome));
+            })));
+        }
     }
 
     pub(super) fn opened(&mut self, opened: Opened) {
@@ -265,6 +290,7 @@ impl Driver {
                     self.todo.push_back(Event::Acked(Acknowledged {
                         received: ack.received,
                         replayed: ack.replayed,
+                        durable: ack.durable,
                     }));
                     None
                 }

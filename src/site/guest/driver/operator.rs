@@ -12,7 +12,7 @@ use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
 use crate::machine::config;
 use crate::machine::workers::HostEntropy;
 use crate::protocol::role::{Command, Effect, Event, Replica};
-use crate::protocol::status::{Status, Surroundings};
+use crate::protocol::status::{Measured, Status, Surroundings};
 
 impl Driver {
     pub(super) fn asked(&mut self, request: Request, reply: oneshot::Sender<Value>) {
@@ -56,13 +56,19 @@ impl Driver {
     }
 
     pub(super) fn status(&mut self) -> Status {
+        let flushes_waited = |percent| self.disk().and_then(|disk| disk.flushes().waited(percent));
+        let measured = Measured {
+            flush_hold_p50: flushes_waited(50),
+            flush_hold_p99: flushes_waited(99),
+            ..self.figures.measured(self.now())
+        };
         let around = Surroundings {
             vm: &self.parts.name,
             peer: &self.parts.config.peer,
             now: self.moment(),
             now_unix_seconds: wall_clock_unix_seconds(),
             trouble: self.trouble.as_deref(),
-            measured: self.figures.measured(self.now()),
+            measured,
         };
         Status::new(&self.parts.role.view(), &around)
     }

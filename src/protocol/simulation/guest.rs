@@ -1,0 +1,149 @@
+//! What a guest does, live or as a copy, and its disk.
+
+use std::time::Duration;
+
+use antipode_tiebreaker::Flush;
+
+use super::Flaw;
+use super::driver::Process;
+use super::world::{Happening, Message, World};
+use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::protocol::moment::Moment;
+use crate::protocol::role::{Acknowledged, Event};
+
+/// What a gate counts by.
+pub(super) fn since(now: Moment) -> Duration {
+    now.saturating_since(Moment::default())
+}
+
+impl Process {
+    /// How far the copy is, as it says.
+    fn acknowledged(&self, flaw: Flaw) -> Acknowledged {
+        let replayed = ExitOrdinal::new(self.memory.len() as u64);
+        let durable = ExitOrdinal::new(self.durable as u64);
+        Acknowledged {
+            received: LogSeq::new(self.received),
+            replayed,
+            durable: if flaw == Flaw::NotFlushed {
+                replayed
+            } else {
+                durable
+            },
+        }
+    }
+}
+
+impl World {
+    /// The copy executes the next thing that it has received, its own flush too.
+    pub(super) fn replay_one(&mut self, site: usize) {
+        let process = self.process(site);
+        let Some(output) = process.inbox.pop_front() else {
+            return;
+        };
+        process.memory.push(output);
+        let (process, length) = (process.id, process.memory.len());
+        if self.flush == Flush::Both {
+            let delay = self.random.between(1, 60);
+            self.after(delay, Happening::Flushed { process, length });
+            self.acknowledge(site);
+        }
+    }
+
+    /// The copy's disk has ended a flush; the other site waits for that.
+    pub(super) fn flushed(&mut self, site: usize, length: usize) {
+        let process = self.process(site);
+        if process.memory.len() < length || process.runs {
+            return; // It was removed, or lives, meanwhile.
+        }
+        process.durable = process.durable.max(length);
+        self.write_disk(site, length);
+        self.acknowledge(site);
+    }
+
+    pub(super) fn acknowledge(&mut self, site: usize) {
+        let flaw = self.flaw;
+        let process = self.process(site);
+        if process.channel_open {
+            let acknowledged = process.acknowledged(flaw);
+            self.send(site, Message::Ack(acknowledged));
+        }
+    }
+
+    /// The guest learns that its disk is durable, and makes the output that waited for it.
+    pub(super) fn tell_flushed(&mut self, site: usize, told: impl IntoIterator<Item = (usize, u64)>) {
+        let now = self.moment_at(site);
+        for (length, written) in told {
+            let other = &self.hosts[1 - site].disk;
+            let process = self.hosts[site].process.as_mut().unwrap();
+            process.flushing = false;
+            process.rule.submit(now, length - 1, LogSeq::new(written));
+            if process.flushes_wait {
+                self.checker.flushed(&process.memory[..length], other);
+            }
+        }
+    }
+
+    /// The guest writes and flushes; the output follows when that is done.
+    pub(super) fn guest(&mut self, site: usize, id: u64) {
+        let delay = self.random.between(20, 80);
+        self.after(delay, Happening::Guest(id));
+        let now = self.moment_at(site);
+        let flaw = self.flaw;
+        let process = self.process(site);
+        if !process.runs || process.flushing {
+            return;
+        }
+        let last = process.memory.last().copied().unwrap_or(0);
+        let output = last.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+            ^ (process.boot.0 << 20)
+            ^ now.as_nanos();
+        process.memory.push(output);
+        let written = if process.lockstep {
+            process.logged += 1;
+            process.logged
+        } else {
+            0
+        };
+        let length = process.memory.len();
+        let at = ExitOrdinal::new(length as u64);
+        let flush = (length, written);
+        let told = match flaw {
+            Flaw::FlushAlone => Some(flush),
+            _ => process.flushes.done(since(now), at, flush),
+        };
+        process.flushing = told.is_none();
+        let logs = process.lockstep && process.channel_open;
+        self.write_disk(site, length);
+        if logs {
+            let seq = written;
+            self.send(site, Message::Log { seq, output });
+        }
+        self.tell_flushed(site, told);
+        self.drain(site);
+    }
+
+    fn write_disk(&mut self, site: usize, length: usize) {
+        let host = &mut self.hosts[site];
+        let Some(process) = &host.process else { return };
+        if host.disk.get(length.wrapping_sub(1)) == process.memory[..length].last() {
+            return; // A later flush was faster.
+        }
+        if host.disk.len() + 1 == length && host.disk.last() == process.memory[..length - 1].last() {
+            host.disk.push(process.memory[length - 1]);
+        } else {
+            host.disk.clear();
+            host.disk.extend_from_slice(&process.memory[..length]);
+        }
+    }
+
+    pub(super) fn durable(&mut self, site: usize, length: usize) {
+        if self.process(site).memory.len() < length {
+            return; // The VM was removed meanwhile.
+        }
+        if self.flaw != Flaw::NotDurable {
+            self.write_disk(site, length);
+        }
+        let position = ExitOrdinal::new(length as u64);
+        self.step(site, Event::ReplicaDurable { position });
+    }
+}
