@@ -19,8 +19,10 @@
 //! | ---- | ---- |
 //! | `frame` | what travels, bounded |
 //! | `source`, `target` | both ends, each on a thread of its own |
+//! | `share` | how a guest that writes too fast is slowed |
 
 mod frame;
+mod share;
 mod source;
 mod target;
 #[cfg(test)]

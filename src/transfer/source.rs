@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use antipode_disk_sync::LeafSet;
@@ -12,6 +12,7 @@ use antipode_disk_sync::units::Run;
 
 use super::Stunned;
 use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use super::share::{SHARE_MIN, Share};
 use crate::base::clock::HostClock;
 use crate::base::units::PAGE_SIZE;
 use crate::machine::workers::{Disk, DiskHandle};
@@ -24,8 +25,10 @@ const PAGES_AT_ONCE: usize = 256;
 /// How long the rest of the disk may take in the stun, and the rest of RAM: half of a second (P6) together.
 const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
 const RAM_STUN: StunBudget = StunBudget(Duration::from_millis(300));
-/// Rounds after which RAM is not expected to calm down any more.
-const RAM_ROUNDS_MAX: u32 = 12;
+/// Rounds after which RAM will not calm down any more, however slow the guest is.
+const RAM_ROUNDS_MAX: u32 = 32;
+/// While the stun is waited for, a guest that is slowed stands still this often.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// The machine that is copied while it runs. Each answers when the guest stood at a position; none if it has ended.
 pub trait RunningMachine {
@@ -33,6 +36,8 @@ pub trait RunningMachine {
     fn begin_copy(&self) -> Option<RamCopy>;
     /// Addresses of the pages that were written since this was last asked.
     fn take_written(&self) -> Option<Vec<u64>>;
+    /// It stands still for `span`, soon; nobody waits for that.
+    fn rest(&self, span: Duration) -> Option<()>;
     /// It stands still from here on.
     fn stun(&self) -> Option<Stunned>;
     /// All of its RAM was copied while it stood still, and this is its digest.
@@ -91,6 +96,15 @@ pub enum SourceError {
     /// The disk keeps no marks.
     #[error("the disk is no replica; `antipode disk create` makes it one")]
     NoReplica,
+    /// RAM is written to faster than it can be copied.
+    #[error(
+        "the guest writes its memory faster than the connection takes it, even at {SHARE_MIN} % of its time: {left_bytes} bytes were left after \
+         {RAM_ROUNDS_MAX} rounds; protect it when it does less, or over a faster line"
+    )]
+    NeverCalm {
+        /// What would have been left for the stun.
+        left_bytes: u64,
+    },
     /// The machine has ended.
     #[error("the VM has ended")]
     Ended,
@@ -132,6 +146,8 @@ pub fn send(
         disk: sending.disk.as_deref(),
         tell,
         go,
+        share: Share::default(),
+        slowed_until: Duration::ZERO,
     };
     source.offer(sending)?;
     source.send_disk()?;
@@ -148,13 +164,29 @@ struct Source<'a> {
     disk: Option<&'a Disk>,
     tell: &'a mut dyn FnMut(News),
     go: &'a Receiver<Go>,
+    share: Share,
+    /// Up to when the guest has stood still for its part.
+    slowed_until: Duration,
 }
 
 impl Source<'_> {
-    fn wait_for(&self, what: Go) -> Result<(), SourceError> {
-        match self.go.recv() {
-            Ok(found) if found == what => Ok(()),
-            _ => Err(SourceError::GivenUp),
+    fn wait_for(&mut self, what: Go) -> Result<(), SourceError> {
+        loop {
+            match self.go.recv_timeout(SLICE) {
+                Ok(found) if found == what => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => self.slow()?,
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(SourceError::GivenUp),
+            }
+        }
+    }
+
+    /// Has the guest stand still for its part of the time since this was last done.
+    fn slow(&mut self) -> Result<(), SourceError> {
+        let now = self.now();
+        let span = now.saturating_sub(std::mem::replace(&mut self.slowed_until, now));
+        match self.share.rest_of(span) {
+            Some(rest) => self.machine.rest(rest).ok_or(SourceError::Ended),
+            None => Ok(()),
         }
     }
 
@@ -162,14 +194,14 @@ impl Source<'_> {
         Duration::from_nanos(self.clock.monotonic_ns())
     }
 
-    /// Tells how far it is, and sees whether it is still wanted.
+    /// Tells how far it is, sees whether it is still wanted, and slows the guest if it must be slowed.
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) -> Result<(), SourceError> {
         (self.tell)(News::Progress {
             done_bytes,
             total_bytes,
         });
         match self.go.try_recv() {
-            Err(TryRecvError::Empty) => Ok(()),
+            Err(TryRecvError::Empty) => self.slow(),
             _ => Err(SourceError::GivenUp),
         }
     }
@@ -265,7 +297,8 @@ impl Source<'_> {
         Ok(total)
     }
 
-    /// Rounds over RAM until what is left fits the stun: the copy so far, and that.
+    /// Rounds over RAM until what is left fits the stun: the copy so far, and that. A guest that writes faster than the line
+    /// takes is slowed until it fits, and stays slow until the stun (P6).
     fn send_ram(&mut self) -> Result<(RamCopy, Vec<u64>), SourceError> {
         let mut copy = self.machine.begin_copy().ok_or(SourceError::Ended)?;
         let mut left: Vec<u64> = copy.addresses().collect();
@@ -279,12 +312,20 @@ impl Source<'_> {
             }
             let took = self.now().saturating_sub(begun);
             left = self.machine.take_written().ok_or(SourceError::Ended)?;
-            if passes.after(sent, took, (left.len() * PAGE_SIZE) as u64) == Next::Stun {
-                break;
+            let left_bytes = (left.len() * PAGE_SIZE) as u64;
+            match passes.after(sent, took, left_bytes) {
+                Next::Stun => {
+                    (self.tell)(News::RamInSync);
+                    return Ok((copy, left));
+                }
+                Next::Pass {
+                    writer_bytes_per_second,
+                } => self.share.follow(writer_bytes_per_second, left_bytes, took),
             }
         }
-        (self.tell)(News::RamInSync);
-        Ok((copy, left))
+        Err(SourceError::NeverCalm {
+            left_bytes: (left.len() * PAGE_SIZE) as u64,
+        })
     }
 
     /// Reads and sends the pages at `addresses`. Answers how many bytes were sent.
@@ -314,6 +355,7 @@ impl Source<'_> {
     /// The guest stands still: the rest of it.
     fn send_rest(&mut self, mut copy: RamCopy, left: Vec<u64>) -> Result<(), SourceError> {
         let machine = self.machine.stun().ok_or(SourceError::Ended)?;
+        self.share = Share::default();
         (self.tell)(News::Stunned);
         let rest: BTreeSet<u64> = left.into_iter().chain(machine.written).collect();
         let rest: Vec<u64> = rest.into_iter().collect();

@@ -11,7 +11,7 @@ use antipode_disk_sync::disk::{DiskError, NewDisk, Paths, State, SyncTarget, cre
 use antipode_disk_sync::replica::ReplicaId;
 
 use super::*;
-use crate::base::clock::SystemClock;
+use crate::base::clock::{HostClock, SystemClock};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Part;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
@@ -88,6 +88,21 @@ impl Machine {
     }
 }
 
+/// A machine that stands still at exit 42.
+fn stunned(written: Vec<u64>) -> Stunned {
+    let parts = Part {
+        name: "vcpu".into(),
+        version: 3,
+        content: vec![9; 100],
+    };
+    Stunned {
+        written,
+        parts: std::iter::once(parts).collect(),
+        position: ExitOrdinal::new(42),
+        vcpu: [8; 32],
+    }
+}
+
 impl RunningMachine for Machine {
     fn begin_copy(&self) -> Option<RamCopy> {
         Some(RamCopy::of(self.memory.reader()))
@@ -97,18 +112,12 @@ impl RunningMachine for Machine {
         Some(self.write())
     }
 
+    fn rest(&self, _: Duration) -> Option<()> {
+        panic!("it writes little");
+    }
+
     fn stun(&self) -> Option<Stunned> {
-        let parts = Part {
-            name: "vcpu".into(),
-            version: 3,
-            content: vec![9; 100],
-        };
-        Some(Stunned {
-            written: self.write(),
-            parts: std::iter::once(parts).collect(),
-            position: ExitOrdinal::new(42),
-            vcpu: [8; 32],
-        })
+        Some(stunned(self.write()))
     }
 
     fn adopt(&self, digest: RamDigest) -> Option<()> {
@@ -158,7 +167,15 @@ impl Reception for Desk {
     }
 }
 
-fn sent(mut stream: Stream, machine: &Machine) -> (Result<(), SourceError>, Vec<News>) {
+fn sent(stream: Stream, machine: &dyn RunningMachine) -> (Result<(), SourceError>, Vec<News>) {
+    sent_by(stream, machine, &SystemClock)
+}
+
+fn sent_by(
+    mut stream: Stream,
+    machine: &dyn RunningMachine,
+    clock: &dyn HostClock,
+) -> (Result<(), SourceError>, Vec<News>) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
     std::fs::write(&kernel, vec![3; 3_000_000]).unwrap();
@@ -178,7 +195,7 @@ fn sent(mut stream: Stream, machine: &Machine) -> (Result<(), SourceError>, Vec<
         }
         news.push(told);
     };
-    let outcome = send(&mut stream, &sending, machine, &SystemClock, &mut tell, &may_go);
+    let outcome = send(&mut stream, &sending, machine, clock, &mut tell, &may_go);
     (outcome, news)
 }
 
@@ -215,6 +232,113 @@ fn a_machine_arrives_as_it_is_when_it_stands_still() {
         told,
         [News::DiskInSync, News::RamInSync, News::Stunned, News::PeerReady]
     );
+}
+
+/// A clock by which whatever is looked at takes a tenth of a second.
+#[derive(Default)]
+struct Ticking(Cell<u64>);
+
+impl HostClock for Ticking {
+    fn monotonic_ns(&self) -> u64 {
+        self.0.set(self.0.get() + 100_000_000);
+        self.0.get()
+    }
+}
+
+/// A machine that writes to three pages in each millisecond that it runs, over and over the same thousand.
+struct Busy<'a> {
+    machine: Machine,
+    clock: &'a Ticking,
+    /// Whether it stands still when it shall.
+    rests: bool,
+    looked_at_ms: Cell<u64>,
+    rested: Cell<Duration>,
+}
+
+impl<'a> Busy<'a> {
+    fn new(clock: &'a Ticking, rests: bool) -> Self {
+        Self {
+            machine: Machine::new(),
+            clock,
+            rests,
+            looked_at_ms: Cell::default(),
+            rested: Cell::default(),
+        }
+    }
+
+    fn write(&self) -> Vec<u64> {
+        let now = self.clock.0.get() / 1_000_000;
+        let span = Duration::from_millis(now - self.looked_at_ms.replace(now));
+        let ran = span.saturating_sub(self.rested.take());
+        let pages = u64::try_from(ran.as_millis()).unwrap() * 3;
+        let addresses: Vec<u64> = (1..=pages.min(1000))
+            .map(|page| page * PAGE_SIZE as u64)
+            .collect();
+        for address in &addresses {
+            let content = [u8::try_from(now % 251).unwrap() + 1; PAGE_SIZE];
+            self.machine.memory.write(GuestPhys(*address), &content).unwrap();
+        }
+        addresses
+    }
+}
+
+impl RunningMachine for Busy<'_> {
+    fn begin_copy(&self) -> Option<RamCopy> {
+        self.machine.begin_copy()
+    }
+
+    fn take_written(&self) -> Option<Vec<u64>> {
+        Some(self.write())
+    }
+
+    fn rest(&self, span: Duration) -> Option<()> {
+        if self.rests {
+            self.rested.set(self.rested.get() + span);
+        }
+        Some(())
+    }
+
+    fn stun(&self) -> Option<Stunned> {
+        Some(stunned(self.write()))
+    }
+
+    fn adopt(&self, digest: RamDigest) -> Option<()> {
+        self.machine.adopt(digest)
+    }
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_line_is_slowed_until_it_fits() {
+    let (here, mut there) = streams();
+    let receiving = std::thread::spawn(move || {
+        let mut desk = Desk::default();
+        receive(&mut there, &mut desk).map(|()| desk)
+    });
+    let clock = Ticking::default();
+    let busy = Busy::new(&clock, true);
+    let (outcome, _) = sent_by(here, &busy, &clock);
+    outcome.unwrap();
+    let desk = receiving.join().unwrap().unwrap();
+    assert_eq!(desk.pages, busy.machine.pages());
+}
+
+#[test]
+fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
+    let (here, mut there) = streams();
+    let receiving = std::thread::spawn(move || receive(&mut there, &mut Desk::default()));
+    let clock = Ticking::default();
+    let (outcome, news) = sent_by(here, &Busy::new(&clock, false), &clock);
+    assert!(
+        matches!(
+            outcome,
+            Err(SourceError::NeverCalm {
+                left_bytes: 4_096_000
+            })
+        ),
+        "{outcome:?}"
+    );
+    assert!(!news.contains(&News::RamInSync));
+    assert!(receiving.join().unwrap().is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use super::log_ends::{Feeder, Room};
 use super::vcpu::Handle;
@@ -24,6 +25,11 @@ pub(crate) enum Order {
     TakeWritten {
         /// Takes the addresses of its pages.
         reply: Sender<Vec<u64>>,
+    },
+    /// Stand still for a while, or until something else is ordered.
+    Rest {
+        /// How long.
+        span: Duration,
     },
     /// Stand still: the rest of RAM, and all else that the machine is.
     Stun {

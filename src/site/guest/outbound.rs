@@ -4,6 +4,7 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
@@ -113,6 +114,10 @@ impl RunningMachine for Machine<'_> {
 
     fn take_written(&self) -> Option<Vec<u64>> {
         self.ask(|reply| Order::TakeWritten { reply })
+    }
+
+    fn rest(&self, span: Duration) -> Option<()> {
+        self.0.handle.order(Order::Rest { span }).then_some(())
     }
 
     fn stun(&self) -> Option<Stunned> {

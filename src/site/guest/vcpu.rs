@@ -254,6 +254,11 @@ impl Thread {
             // Who asked may have given up.
             Order::BeginCopy { reply } => drop(reply.send(self.vm.begin_copy()?)),
             Order::TakeWritten { reply } => drop(reply.send(self.vm.take_written()?)),
+            Order::Rest { span } => {
+                if let Ok(order) = self.ways.orders.recv_timeout(span) {
+                    return self.carry_out(order);
+                }
+            }
             Order::Stun { reply } => {
                 let machine = self.stun()?;
                 let _ = reply.send(machine);
@@ -290,7 +295,12 @@ impl Thread {
                 Ok(order @ (Order::Lead { .. } | Order::GoAlone)) => return self.carry_out(order),
                 Ok(Order::Adopt { digest }) => self.vm.adopt(*digest)?,
                 // It stands still already.
-                Ok(Order::BeginCopy { .. } | Order::TakeWritten { .. } | Order::Stun { .. }) => {}
+                Ok(
+                    Order::BeginCopy { .. }
+                    | Order::TakeWritten { .. }
+                    | Order::Rest { .. }
+                    | Order::Stun { .. },
+                ) => {}
                 Err(_) => return Ok(self),
             }
         }
