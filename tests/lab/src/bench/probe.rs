@@ -1,6 +1,6 @@
 //! What the host's kernel counts about a machine's process. Parsing is pure; the texts come from [`SAMPLE_SCRIPT`].
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 
 /// Prints three parts for the process in `$pid`, parted by lines of `--`: the host's uptime, each thread's
@@ -24,17 +24,21 @@ pub(super) struct Sample {
 impl Sample {
     /// Reads what the script printed.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut parts = text.split("--\n");
+        let lines: Vec<&str> = text.lines().collect();
+        let mut parts = lines.split(|line| *line == "--");
         let mut part = || parts.next().context("a part of the sample is missing");
-        let uptime = part()?.split_whitespace().next().context("no uptime")?;
+        let uptime = part()?.first().and_then(|line| line.split_whitespace().next());
+        let uptime = uptime.context("no uptime")?;
         let uptime_seconds = uptime.parse().with_context(|| format!("uptime `{uptime}`"))?;
         let mut cpu_seconds = 0.0;
-        for line in part()?.lines() {
+        let threads = part()?;
+        ensure!(!threads.is_empty(), "the process has no threads: it has ended");
+        for line in threads {
             let word = line.split_whitespace().next().unwrap_or_default();
             let nanoseconds: f64 = word.parse().with_context(|| format!("schedstat `{line}`"))?;
             cpu_seconds += nanoseconds / 1e9;
         }
-        let kvm = part()?.lines().filter_map(|line| {
+        let kvm = part()?.iter().filter_map(|line| {
             let (name, value) = line.split_once(':')?;
             Some((name.to_owned(), value.trim().parse().ok()?))
         });
@@ -100,7 +104,16 @@ mod tests {
             growth,
             [("exits".to_owned(), 4.0), ("io_exits".to_owned(), 4.0)].into()
         );
-        assert!(Sample::parse("1 2\n--\n").is_err());
+        // A host may show no counters, and a shell cuts the last line's end off.
+        assert!(
+            Sample::parse("1 2\n--\n500000000 1 2\n--")
+                .unwrap()
+                .kvm
+                .is_empty()
+        );
+        for text in ["1 2\n--\n", "1 2\n--\n--", "--\n7 1 2\n--"] {
+            assert!(Sample::parse(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
