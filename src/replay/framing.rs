@@ -54,9 +54,16 @@ pub(super) fn word(bytes: &[u8]) -> u32 {
 }
 
 /// Makes batches frames of one chain.
-#[derive(Debug)]
 pub struct Framer {
     link: Link,
+    /// Kept from one batch to the next: most are so small that to make one would cost more than to use it.
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl std::fmt::Debug for Framer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Framer").finish_non_exhaustive()
+    }
 }
 
 impl Framer {
@@ -65,6 +72,7 @@ impl Framer {
     pub fn anchored_to(anchor: &[u8]) -> Self {
         Self {
             link: link_after(anchor, &[]),
+            compressor: zstd::bulk::Compressor::default(),
         }
     }
 
@@ -83,7 +91,8 @@ impl Framer {
         } else {
             COMPRESSION_LEVEL
         };
-        let compressed = zstd::bulk::compress(&bytes, level)?;
+        self.compressor.set_compression_level(level)?;
+        let compressed = self.compressor.compress(&bytes)?;
         self.link = link_after(&self.link, &compressed);
         let mut frame = Vec::with_capacity(HEAD_BYTES + compressed.len());
         frame.extend_from_slice(&length_field(compressed.len())?);
@@ -123,11 +132,22 @@ impl FrameHead {
 }
 
 /// Makes frames of one chain batches again.
-#[derive(Debug)]
 pub struct Deframer {
     link: Link,
+    /// Kept for the same reason as the framer's.
+    decompressor: zstd::bulk::Decompressor<'static>,
     /// The last watermark.
     reached: ExitOrdinal,
+}
+
+impl std::fmt::Debug for Deframer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let reached = &self.reached;
+        formatter
+            .debug_struct("Deframer")
+            .field("reached", reached)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Deframer {
@@ -136,6 +156,7 @@ impl Deframer {
     pub fn anchored_to(anchor: &[u8], reached: ExitOrdinal) -> Self {
         Self {
             link: link_after(anchor, &[]),
+            decompressor: zstd::bulk::Decompressor::default(),
             reached,
         }
     }
@@ -165,7 +186,9 @@ impl Deframer {
                 "a batch does not have the digest written before it".into(),
             ));
         }
-        let bytes = zstd::bulk::decompress(compressed, head.raw_length)
+        let bytes = self
+            .decompressor
+            .decompress(compressed, head.raw_length)
             .map_err(|error| FrameError(format!("a batch cannot be decompressed ({error})")))?;
         if bytes.len() != head.raw_length {
             return Err(FrameError(
