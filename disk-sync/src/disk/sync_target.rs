@@ -94,8 +94,8 @@ pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
     Ok(Opened::at(paths, Access::Read, false)?.loaded.state())
 }
 
-/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4). One that is being
-/// synced is half another's, and stays what it is.
+/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4), as
+/// [`Replica::adopt`]. One that is being synced is half another's, and stays what it is.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -104,9 +104,7 @@ pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
     let InUse {
         image, mut replica, ..
     } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
-    if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
-        replica.finish_sync(lineage).map_err(failed)?;
-    }
+    replica.adopt().map_err(failed)?;
     let stamp = image.stamp().map_err(|error| failed(error.into()))?;
     replica.close(stamp).map(drop).map_err(failed)
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::decision::{Consent, Outcome, Relation, decide};
 use crate::online::Position;
 use crate::tree::{Threads, Tree, Wanted};
 use crate::units::{MEBIBYTE, in_memory};
@@ -27,8 +28,8 @@ impl Bench {
         Paths::new(self.folder.path().join(name), None)
     }
 
-    /// A replica whose image holds something everywhere but in its last third.
-    fn made(&self, name: &str, content: Option<u8>) -> Paths {
+    /// A replica of zeros.
+    fn bare(&self, name: &str, content: Option<u8>) -> Paths {
         let paths = self.paths(name);
         let new = NewDisk {
             vm: "vm".parse().unwrap(),
@@ -37,6 +38,12 @@ impl Bench {
             size: Some(BYTES),
         };
         create(&paths, new).unwrap();
+        paths
+    }
+
+    /// A replica whose image holds something everywhere but in its last third.
+    fn made(&self, name: &str, content: Option<u8>) -> Paths {
+        let paths = self.bare(name, content);
         let file = OpenOptions::new().write(true).open(&paths.image).unwrap();
         for region in 0..REGIONS * 2 / 3 {
             let bytes = vec![u8::try_from(region).unwrap() + 1; in_memory(MEBIBYTE)];
@@ -259,4 +266,62 @@ fn only_a_clean_replica_goes_live_and_only_once() {
     drop(disk);
     let (_, recovery) = Standby::open(paths).unwrap().go_live(Position(7)).unwrap();
     assert!(recovery.was_in_use);
+}
+
+/// What is to be done to make `target` equal to `source`.
+fn decided(source: &Paths, target: &Paths) -> (Relation, Outcome) {
+    let summary = |paths: &Paths| {
+        let found = info(paths).unwrap();
+        Summary::of_loaded(&found.metadata, found.was_changed_behind)
+    };
+    let decision = decide(&summary(source), &summary(target), Consent::default());
+    (decision.relation, decision.outcome)
+}
+
+#[test]
+fn one_that_an_operator_adopts_keeps_its_marks_and_is_never_taken_for_equal() {
+    let bench = Bench::new();
+    let (one, other) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+    assert_eq!(decided(&one, &other), (Relation::Same, Outcome::Nothing));
+    // It goes on alone, dies with a write of which nobody knows whether it is there, and is found to lack others.
+    let (disk, _) = Standby::open(other.clone())
+        .unwrap()
+        .go_live(Position(0))
+        .unwrap();
+    disk.live().lose_peer(GenerationId([2; 16]));
+    disk.live().write(9 * MEBIBYTE, b"unsure").unwrap();
+    drop(disk);
+    mark_stale(&other).unwrap();
+    let before = info(&other).unwrap().metadata;
+    assert!(before.marks().contains(9 * 16));
+    adopt(&other).unwrap();
+    let after = info(&other).unwrap().metadata;
+    assert_eq!((after.state(), after.lineage()), (State::Clean, before.lineage()));
+    let mut kept = before.marks();
+    kept.unite(&after.marks());
+    assert_eq!(kept, after.marks());
+    assert_eq!(decided(&other, &one), (Relation::Ahead, Outcome::Partial));
+    // One that lacks writes of its own generation which are marked nowhere.
+    mark_stale(&one).unwrap();
+    let equal = bench.bare("c", Some(1));
+    assert_eq!(decided(&equal, &one), (Relation::Same, Outcome::Full));
+    adopt(&one).unwrap();
+    assert_eq!(decided(&equal, &one), (Relation::Same, Outcome::Partial));
+    assert_eq!(
+        info(&one).unwrap().metadata.marks().count(),
+        BYTES.div_ceil(65_536)
+    );
+}
+
+#[test]
+fn one_that_is_being_synced_or_holds_nothing_is_not_adopted() {
+    let bench = Bench::new();
+    let blank = bench.bare("b", None);
+    adopt(&blank).unwrap();
+    assert_eq!(state_of(&blank).unwrap(), State::Stale);
+    assert!(info(&blank).unwrap().metadata.marks().is_empty());
+    let half = bench.bare("c", Some(1));
+    drop(SyncTarget::begin(half.clone(), [2; 16], BYTES).unwrap());
+    adopt(&half).unwrap();
+    assert!(matches!(state_of(&half), Ok(State::Syncing(_))));
 }

@@ -99,6 +99,7 @@ const STEPS: &[Step] = &[
         write(replica, 2500 * EXTENT_BYTES..2700 * EXTENT_BYTES);
     }),
     ("it becomes stale", |replica| replica.mark_stale().unwrap()),
+    ("an operator has it go live", |replica| replica.adopt().unwrap()),
     ("it is synced", |replica| {
         flush(replica);
         let work = LeafSet::all(replica.length());
