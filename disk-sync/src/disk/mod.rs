@@ -24,7 +24,6 @@ use crate::replica::{
     Creation, FileStore, GenerationId, Lineage, Loaded, Recovery, Replica, ReplicaError, ReplicaId, SyncKey,
     VmId,
 };
-use crate::units::Run;
 
 pub use crate::replica::State;
 pub use digest::{Digest, DigestError, Reading, digest};
@@ -414,7 +413,7 @@ impl Ledger for Lent {
         Err(ReplicaError::ReadOnly)
     }
 
-    fn settle(&mut self, _: &[Run]) -> Result<(), ReplicaError> {
+    fn settle(&mut self, _: &LeafSet) -> Result<(), ReplicaError> {
         Err(ReplicaError::ReadOnly)
     }
 

@@ -146,7 +146,7 @@ fn after_a_sync_it_reads_what_the_sync_wrote() {
         assert_eq!(hashed(paths, Wanted::Content), BYTES);
     }
     let options = Options {
-        consent: crate::decision::Consent::default(),
+        consent: Consent::default(),
         dry_run: false,
         compress: false,
         bytes_per_second: None,

@@ -32,7 +32,7 @@ pub trait Ledger {
     ///
     /// # Errors
     /// [`ReplicaError`].
-    fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError>;
+    fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError>;
 
     /// As [`Replica::finish_sync`].
     ///
@@ -52,7 +52,7 @@ impl<S: Store> Ledger for Replica<S> {
         Self::begin_sync(self, key, work)
     }
 
-    fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError> {
+    fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError> {
         Self::settle(self, leaves)
     }
 

@@ -106,9 +106,10 @@ const STEPS: &[Step] = &[
         replica.begin_sync(KEY, &work).unwrap();
     }),
     ("some of it is settled", |replica| {
-        replica
-            .settle(&[Run::new(0, 64 * 600), Run::new(64 * 2000, 99)])
-            .unwrap();
+        let mut settled = LeafSet::none(replica.length());
+        settled.insert(&Run::new(0, 64 * 600));
+        settled.insert(&Run::new(64 * 2000, 99));
+        replica.settle(&settled).unwrap();
     }),
     ("the sync is finished", |replica| {
         let lineage = Lineage {

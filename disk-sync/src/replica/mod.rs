@@ -361,9 +361,9 @@ impl<S: Store> Replica<S> {
     ///
     /// # Errors
     /// [`ReplicaError`].
-    pub fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError> {
-        for run in leaves {
-            self.dirty.remove(run);
+    pub fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError> {
+        for run in leaves.runs() {
+            self.dirty.remove(&run);
             for extent in (run.first / EXTENT_LEAVES)..run.end().div_ceil(EXTENT_LEAVES) {
                 self.touch_page(extent);
             }

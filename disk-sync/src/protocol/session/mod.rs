@@ -152,7 +152,7 @@ pub(crate) enum Effect {
     /// Make the image durable.
     Flush,
     /// These leaves are equal now, durably: they need no marks.
-    Settle(Vec<Run>),
+    Settle(LeafSet),
     /// The peer has compared so many regions.
     Compared(u64),
     /// The target is equal to the source: it is clean, of this lineage.
@@ -253,15 +253,39 @@ fn cut(run: Run, most: u64) -> impl Iterator<Item = Run> {
     })
 }
 
-/// Adds runs that a peer told of, all of which must lie within the image.
-fn take_in(set: &mut LeafSet, runs: &[Run]) -> Step {
-    for run in runs {
-        if run.count == 0 || run.end() > set.length().leaves() {
-            return Err(SessionError::Breach("a run outside the image"));
+/// A list of runs that a peer tells in pieces: in order, none twice, so that it has an end.
+#[derive(Debug, Default)]
+struct Listing {
+    told_to: u64,
+}
+
+impl Listing {
+    /// Takes a piece of it, of an image or a list that ends at `end`.
+    fn take(&mut self, runs: &[Run], last: bool, end: u64) -> Step {
+        if runs.is_empty() && !last {
+            return Err(SessionError::Breach("a piece of a list that holds nothing"));
         }
-        set.insert(run);
+        for run in runs {
+            if run.count == 0 || run.end() > end {
+                return Err(SessionError::Breach("a run outside the image"));
+            }
+            if run.first < self.told_to {
+                return Err(SessionError::Breach("a list that is in no order"));
+            }
+            self.told_to = run.end();
+        }
+        if last {
+            self.told_to = 0;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes a piece of a list of leaves, and adds them to `set`.
+    fn take_into(&mut self, set: &mut LeafSet, runs: &[Run], last: bool) -> Step {
+        self.take(runs, last, set.length().leaves())?;
+        runs.iter().for_each(|run| set.insert(run));
+        Ok(())
+    }
 }
 
 /// The leaves of some regions.
