@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -66,7 +66,7 @@ pub struct FileImage {
     length: ImageLength,
     is_file: bool,
     /// What was written to, if that is asked for.
-    noted: Option<Mutex<LeafSet>>,
+    noted: OnceLock<Mutex<LeafSet>>,
 }
 
 impl FileImage {
@@ -107,7 +107,7 @@ impl FileImage {
             file,
             length,
             is_file: kind.is_file(),
-            noted: None,
+            noted: OnceLock::new(),
         })
     }
 
@@ -149,20 +149,20 @@ impl FileImage {
     }
 
     /// Notes from now on what is written to.
-    pub(crate) fn note_writes(&mut self) {
-        self.noted = Some(Mutex::new(LeafSet::none(self.length)));
+    pub(crate) fn note_writes(&self) {
+        self.noted.get_or_init(|| Mutex::new(LeafSet::none(self.length)));
     }
 
     /// What was noted.
     pub(crate) fn noted(&self) -> LeafSet {
-        match &self.noted {
+        match self.noted.get() {
             Some(noted) => noted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             None => LeafSet::none(self.length),
         }
     }
 
     fn note(&self, range: &Range<u64>) {
-        if let Some(noted) = &self.noted {
+        if let Some(noted) = self.noted.get() {
             let leaves = self.length.leaves_touched(range);
             noted
                 .lock()

@@ -172,6 +172,8 @@ pub struct Finish {
     pub tally: Tally,
     /// What names the content that was compared; none if there was nothing to do.
     pub root: Option<ContentRoot>,
+    /// Whether it was only found out what would be done: one of the ends wanted no more.
+    pub dry_run: bool,
 }
 
 /// What was done so far.

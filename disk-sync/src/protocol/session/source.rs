@@ -162,6 +162,7 @@ impl Source {
                     decision,
                     tally,
                     root: Some(root),
+                    dry_run,
                 }));
                 self.phase = Phase::Ended;
             }
@@ -177,6 +178,7 @@ impl Source {
                     decision: agreement.decision,
                     tally: self.tally,
                     root: None,
+                    dry_run: agreement.dry_run,
                 }));
                 self.phase = Phase::Ended;
             }

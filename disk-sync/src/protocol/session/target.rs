@@ -151,6 +151,7 @@ impl Target {
             decision: agreement.decision,
             tally: self.tally,
             root,
+            dry_run: agreement.dry_run,
         }));
         self.phase = Phase::Ended;
     }
