@@ -224,6 +224,17 @@ impl Image for FileImage {
         self.file.sync_data()
     }
 
+    fn forget_cached(&self, range: Range<u64>) {
+        // To the end, so that a last page which is short goes too: zero stands for that.
+        let bytes = if range.end >= self.length.bytes() {
+            0
+        } else {
+            range.end - range.start
+        };
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes.cast_signed(), advice);
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let end = self.length.bytes();
         if offset >= end {

@@ -10,7 +10,8 @@
 //!          │ ◀──────────────────── Leaves ────────────────────── │
 //!          │ ───── Data, Clear (leaves that differ) ───────────▶ │ syncing, durably; then writes
 //!          │ ───── Settled (now and then) ─────────────────────▶ │ flush; marks go
-//!          │ ───── End(root) ──────────────────────────────────▶ │ flush; what was written is read and hashed
+//!          │ ───── Compared (often) ───────────────────────────▶ │ knows how far it is
+//!          │ ───── End(root) ──────────────────────────────────▶ │ flush; what was written is read from the disk and hashed
 //!          │ ◀──────────────────── Equal(root) ───────────────── │ clean, durably
 //!    marks go, durably
 //! ```
@@ -22,6 +23,8 @@
 //! - The target says `syncing` durably *before* the first write: no half-new replica ever looks usable.
 //! - It becomes `clean` only if the root over everything compared, with what was written read back after a flush,
 //!   is the source's: no bug and no bad disk between the two ends makes them silently differ.
+//! - What a target reads after an interruption, and at the end, comes from the disk as far as the host lets us: a host that
+//!   could not write what it was given keeps that in memory, as if it had.
 //! - The source's marks go only after that: a target that dies just before leaves them in place.
 //! - Both ends decide from the same two summaries by the same table. Neither obeys the other.
 //! - A target writes only where work was agreed, a source sends only what it was told differs.
@@ -151,9 +154,11 @@ pub(crate) enum Effect {
     Clear(Run),
     /// Make the image durable.
     Flush,
+    /// Have the host forget what it holds of these leaves in memory: what is durable is what is read.
+    Forget(LeafSet),
     /// These leaves are equal now, durably: they need no marks.
     Settle(LeafSet),
-    /// The peer has compared so many regions.
+    /// The peer is done with so many regions.
     Compared(u64),
     /// The target is equal to the source: it is clean, of this lineage.
     FinishSync(Lineage),
@@ -185,6 +190,8 @@ pub struct Tally {
     pub regions_hashed: u64,
     /// Of these, compared; of a target: told.
     pub regions_compared: u64,
+    /// Of these, done with: found equal, or all that they lack was sent; of a target: as far as the source has told.
+    pub regions_settled: u64,
     /// Leaves that were or would be sent.
     pub leaves_sent: u64,
     /// Leaves that were or would be made zeros.

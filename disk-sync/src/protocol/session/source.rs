@@ -36,7 +36,6 @@ pub(crate) struct Source {
     /// Regions that are equal once what was sent is flushed, since the last such message.
     settled: Vec<u64>,
     bytes_since_settled: u64,
-    receipted: u64,
     tally: Tally,
 }
 
@@ -68,7 +67,6 @@ impl Source {
             rehashing: BTreeMap::new(),
             settled: Vec::new(),
             bytes_since_settled: 0,
-            receipted: 0,
             tally: Tally::default(),
             opening,
         }
@@ -231,10 +229,10 @@ impl Source {
         let ours = self.tree.region(region);
         let leaves = self.opening.length.leaves_of(region);
         if ours == theirs {
-            self.settled.push(region);
+            self.done_with(region, effects);
         } else if ours.is_zero() {
             self.clear(leaves, effects);
-            self.settled.push(region);
+            self.done_with(region, effects);
         } else if theirs.is_zero() {
             self.differs(region, Vec::new(), effects);
         } else {
@@ -279,10 +277,19 @@ impl Source {
                 }
             }
         }
-        self.settled.push(region);
+        self.done_with(region, effects);
         // Here and not once a step: a target that is one hole tells of it all at once.
         if self.bytes_since_settled >= self.opening.checkpoint_bytes {
             self.settle(effects);
+        }
+    }
+
+    /// The region is equal once all that was sent has arrived.
+    fn done_with(&mut self, region: u64, effects: &mut Vec<Effect>) {
+        self.settled.push(region);
+        self.tally.regions_settled += 1;
+        if self.tally.regions_settled.is_multiple_of(REGIONS_PER_RECEIPT) {
+            effects.push(Effect::Send(Frame::Compared(self.tally.regions_settled)));
         }
     }
 
@@ -316,10 +323,6 @@ impl Source {
             let regions: Vec<u64> = (0..room).map_while(|_| self.to_ask.pop_first()).collect();
             self.asked.extend(&regions);
             effects.push(Effect::Send(Frame::Ask(regions)));
-        }
-        if self.tally.regions_compared - self.receipted >= REGIONS_PER_RECEIPT {
-            self.receipted = self.tally.regions_compared;
-            effects.push(Effect::Send(Frame::Compared(self.receipted)));
         }
         let has_compared_all = self.tally.regions_compared == self.tally.regions;
         let waits = !(self.to_ask.is_empty()

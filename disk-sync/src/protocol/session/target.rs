@@ -7,6 +7,7 @@ use crate::decision::Outcome;
 use crate::leaf_set::LeafSet;
 use crate::limits::LEAVES_ASKED_MAX;
 use crate::protocol::frame::Frame;
+use crate::replica::State;
 use crate::tree::{ContentRoot, Found, Tree, Value, Wanted};
 use crate::units::{REGION_LEAVES, Run, in_memory, on_disk};
 
@@ -96,6 +97,7 @@ impl Target {
                 let agreement = agreement.clone();
                 self.list.take_into(&mut self.work, &runs, last)?;
                 if last {
+                    self.look_again(&agreement, effects);
                     self.hash(Some(self.work.clone()), effects);
                     self.serve_from_now(agreement);
                 }
@@ -105,7 +107,13 @@ impl Target {
                     self.answer(region, effects)?;
                 }
             }
-            (Phase::Serving(_), Frame::Compared(regions)) => effects.push(Effect::Compared(regions)),
+            (Phase::Serving(_), Frame::Compared(regions)) => {
+                if !(self.tally.regions_settled..=self.tally.regions_compared).contains(&regions) {
+                    return Err(SessionError::Breach("a count of regions that cannot be"));
+                }
+                self.tally.regions_settled = regions;
+                effects.push(Effect::Compared(regions));
+            }
             (Phase::Serving(agreement), Frame::End(root)) => {
                 let agreement = agreement.clone();
                 self.verify(agreement, root, effects);
@@ -130,9 +138,17 @@ impl Target {
             }
             Outcome::Full => {
                 self.work = LeafSet::all(self.opening.length);
+                self.look_again(&agreement, effects);
                 self.hash(None, effects);
                 self.serve_from_now(agreement);
             }
+        }
+    }
+
+    /// Of a sync that was interrupted, the host may hold in memory what it could not write.
+    fn look_again(&self, agreement: &Agreement, effects: &mut Vec<Effect>) {
+        if matches!(self.opening.summary.state, State::Syncing(_)) && !agreement.dry_run {
+            effects.extend([Effect::Flush, Effect::Forget(self.work.clone())]);
         }
     }
 
@@ -269,13 +285,14 @@ impl Target {
     }
 
     fn verify(&mut self, agreement: Agreement, root: ContentRoot, effects: &mut Vec<Effect>) {
+        self.tally.regions_settled = self.tally.regions;
         if agreement.dry_run {
             effects.push(Effect::Send(Frame::Equal(root)));
             self.finish(&agreement, Some(root), effects);
             return;
         }
         // Even if nothing was sent: what was found equal may be in the host's memory only.
-        effects.push(Effect::Flush);
+        effects.extend([Effect::Flush, Effect::Forget(self.written.clone())]);
         self.hash(Some(self.written.clone()), effects);
         self.phase = Phase::Verifying(agreement, root);
     }

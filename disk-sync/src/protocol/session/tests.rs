@@ -183,6 +183,11 @@ impl<'a> End<'a> {
                 image.write_zeros(image.length().bytes_of(&leaves)).unwrap();
             }
             Effect::Flush => image.flush().unwrap(),
+            Effect::Forget(leaves) => {
+                for run in leaves.runs() {
+                    image.forget_cached(image.length().bytes_of(&run));
+                }
+            }
             Effect::Settle(leaves) => self.replica.settle(&leaves).unwrap(),
             Effect::Compared(_) => {}
             Effect::FinishSync(lineage) => self.replica.finish_sync(lineage).unwrap(),
@@ -448,10 +453,10 @@ fn what_had_arrived_durably_is_not_sent_again() {
     let whole = session(&source, &target, false, ALL);
     assert_eq!(whole.leaves_transferred, leaves as u64);
     assert_eq!(whole.frames["Settled"], 4);
-    // The same, but with a power cut just before the end.
+    // The same, but with a power cut just before the end: before the last flush.
     target = make().1;
     assert!(
-        session(&source, &target, false, whole.effects - 8)
+        session(&source, &target, false, whole.effects - 9)
             .finishes
             .is_none()
     );
@@ -483,6 +488,9 @@ fn a_disk_that_does_not_keep_what_is_written_is_noticed() {
         }
         fn flush(&self) -> std::io::Result<()> {
             Ok(())
+        }
+        fn forget_cached(&self, range: Range<u64>) {
+            self.0.forget_cached(range);
         }
         fn data_from(&self, offset: u64) -> std::io::Result<Option<Range<u64>>> {
             self.0.data_from(offset)
