@@ -274,6 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_forgotten_is_read_again_and_what_was_not_flushed_is_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let length = 3 * LEAF_BYTES + 512;
+        file.as_file().set_len(length).unwrap();
+        let image = FileImage::open(file.path(), Access::Write).unwrap();
+        image.write_at(LEAF_BYTES, &[1; in_memory(LEAF_BYTES)]).unwrap();
+        image.flush().unwrap();
+        image.write_at(3 * LEAF_BYTES, &[2; 512]).unwrap();
+        for range in [0..LEAF_BYTES, LEAF_BYTES..length, 0..length] {
+            image.forget_cached(range);
+        }
+        let mut read = vec![0; in_memory(length)];
+        image.read_at(0, &mut read).unwrap();
+        let expected = [vec![0; 65_536], vec![1; 65_536], vec![0; 65_536], vec![2; 512]].concat();
+        assert!(read == expected);
+    }
+
+    #[test]
     fn a_writer_is_alone() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let reader = FileImage::open(file.path(), Access::Read).unwrap();
