@@ -20,7 +20,6 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{ByeReason, Common, Datagrams, Hello, Message, Sender, Session, Side};
 use crate::devices::Frame;
 use crate::machine::cpu::TABLE_NAME;
-use crate::machine::workers::Disk;
 use crate::machine::{HeldOutput, config};
 use crate::protocol::lag::LagMeter;
 use crate::protocol::role::{Command, Effect, Event, Word};
@@ -148,11 +147,12 @@ impl Driver {
         let birth = self.birth.clone().ok_or("the VM has not begun")?;
         let config = config::load(&self.parts.folder.definition()).map_err(|error| error.to_string())?;
         let offer = definition::offer_of(&config)?;
-        let used = running.disk.as_deref();
-        let disk = match (offer.disk, used.and_then(Disk::replica_id)) {
+        let replica = running.disk.as_ref().and_then(|disk| disk.replica_id());
+        let lineage = running.disk.as_ref().and_then(|disk| disk.lineage());
+        let disk = match (offer.disk, replica) {
             (Some(disk), Some(replica)) => Some(DiskOffer {
                 replica,
-                lineage: used.and_then(Disk::lineage).as_ref().map(LineageOffer::from),
+                lineage: lineage.as_ref().map(LineageOffer::from),
                 ..disk
             }),
             (Some(_), None) => {
