@@ -265,6 +265,27 @@ fn two_hosts_sync_in_either_direction() {
 }
 
 #[test]
+fn a_far_target_that_is_only_looked_at_is_left_as_it_was() {
+    let folder = pair(20);
+    let here = folder.path();
+    with_certificates(here);
+    let before = fs::read(here.join("b.img.replica")).unwrap();
+    let looks: [(&[&str], i32); 2] = [
+        (&["disk", "verify", "a.img", "--limit", "50M"], 50),
+        (&["disk", "sync", "a.img", "--dry-run"], 0),
+    ];
+    for (look, expected) in looks {
+        let mut service = Service::start(here, "b.img", "target", &[]);
+        let more = [service.address.as_str(), "--cert", "site-berlin.pem"];
+        let (code, said) = run(here, &[look, &more].concat());
+        assert_eq!((code, &said["dry_run"]), (expected, &true.into()));
+        let (code, theirs) = service.end();
+        assert_eq!((code, &theirs["dry_run"]), (0, &true.into()));
+        assert!(fs::read(here.join("b.img.replica")).unwrap() == before);
+    }
+}
+
+#[test]
 fn who_says_nothing_holds_nobody_up() {
     let folder = pair(20);
     let here = folder.path();

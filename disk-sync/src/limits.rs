@@ -59,16 +59,19 @@ pub const RECEIVED_BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of frames that wait for the line.
 pub const SENT_BYTES_WAITING_MAX: usize = 16 * 1024 * 1024;
 
-/// Regions whose values the target tells before the source has compared them: what bounds the source's memory.
+/// Regions whose values the target tells before the source is done with them: what bounds the source's memory.
 pub const REGIONS_AHEAD_MAX: u64 = 512 * 1024;
 
-/// Regions after which the source tells how many it has compared.
-pub const REGIONS_PER_RECEIPT: u64 = 64 * 1024;
+/// Regions that a target has told and the source has not compared: the last thing told may be a hole.
+pub const REGIONS_UNCOMPARED_MAX: u64 = REGIONS_AHEAD_MAX + HOLE_SPAN_REGIONS_MAX;
+
+/// Regions after which the source tells with how many it is done: how far a target is, is shown by that.
+pub const REGIONS_PER_RECEIPT: u64 = 16;
 
 /// Bytes of what was hashed here that wait for the session.
 pub const FOUND_BYTES_WAITING_MAX: usize = 8 * 1024 * 1024;
 
-/// Regions of which the source has asked for leaves and not yet heard.
+/// Regions of which the source has asked for leaves and not yet heard; and those whose leaves an end hashes again at once.
 pub const LEAVES_ASKED_MAX: usize = 4096;
 
 /// Bytes after which the source asks the target to make durable what it has, so that an interruption costs no more.

@@ -80,6 +80,7 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
         Some(disk) => Some(DiskOffer {
             byte_count: length(&disk.path)?,
             replica: [0; 16],
+            lineage: None,
         }),
         None => None,
     };

@@ -10,6 +10,7 @@
 
 use std::io::{self, Read, Write};
 
+use antipode_disk_sync::replica::{GenerationId, Lineage};
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::{STATE_PART_BYTES_MAX, TRANSFER_HEAD_BYTES_MAX};
@@ -27,6 +28,8 @@ pub struct DiskOffer {
     pub byte_count: u64,
     /// The source's replica.
     pub replica: [u8; 16],
+    /// What it holds as the transfer begins; none as long as no machine runs on it.
+    pub lineage: Option<LineageOffer>,
 }
 
 /// What a machine is made of.
@@ -57,6 +60,25 @@ pub struct LineageOffer {
     pub current: [u8; 16],
     /// Before, the latest first.
     pub history: Vec<[u8; 16]>,
+}
+
+impl From<&Lineage> for LineageOffer {
+    fn from(lineage: &Lineage) -> Self {
+        Self {
+            current: lineage.current.0,
+            history: lineage.history.iter().map(|name| name.0).collect(),
+        }
+    }
+}
+
+impl From<&LineageOffer> for Lineage {
+    fn from(offer: &LineageOffer) -> Self {
+        Self {
+            current: GenerationId(offer.current),
+            base: None,
+            history: offer.history.iter().copied().map(GenerationId).collect(),
+        }
+    }
 }
 
 /// What a frame is; its body is told with each.

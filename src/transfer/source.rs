@@ -368,10 +368,7 @@ impl Source<'_> {
                 let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
                 self.send_leaves(disk, &leaves, false)?;
                 let lineage = disk.lineage().ok_or(SourceError::NoReplica)?;
-                Some(LineageOffer {
-                    current: lineage.current.0,
-                    history: lineage.history.iter().map(|name| name.0).collect(),
-                })
+                Some(LineageOffer::from(&lineage))
             }
             None => None,
         };

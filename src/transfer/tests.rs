@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use antipode_disk_sync::disk::{DiskError, NewDisk, Paths, State, SyncTarget, create, state_of};
+use antipode_disk_sync::disk::{DiskError, NewDisk, Origin, Paths, State, SyncTarget, create, state_of};
 use antipode_disk_sync::replica::ReplicaId;
 
 use super::*;
@@ -437,18 +437,32 @@ fn a_target_says_syncing_until_all_is_there() {
     };
     create(&paths, new).unwrap();
     let bytes = 200_000 / 512 * 512;
+    let offered = LineageOffer {
+        current: [7; 16],
+        history: vec![[6; 16]],
+    };
+    let origin = |vm: &str, byte_count| Origin {
+        vm: vm.parse().unwrap(),
+        replica: ReplicaId([2; 16]),
+        lineage: Some((&offered).into()),
+        byte_count,
+    };
     assert!(matches!(
-        SyncTarget::begin(paths.clone(), [2; 16], bytes + 512),
+        SyncTarget::begin(paths.clone(), &origin("redis", bytes + 512)),
         Err(DiskError::OtherLength { .. })
     ));
-    let target = SyncTarget::begin(paths.clone(), [2; 16], bytes).unwrap();
+    assert!(matches!(
+        SyncTarget::begin(paths.clone(), &origin("other", bytes)),
+        Err(DiskError::Refused { .. })
+    ));
+    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
     target.write_leaf(0, &[5; 65_536]).unwrap();
     for (index, bytes) in [(0, 65_535), (4, 1), (u64::MAX, 65_536)] {
         assert!(target.write_leaf(index, &vec![0; bytes]).is_err(), "{index}");
     }
     drop(target);
     assert!(matches!(state_of(&paths), Ok(State::Syncing(_))));
-    let target = SyncTarget::begin(paths.clone(), [2; 16], bytes).unwrap();
+    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
     assert_eq!(std::fs::read(&paths.image).unwrap(), vec![0; 200_000 / 512 * 512]);
     target.write_leaf(0, &[5; 65_536]).unwrap();
     target.finish([7; 16], vec![[6; 16]]).unwrap();

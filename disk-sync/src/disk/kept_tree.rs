@@ -148,7 +148,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Sees whether a tree is kept under `key`. Then `image` notes what is written to it.
-    pub(super) fn stake(paths: &Paths, key: Key, image: &mut FileImage) -> Option<Self> {
+    pub(super) fn stake(paths: &Paths, key: Key, image: &FileImage) -> Option<Self> {
         let path = path_of(paths);
         let mut from = Hashed::new(File::open(&path).ok()?);
         if !has_head(&mut from, &key, image.length())? {

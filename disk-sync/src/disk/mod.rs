@@ -3,33 +3,33 @@
 //! The image may be a block device; then the metadata is best kept elsewhere, and is named. Beside the metadata stands the
 //! tree of the last digest (`kept_tree`).
 
+mod create;
 mod digest;
+mod error;
 mod kept_tree;
 mod service;
 mod sync_target;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::decision::Summary;
-use crate::image::{Access, FileImage, Image, OpenError};
+use crate::image::{Access, FileImage, Image};
 use crate::leaf_set::LeafSet;
 use crate::protocol::{
     Clock, Ledger, Link, Options, Report, Role, RunError, SessionError, Side, Status, run,
 };
-use crate::replica::{
-    Creation, FileStore, GenerationId, Lineage, Loaded, Recovery, Replica, ReplicaError, ReplicaId, SyncKey,
-    VmId,
-};
-use crate::units::Run;
+use crate::replica::{FileStore, Lineage, Loaded, Recovery, Replica, ReplicaError, SyncKey};
 
 pub use crate::replica::State;
+pub use create::{NewDisk, create};
 pub use digest::{Digest, DigestError, Reading, digest};
+pub use error::DiskError;
 pub use service::{LiveDisk, Standby, open_to_read};
-pub use sync_target::{SyncTarget, adopt, mark_stale, state_of};
+pub use sync_target::{Origin, SyncTarget, adopt, mark_stale, state_of};
 
 use kept_tree::{Claim, Key};
 
@@ -61,128 +61,6 @@ impl Paths {
     }
 }
 
-/// Why a replica cannot be made or opened. Nothing was modified.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The image cannot be opened.
-    #[error(transparent)]
-    Image(#[from] OpenError),
-    /// There is an image without metadata.
-    #[error("{path}: there is no replica's metadata", path = .0.display())]
-    NoReplica(PathBuf),
-    /// The metadata is there already.
-    #[error("{path}: is there already", path = .0.display())]
-    Exists(PathBuf),
-    /// The metadata is open elsewhere.
-    #[error("{path}: is in use by another process", path = .0.display())]
-    InUse(PathBuf),
-    /// The metadata cannot be read, made or updated.
-    #[error("{path}: {source}", path = path.display())]
-    Metadata {
-        /// The metadata's file.
-        path: PathBuf,
-        /// Why.
-        source: ReplicaError,
-    },
-    /// The image is not as long as it was.
-    #[error("{path}: has {found} bytes, but its metadata is of an image of {expected}", path = path.display())]
-    Length {
-        /// The image.
-        path: PathBuf,
-        /// Its length.
-        found: u64,
-        /// What its length was.
-        expected: u64,
-    },
-    /// It shall become a copy of what is not as long.
-    #[error("{path}: has {found} bytes, and what it shall be a copy of has {expected}", path = path.display())]
-    OtherLength {
-        /// The image.
-        path: PathBuf,
-        /// Its length.
-        found: u64,
-        /// That of the other one.
-        expected: u64,
-    },
-    /// It may not be used by a VM: part or all of what it should hold is missing.
-    #[error("{path}: this replica is {state}, and only a clean one may go live", path = path.display())]
-    NotClean {
-        /// The image.
-        path: PathBuf,
-        /// What it is, in a word.
-        state: &'static str,
-    },
-    /// The image's length is none that a disk can have.
-    #[error("{path}: has {bytes} bytes, which is no whole number of {SECTOR_BYTES}-byte sectors above zero", path = path.display())]
-    Sectors {
-        /// The image.
-        path: PathBuf,
-        /// Its length.
-        bytes: u64,
-    },
-}
-
-/// What a new replica shall be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewDisk {
-    /// Of which VM.
-    pub vm: VmId,
-    /// Its own name, drawn at random.
-    pub replica: ReplicaId,
-    /// What the image holds now, as a content of its own, drawn at random; none if it shall become a copy.
-    pub content: Option<GenerationId>,
-    /// Bytes of the image, if it is to be made.
-    pub size: Option<u64>,
-}
-
-/// Makes a replica's metadata for an image, and the image too if its size is given.
-///
-/// # Errors
-/// [`DiskError`].
-pub fn create(paths: &Paths, new: NewDisk) -> Result<(), DiskError> {
-    let refused = |source| OpenError::Refused {
-        path: paths.image.clone(),
-        source,
-    };
-    if paths.metadata.exists() {
-        return Err(DiskError::Exists(paths.metadata.clone()));
-    }
-    if let Some(bytes) = new.size {
-        check_sectors(&paths.image, bytes)?;
-        let made = OpenOptions::new().write(true).create_new(true).open(&paths.image);
-        let file = made.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => DiskError::Exists(paths.image.clone()),
-            _ => refused(error).into(),
-        })?;
-        file.set_len(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(refused)?;
-    }
-    let image = FileImage::open(&paths.image, Access::Write)?;
-    check_sectors(&paths.image, image.length().bytes())?;
-    let creation = Creation {
-        vm: new.vm,
-        replica: new.replica,
-        length: image.length(),
-        content: new.content,
-        stamp: image.stamp().map_err(refused)?,
-    };
-    FileStore::create(&paths.metadata, &creation.encode()).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => DiskError::Exists(paths.metadata.clone()),
-        _ => metadata_error(paths, error.into()),
-    })
-}
-
-fn check_sectors(path: &Path, bytes: u64) -> Result<(), DiskError> {
-    if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
-        return Err(DiskError::Sectors {
-            path: path.to_owned(),
-            bytes,
-        });
-    }
-    Ok(())
-}
-
 fn metadata_error(paths: &Paths, source: ReplicaError) -> DiskError {
     DiskError::Metadata {
         path: paths.metadata.clone(),
@@ -202,11 +80,56 @@ fn open_store(paths: &Paths, writable: bool) -> Result<FileStore, DiskError> {
 #[derive(Debug)]
 struct Opened {
     image: FileImage,
-    store: FileStore,
-    loaded: Loaded,
+    idle: Idle,
     /// What the image looked like.
     stamp: Option<[u8; 32]>,
+}
+
+/// Metadata that was read and not changed.
+#[derive(Debug)]
+struct Idle {
+    store: FileStore,
+    loaded: Loaded,
     was_changed_behind: bool,
+}
+
+/// Metadata of a replica in use.
+struct Used {
+    replica: Replica<FileStore>,
+    recovery: Recovery,
+    claim: Option<Claim>,
+}
+
+impl Idle {
+    fn summary(&self) -> Summary {
+        Summary::of_loaded(&self.loaded, self.was_changed_behind)
+    }
+
+    fn take_into_use(self, paths: &Paths, image: &FileImage) -> Result<Used, ReplicaError> {
+        let claim = key_of(&self.loaded, image).and_then(|key| Claim::stake(paths, key, image));
+        let (mut replica, recovery) = Replica::open(self.store)?;
+        if self.was_changed_behind {
+            // The stamp that tells is gone from now on; without marks whoever fails would forget it.
+            replica.mark_everything()?;
+        }
+        Ok(Used {
+            replica,
+            recovery,
+            claim,
+        })
+    }
+}
+
+impl Used {
+    /// Ends the use in good order. `stamp` is what the image looks like with all that was written under this use.
+    fn close(self, image: &FileImage, stamp: Option<[u8; 32]>) -> Result<(), ReplicaError> {
+        let id = self.replica.id();
+        let sequence = self.replica.close(stamp)?;
+        if let Some(claim) = self.claim {
+            claim.renew(Key::now(id, sequence, image), image);
+        }
+        Ok(())
+    }
 }
 
 impl Opened {
@@ -224,13 +147,12 @@ impl Opened {
         let stamp = image
             .stamp()
             .map_err(|error| metadata_error(paths, error.into()))?;
-        Ok(Self {
+        let idle = Idle {
             was_changed_behind: loaded.was_changed_behind(stamp),
-            image,
             store,
             loaded,
-            stamp,
-        })
+        };
+        Ok(Self { image, idle, stamp })
     }
 }
 
@@ -243,37 +165,18 @@ struct InUse {
 }
 
 fn take_into_use(paths: &Paths, opened: Opened) -> Result<InUse, ReplicaError> {
-    let Opened {
-        mut image,
-        store,
-        loaded,
-        was_changed_behind,
-        ..
-    } = opened;
-    let claim = key_of(&loaded, &image).and_then(|key| Claim::stake(paths, key, &mut image));
-    let (mut replica, recovery) = Replica::open(store)?;
-    if was_changed_behind {
-        // The stamp that tells is gone from now on; without marks whoever fails would forget it.
-        replica.mark_everything()?;
-    }
+    let Opened { image, idle, .. } = opened;
+    let Used {
+        replica,
+        recovery,
+        claim,
+    } = idle.take_into_use(paths, &image)?;
     Ok(InUse {
         image,
         replica,
         recovery,
         claim,
     })
-}
-
-impl InUse {
-    /// Ends the use in good order. `stamp` is what the image looks like with all that was written under this use.
-    fn close(self, stamp: Option<[u8; 32]>) -> Result<(), ReplicaError> {
-        let id = self.replica.id();
-        let sequence = self.replica.close(stamp)?;
-        if let Some(claim) = self.claim {
-            claim.renew(Key::now(id, sequence, &self.image), &self.image);
-        }
-        Ok(())
-    }
 }
 
 /// Under which key a tree of this replica is kept; none as long as somebody uses it.
@@ -305,7 +208,7 @@ impl Disk {
             _ => Access::Read,
         };
         let mut opened = Opened::at(&paths, access, !dry_run)?;
-        if role == Role::Source && !dry_run && opened.loaded.is_in_use() {
+        if role == Role::Source && !dry_run && opened.idle.loaded.is_in_use() {
             opened = recovered(&paths, opened)?;
         }
         opened.image.expect_sequential_reads();
@@ -334,17 +237,17 @@ impl Disk {
                 run(side, link, options, clock, watch)
             });
         }
-        let Opened { image, loaded, .. } = &self.opened;
+        let Opened { image, idle, .. } = &self.opened;
         let mut lent = Lent { is_equal: false };
         let side = Side {
             role,
             image,
             ledger: &mut lent,
-            summary: Summary::of_loaded(loaded, self.opened.was_changed_behind),
-            marks: loaded.marks(),
+            summary: idle.summary(),
+            marks: idle.loaded.marks(),
         };
         let report = run(side, link, options, clock, watch)?;
-        if lent.is_equal && !self.dry_run {
+        if lent.is_equal {
             note_equal(&self.paths, self.opened)?;
         }
         Ok(report)
@@ -354,54 +257,99 @@ impl Disk {
 /// A source that somebody died with, or that a guest ended on without a word: what is unsure is marked, durably, and it
 /// is closed, so that later writes behind our back are seen.
 fn recovered(paths: &Paths, opened: Opened) -> Result<Opened, DiskError> {
-    let stamp = opened.stamp;
     let failed = |error| metadata_error(paths, error);
-    let InUse { image, replica, .. } = take_into_use(paths, opened).map_err(failed)?;
-    replica.close(stamp).map_err(failed)?;
+    let Opened { image, idle, stamp } = opened;
+    let used = idle.take_into_use(paths, &image).map_err(failed)?;
+    used.replica.close(stamp).map_err(failed)?;
     let store = open_store(paths, true)?;
-    Ok(Opened {
-        image,
+    let idle = Idle {
         loaded: Loaded::read(&store).map_err(failed)?,
         store,
-        stamp,
         was_changed_behind: false,
-    })
+    };
+    Ok(Opened { image, idle, stamp })
 }
 
-/// The part of a target that is written to: in use from before the session to after it.
+/// The part of a target that is written to.
 fn receive(
     paths: &Paths,
     opened: Opened,
     session: impl FnOnce(Side<'_>) -> Result<Report, RunError>,
 ) -> Result<Report, RunError> {
-    let was_changed_behind = opened.was_changed_behind;
-    let mut used = take_into_use(paths, opened)?;
+    let Opened { image, idle, .. } = opened;
+    let (summary, marks) = (idle.summary(), idle.loaded.marks());
+    let mut taken = Taken {
+        paths,
+        image: &image,
+        idle: Some(idle),
+        used: None,
+    };
     let side = Side {
         role: Role::Target,
-        image: &used.image,
-        summary: Summary::of(&used.replica, was_changed_behind),
-        marks: used.replica.dirty().clone(),
-        ledger: &mut used.replica,
+        image: &image,
+        summary,
+        marks,
+        ledger: &mut taken,
     };
     let outcome = session(side);
+    if matches!(&outcome, Ok(report) if !report.finish.dry_run) {
+        // Also if nothing was to be done: whoever died with it has left it in use.
+        taken.replica()?;
+    }
     // Also after a failure: nothing is being written any more, and the state says the rest. But what could not be
     // made durable is better not declared in good order.
     let is_orderly = !matches!(&outcome, Err(RunError::Image { .. } | RunError::Replica(_)));
-    if is_orderly {
-        let stamp = used.image.stamp().map_err(ReplicaError::Io)?;
-        used.close(stamp)?;
+    if let Some(used) = taken.used.filter(|_| is_orderly) {
+        let stamp = image.stamp().map_err(ReplicaError::Io)?;
+        used.close(&image, stamp)?;
     }
     outcome
+}
+
+/// The metadata of a target: in use from its first update on, so that one which is only compared is left as it was.
+struct Taken<'a> {
+    paths: &'a Paths,
+    image: &'a FileImage,
+    idle: Option<Idle>,
+    used: Option<Used>,
+}
+
+impl Taken<'_> {
+    fn replica(&mut self) -> Result<&mut Replica<FileStore>, ReplicaError> {
+        if let Some(idle) = self.idle.take() {
+            self.used = Some(idle.take_into_use(self.paths, self.image)?);
+        }
+        let used = self.used.as_mut();
+        used.map(|used| &mut used.replica).ok_or(ReplicaError::Broken)
+    }
+}
+
+impl Ledger for Taken<'_> {
+    fn begin_sync(&mut self, key: SyncKey, work: &LeafSet) -> Result<(), ReplicaError> {
+        self.replica()?.begin_sync(key, work)
+    }
+
+    fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError> {
+        self.replica()?.settle(leaves)
+    }
+
+    fn finish_sync(&mut self, lineage: Lineage) -> Result<(), ReplicaError> {
+        self.replica()?.finish_sync(lineage)
+    }
+
+    fn peer_is_equal(&mut self) -> Result<(), ReplicaError> {
+        Err(ReplicaError::ReadOnly)
+    }
 }
 
 /// The target has become equal to this source, as it was when it was opened: what was written behind our back since then
 /// shows in the stamp.
 fn note_equal(paths: &Paths, opened: Opened) -> Result<(), ReplicaError> {
-    let stamp = opened.stamp;
-    let mut used = take_into_use(paths, opened)?;
+    let Opened { image, idle, stamp } = opened;
+    let mut used = idle.take_into_use(paths, &image)?;
     let nothing = LeafSet::none(used.replica.length());
     used.replica.peer_is_equal(&nothing)?;
-    used.close(stamp)
+    used.close(&image, stamp)
 }
 
 /// The metadata of whoever only reads, as a session sees it: nothing is written down but that the target is equal.
@@ -414,7 +362,7 @@ impl Ledger for Lent {
         Err(ReplicaError::ReadOnly)
     }
 
-    fn settle(&mut self, _: &[Run]) -> Result<(), ReplicaError> {
+    fn settle(&mut self, _: &LeafSet) -> Result<(), ReplicaError> {
         Err(ReplicaError::ReadOnly)
     }
 

@@ -28,7 +28,7 @@ impl Standby {
     /// [`DiskError`].
     pub fn open(paths: Paths) -> Result<Self, DiskError> {
         let opened = Opened::at(&paths, Access::Write, true)?;
-        check_clean(&paths, &opened.loaded)?;
+        check_clean(&paths, &opened.idle.loaded)?;
         Ok(Self { paths, opened })
     }
 
@@ -88,7 +88,7 @@ impl LiveDisk {
 /// [`DiskError`]: also of a replica that is not clean.
 pub fn open_to_read(paths: &Paths) -> Result<FileImage, DiskError> {
     let opened = Opened::at(paths, Access::Read, false)?;
-    check_clean(paths, &opened.loaded)?;
+    check_clean(paths, &opened.idle.loaded)?;
     Ok(opened.image)
 }
 

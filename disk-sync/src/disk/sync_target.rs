@@ -4,9 +4,10 @@
 use std::io;
 
 use super::{DiskError, InUse, Opened, Paths, metadata_error, take_into_use};
+use crate::decision::{Consent, Outcome, Summary, decide};
 use crate::image::{Access, FileImage, Image};
 use crate::leaf_set::LeafSet;
-use crate::replica::{FileStore, GenerationId, Lineage, Replica, ReplicaId, State, SyncKey};
+use crate::replica::{FileStore, GenerationId, Lineage, Replica, ReplicaId, State, SyncKey, VmId};
 use crate::units::Run;
 
 /// A replica that says `syncing` until all of it is there.
@@ -17,29 +18,63 @@ pub struct SyncTarget {
     replica: Replica<FileStore>,
 }
 
+/// The replica of a running machine that another one becomes a copy of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Of which VM.
+    pub vm: VmId,
+    /// Its own name.
+    pub replica: ReplicaId,
+    /// Where its content comes from; none if it holds nothing.
+    pub lineage: Option<Lineage>,
+    /// Bytes of its image.
+    pub byte_count: u64,
+}
+
+/// Whether overwriting what is there does no harm: nothing that it alone holds is lost.
+fn check_may_become(paths: &Paths, opened: &Opened, origin: &Origin) -> Result<(), DiskError> {
+    let source = Summary {
+        vm: origin.vm.clone(),
+        replica: origin.replica,
+        // A machine runs on it.
+        state: State::Clean,
+        lineage: origin.lineage.clone(),
+        has_marks: false,
+        was_changed_behind: false,
+    };
+    let target = opened.idle.summary();
+    let decision = decide(&source, &target, Consent::default());
+    let path = paths.image.clone();
+    if decision.outcome == Outcome::Refuse {
+        return Err(DiskError::Refused { path, decision });
+    }
+    let (found, expected) = (opened.image.length().bytes(), origin.byte_count);
+    if found != expected {
+        return Err(DiskError::OtherLength {
+            path,
+            found,
+            expected,
+        });
+    }
+    Ok(())
+}
+
 impl SyncTarget {
-    /// Opens a replica to make it a copy of replica `source`, which has `byte_count` bytes, and makes it all zeros: whoever
-    /// fills it leaves zeros out. It says `syncing` durably before that begins.
+    /// Opens a replica to make it a copy of `origin`, and makes it all zeros: whoever fills it leaves zeros out. It says
+    /// `syncing` durably before that begins.
     ///
     /// # Errors
-    /// [`DiskError`].
-    pub fn begin(paths: Paths, source: [u8; 16], byte_count: u64) -> Result<Self, DiskError> {
+    /// [`DiskError`]. What is refused, by the same table as a sync, is left as it was.
+    pub fn begin(paths: Paths, origin: &Origin) -> Result<Self, DiskError> {
         let opened = Opened::at(&paths, Access::Write, true)?;
+        check_may_become(&paths, &opened, origin)?;
         let InUse {
             image, mut replica, ..
         } = take_into_use(&paths, opened).map_err(|error| metadata_error(&paths, error))?;
-        let found = image.length().bytes();
-        if found != byte_count {
-            return Err(DiskError::OtherLength {
-                path: paths.image,
-                found,
-                expected: byte_count,
-            });
-        }
         let key = SyncKey {
-            source: ReplicaId(source),
+            source: origin.replica,
             // The source goes on being written to: what it will be called is known at the end.
-            generation: GenerationId(source),
+            generation: GenerationId(origin.replica.0),
         };
         let begun = replica.begin_sync(key, &LeafSet::all(image.length()));
         begun.map_err(|error| metadata_error(&paths, error))?;
@@ -91,11 +126,11 @@ impl SyncTarget {
 /// # Errors
 /// [`DiskError`].
 pub fn state_of(paths: &Paths) -> Result<State, DiskError> {
-    Ok(Opened::at(paths, Access::Read, false)?.loaded.state())
+    Ok(Opened::at(paths, Access::Read, false)?.idle.loaded.state())
 }
 
-/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4). One that is being
-/// synced is half another's, and stays what it is.
+/// Makes a stale replica one that may go live, durably, whatever it lacks: by an operator's word (T4), as
+/// [`Replica::adopt`]. One that is being synced is half another's, and stays what it is.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -104,9 +139,7 @@ pub fn adopt(paths: &Paths) -> Result<(), DiskError> {
     let InUse {
         image, mut replica, ..
     } = take_into_use(paths, Opened::at(paths, Access::Write, true)?).map_err(failed)?;
-    if let (State::Stale, Some(lineage)) = (replica.state(), replica.lineage().cloned()) {
-        replica.finish_sync(lineage).map_err(failed)?;
-    }
+    replica.adopt().map_err(failed)?;
     let stamp = image.stamp().map_err(|error| failed(error.into()))?;
     replica.close(stamp).map(drop).map_err(failed)
 }

@@ -3,9 +3,13 @@
 use std::fs::OpenOptions;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::*;
+use crate::decision::{Consent, Outcome, Relation, decide};
+use crate::image::OpenError;
 use crate::online::Position;
+use crate::replica::{GenerationId, ReplicaId};
 use crate::tree::{Threads, Tree, Wanted};
 use crate::units::{MEBIBYTE, in_memory};
 
@@ -27,8 +31,8 @@ impl Bench {
         Paths::new(self.folder.path().join(name), None)
     }
 
-    /// A replica whose image holds something everywhere but in its last third.
-    fn made(&self, name: &str, content: Option<u8>) -> Paths {
+    /// A replica of zeros.
+    fn bare(&self, name: &str, content: Option<u8>) -> Paths {
         let paths = self.paths(name);
         let new = NewDisk {
             vm: "vm".parse().unwrap(),
@@ -37,6 +41,12 @@ impl Bench {
             size: Some(BYTES),
         };
         create(&paths, new).unwrap();
+        paths
+    }
+
+    /// A replica whose image holds something everywhere but in its last third.
+    fn made(&self, name: &str, content: Option<u8>) -> Paths {
+        let paths = self.bare(name, content);
         let file = OpenOptions::new().write(true).open(&paths.image).unwrap();
         for region in 0..REGIONS * 2 / 3 {
             let bytes = vec![u8::try_from(region).unwrap() + 1; in_memory(MEBIBYTE)];
@@ -121,14 +131,103 @@ fn after_a_guest_it_reads_what_the_guest_wrote() {
     assert_eq!(hashed(&paths, Wanted::Both), 0);
 }
 
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+fn options() -> Options {
+    Options {
+        consent: Consent::default(),
+        dry_run: false,
+        compress: false,
+        bytes_per_second: None,
+        threads: threads(),
+    }
+}
+
+/// What each end came to.
+fn synced(source: Disk, target: Disk, [ours, theirs]: [&Options; 2]) -> [Result<Report, RunError>; 2] {
+    let (here, there) = Link::pair().unwrap();
+    std::thread::scope(|scope| {
+        let target = scope.spawn(move || target.run(Role::Target, there, theirs, &Stopped, &mut |_| ()));
+        let source = source.run(Role::Source, here, ours, &Stopped, &mut |_| ());
+        [source, target.join().unwrap()]
+    })
+}
+
+#[test]
+fn a_target_that_is_only_compared_is_left_as_it_was() {
+    let bench = Bench::new();
+    let (source, target) = (bench.made("a", Some(1)), bench.made("b", None));
+    let seen = || [&source, &target].map(|paths| fs::read(&paths.metadata).unwrap());
+    let before = seen();
+    let comparing = Options {
+        dry_run: true,
+        ..options()
+    };
+    // The target was opened to be written to: what the source wants is known later.
+    let open = |paths: &Paths, role, dry_run| Disk::open(paths.clone(), role, dry_run).unwrap();
+    let ends = synced(
+        open(&source, Role::Source, true),
+        open(&target, Role::Target, false),
+        [&comparing, &options()],
+    );
+    for end in ends {
+        let report = end.unwrap();
+        assert!(report.finish.dry_run && report.finish.root.is_some());
+    }
+    assert!(seen() == before);
+    // Nor does one that is refused before it is overwritten change anything.
+    let unrelated = bench.made("c", Some(9));
+    let [ours, theirs] = synced(
+        open(&source, Role::Source, false),
+        open(&unrelated, Role::Target, false),
+        [&options(), &options()],
+    );
+    assert!(ours.is_err() && theirs.is_err());
+    assert!(info(&unrelated).unwrap().was_changed_behind);
+    let ends = synced(
+        open(&source, Role::Source, false),
+        open(&target, Role::Target, false),
+        [&options(), &options()],
+    );
+    assert!(
+        ends.iter()
+            .all(|end| matches!(end, Ok(report) if !report.finish.dry_run))
+    );
+    assert_eq!(state_of(&target).unwrap(), State::Clean);
+    assert!(!info(&target).unwrap().metadata.is_in_use());
+}
+
+#[test]
+fn one_that_somebody_died_with_is_closed_by_a_sync_that_finds_nothing_to_do() {
+    let bench = Bench::new();
+    let (source, target) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+    drop(
+        Standby::open(target.clone())
+            .unwrap()
+            .go_live(Position(0))
+            .unwrap(),
+    );
+    assert!(info(&target).unwrap().metadata.is_in_use());
+    let open = |paths: &Paths, role| Disk::open(paths.clone(), role, false).unwrap();
+    let ends = synced(
+        open(&source, Role::Source),
+        open(&target, Role::Target),
+        [&options(), &options()],
+    );
+    for end in ends {
+        assert_eq!(end.unwrap().finish.decision.outcome, Outcome::Nothing);
+    }
+    assert!(!info(&target).unwrap().metadata.is_in_use());
+}
+
 #[test]
 fn after_a_sync_it_reads_what_the_sync_wrote() {
-    struct Stopped;
-    impl Clock for Stopped {
-        fn now(&self) -> std::time::Duration {
-            std::time::Duration::ZERO
-        }
-    }
     let bench = Bench::new();
     let (source, target) = (bench.made("a", Some(1)), bench.made("b", None));
     let file = OpenOptions::new().write(true).open(&target.image).unwrap();
@@ -138,16 +237,9 @@ fn after_a_sync_it_reads_what_the_sync_wrote() {
     for paths in [&source, &target] {
         assert_eq!(hashed(paths, Wanted::Content), BYTES);
     }
-    let options = Options {
-        consent: crate::decision::Consent::default(),
-        dry_run: false,
-        compress: false,
-        bytes_per_second: None,
-        threads: threads(),
-    };
     let open = |paths: &Paths, role| Disk::open(paths.clone(), role, false).unwrap();
     let (one, other) = (open(&source, Role::Source), open(&target, Role::Target));
-    sync_here(one, other, &options, &Stopped, &mut |_| ()).unwrap();
+    sync_here(one, other, &options(), &Stopped, &mut |_| ()).unwrap();
     assert_eq!(hashed(&source, Wanted::Content), 0);
     let after = hashed(&target, Wanted::Content);
     // Where the sync ended in the very tick of its last write, nothing is kept.
@@ -259,4 +351,153 @@ fn only_a_clean_replica_goes_live_and_only_once() {
     drop(disk);
     let (_, recovery) = Standby::open(paths).unwrap().go_live(Position(7)).unwrap();
     assert!(recovery.was_in_use);
+}
+
+/// A running machine's replica, of this generation.
+fn origin(generation: Option<u8>) -> Origin {
+    Origin {
+        vm: "vm".parse().unwrap(),
+        replica: ReplicaId([1; 16]),
+        lineage: generation.map(|byte| Lineage::new(GenerationId([byte; 16]))),
+        byte_count: BYTES,
+    }
+}
+
+#[test]
+fn what_may_not_become_a_copy_is_left_as_it_was() {
+    let bench = Bench::new();
+    let paths = bench.made("a", Some(1));
+    let seen = || {
+        let image = fs::read(&paths.image).unwrap();
+        (image, fs::read(&paths.metadata).unwrap())
+    };
+    let before = seen();
+    let refused = |origin: &Origin| {
+        let error = SyncTarget::begin(paths.clone(), origin).unwrap_err();
+        assert!(seen() == before, "{error}");
+        error
+    };
+    let of_another_vm = Origin {
+        vm: "other".parse().unwrap(),
+        ..origin(Some(1))
+    };
+    let itself = Origin {
+        replica: ReplicaId([b'a'; 16]),
+        ..origin(Some(1))
+    };
+    for (origin, expected) in [
+        (of_another_vm, Relation::OtherVm),
+        (itself, Relation::Itself),
+        (origin(None), Relation::SourceBlank),
+        (origin(Some(9)), Relation::Unrelated),
+    ] {
+        match refused(&origin) {
+            DiskError::Refused { decision, .. } => assert_eq!(decision.relation, expected),
+            error => panic!("{error}"),
+        }
+    }
+    let longer = Origin {
+        byte_count: BYTES + 512,
+        ..origin(Some(1))
+    };
+    assert!(matches!(refused(&longer), DiskError::OtherLength { .. }));
+    // Writes that it alone holds are lost by nobody's wish.
+    let (disk, _) = Standby::open(paths.clone())
+        .unwrap()
+        .go_live(Position(0))
+        .unwrap();
+    disk.live().lose_peer(GenerationId([2; 16]));
+    disk.live().write(0, b"its own").unwrap();
+    disk.close().unwrap();
+    let before = seen();
+    let error = SyncTarget::begin(paths.clone(), &origin(Some(1))).unwrap_err();
+    assert!(
+        matches!(&error, DiskError::Refused { decision, .. } if decision.relation == Relation::Behind),
+        "{error}"
+    );
+    assert!(seen() == before);
+    assert!(SyncTarget::begin(paths.clone(), &origin(Some(2))).is_ok());
+}
+
+#[test]
+fn an_image_that_cannot_become_a_replica_is_not_left_behind() {
+    let bench = Bench::new();
+    let mut paths = bench.paths("a");
+    paths.metadata = bench.folder.path().join("no-folder").join("a.replica");
+    let new = |size| NewDisk {
+        vm: "vm".parse().unwrap(),
+        replica: ReplicaId([1; 16]),
+        content: None,
+        size: Some(size),
+    };
+    assert!(matches!(
+        create(&paths, new(BYTES)),
+        Err(DiskError::Metadata { .. })
+    ));
+    assert!(!paths.image.exists());
+    // Longer than any disk: it is made before that is found.
+    assert!(create(&bench.paths("b"), new(1 << 50)).is_err());
+    assert!(!bench.paths("b").image.exists());
+    // One that was there before is nobody's to take away.
+    fs::write(&paths.image, [1; 512]).unwrap();
+    assert!(matches!(create(&paths, new(512)), Err(DiskError::Exists(_))));
+    assert!(paths.image.exists());
+}
+
+/// What is to be done to make `target` equal to `source`.
+fn decided(source: &Paths, target: &Paths) -> (Relation, Outcome) {
+    let summary = |paths: &Paths| {
+        let found = info(paths).unwrap();
+        Summary::of_loaded(&found.metadata, found.was_changed_behind)
+    };
+    let decision = decide(&summary(source), &summary(target), Consent::default());
+    (decision.relation, decision.outcome)
+}
+
+#[test]
+fn one_that_an_operator_adopts_keeps_its_marks_and_is_never_taken_for_equal() {
+    let bench = Bench::new();
+    let (one, other) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+    assert_eq!(decided(&one, &other), (Relation::Same, Outcome::Nothing));
+    // It goes on alone, dies with a write of which nobody knows whether it is there, and is found to lack others.
+    let (disk, _) = Standby::open(other.clone())
+        .unwrap()
+        .go_live(Position(0))
+        .unwrap();
+    disk.live().lose_peer(GenerationId([2; 16]));
+    disk.live().write(9 * MEBIBYTE, b"unsure").unwrap();
+    drop(disk);
+    mark_stale(&other).unwrap();
+    let before = info(&other).unwrap().metadata;
+    assert!(before.marks().contains(9 * 16));
+    adopt(&other).unwrap();
+    let after = info(&other).unwrap().metadata;
+    assert_eq!((after.state(), after.lineage()), (State::Clean, before.lineage()));
+    let mut kept = before.marks();
+    kept.unite(&after.marks());
+    assert_eq!(kept, after.marks());
+    assert_eq!(decided(&other, &one), (Relation::Ahead, Outcome::Partial));
+    // One that lacks writes of its own generation which are marked nowhere.
+    mark_stale(&one).unwrap();
+    let equal = bench.bare("c", Some(1));
+    assert_eq!(decided(&equal, &one), (Relation::Same, Outcome::Full));
+    adopt(&one).unwrap();
+    assert_eq!(decided(&equal, &one), (Relation::Same, Outcome::Partial));
+    assert_eq!(
+        info(&one).unwrap().metadata.marks().count(),
+        BYTES.div_ceil(65_536)
+    );
+}
+
+#[test]
+fn one_that_is_being_synced_or_holds_nothing_is_not_adopted() {
+    let bench = Bench::new();
+    let blank = bench.bare("b", None);
+    adopt(&blank).unwrap();
+    assert_eq!(state_of(&blank).unwrap(), State::Stale);
+    assert!(info(&blank).unwrap().metadata.marks().is_empty());
+    let half = bench.bare("c", Some(1));
+    drop(SyncTarget::begin(half.clone(), &origin(Some(1))).unwrap());
+    adopt(&half).unwrap();
+    assert!(matches!(state_of(&half), Ok(State::Syncing(_))));
 }

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -66,7 +66,7 @@ pub struct FileImage {
     length: ImageLength,
     is_file: bool,
     /// What was written to, if that is asked for.
-    noted: Option<Mutex<LeafSet>>,
+    noted: OnceLock<Mutex<LeafSet>>,
 }
 
 impl FileImage {
@@ -107,7 +107,7 @@ impl FileImage {
             file,
             length,
             is_file: kind.is_file(),
-            noted: None,
+            noted: OnceLock::new(),
         })
     }
 
@@ -149,20 +149,20 @@ impl FileImage {
     }
 
     /// Notes from now on what is written to.
-    pub(crate) fn note_writes(&mut self) {
-        self.noted = Some(Mutex::new(LeafSet::none(self.length)));
+    pub(crate) fn note_writes(&self) {
+        self.noted.get_or_init(|| Mutex::new(LeafSet::none(self.length)));
     }
 
     /// What was noted.
     pub(crate) fn noted(&self) -> LeafSet {
-        match &self.noted {
+        match self.noted.get() {
             Some(noted) => noted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             None => LeafSet::none(self.length),
         }
     }
 
     fn note(&self, range: &Range<u64>) {
-        if let Some(noted) = &self.noted {
+        if let Some(noted) = self.noted.get() {
             let leaves = self.length.leaves_touched(range);
             noted
                 .lock()
@@ -224,6 +224,17 @@ impl Image for FileImage {
         self.file.sync_data()
     }
 
+    fn forget_cached(&self, range: Range<u64>) {
+        // To the end, so that a last page which is short goes too: zero stands for that.
+        let bytes = if range.end >= self.length.bytes() {
+            0
+        } else {
+            range.end - range.start
+        };
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes.cast_signed(), advice);
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let end = self.length.bytes();
         if offset >= end {
@@ -260,6 +271,24 @@ mod tests {
         let mut read = [1; 16];
         image.read_at(100, &mut read).unwrap();
         assert_eq!(read, [0; 16]);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_read_again_and_what_was_not_flushed_is_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let length = 3 * LEAF_BYTES + 512;
+        file.as_file().set_len(length).unwrap();
+        let image = FileImage::open(file.path(), Access::Write).unwrap();
+        image.write_at(LEAF_BYTES, &[1; in_memory(LEAF_BYTES)]).unwrap();
+        image.flush().unwrap();
+        image.write_at(3 * LEAF_BYTES, &[2; 512]).unwrap();
+        for range in [0..LEAF_BYTES, LEAF_BYTES..length, 0..length] {
+            image.forget_cached(range);
+        }
+        let mut read = vec![0; in_memory(length)];
+        image.read_at(0, &mut read).unwrap();
+        let expected = [vec![0; 65_536], vec![1; 65_536], vec![0; 65_536], vec![2; 512]].concat();
+        assert!(read == expected);
     }
 
     #[test]

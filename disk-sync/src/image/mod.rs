@@ -42,6 +42,10 @@ pub trait Image: Send + Sync {
     /// The host's. What was written since the last success may be lost then.
     fn flush(&self) -> io::Result<()>;
 
+    /// Has what was flushed of `range` be read from the disk the next time, and not from what the host holds of it in
+    /// memory. A host that cannot do so goes on as it did: nothing fails by it.
+    fn forget_cached(&self, range: Range<u64>);
+
     /// The next stretch from `offset` on that may hold anything but zeros; none if all that follows are holes.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::leaf_set::LeafSet;
 use crate::limits::CHECKPOINT_BYTES;
 use crate::replica::{Lineage, Replica, ReplicaError, Store, SyncKey};
 use crate::tree::{HashError, Threads, Wanted, hash_region, hash_regions};
-use crate::units::{Run, in_memory, on_disk};
+use crate::units::{LEAF_BYTES, REGION_BYTES, Run, in_memory, on_disk};
 
 /// Where a session writes down how far it is.
 pub trait Ledger {
@@ -32,7 +32,7 @@ pub trait Ledger {
     ///
     /// # Errors
     /// [`ReplicaError`].
-    fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError>;
+    fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError>;
 
     /// As [`Replica::finish_sync`].
     ///
@@ -52,7 +52,7 @@ impl<S: Store> Ledger for Replica<S> {
         Self::begin_sync(self, key, work)
     }
 
-    fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError> {
+    fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError> {
         Self::settle(self, leaves)
     }
 
@@ -106,6 +106,21 @@ pub struct Status {
     pub bytes_received: u64,
     /// Bytes of data before compression and after; of a dry run, what they would be.
     pub data_bytes: (u64, u64),
+}
+
+impl Status {
+    /// Bytes to compare.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.tally.regions * REGION_BYTES
+    }
+
+    /// Of these, done with: equal, or all that differs in them has been sent, or has arrived.
+    #[must_use]
+    pub const fn bytes_done(&self) -> u64 {
+        let to_send = (self.tally.leaves_sent * LEAF_BYTES).saturating_sub(self.data_bytes.0);
+        (self.tally.regions_settled * REGION_BYTES).saturating_sub(to_send)
+    }
 }
 
 /// What came of a session that ended well.
@@ -328,6 +343,11 @@ impl<'a> End<'a> {
                 let all = 0..self.image.length().bytes();
                 let done = self.image.flush();
                 done.map_err(|source| failed("made durable", &all, source))?;
+            }
+            Effect::Forget(leaves) => {
+                for run in leaves.runs() {
+                    self.image.forget_cached(self.image.length().bytes_of(&run));
+                }
             }
             Effect::Settle(leaves) => self.ledger.settle(&leaves)?,
             Effect::Compared(regions) => self.inbox.peer_compared(regions),

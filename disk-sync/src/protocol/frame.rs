@@ -14,7 +14,7 @@
 //!   8 Data      S→T  first leaf 8 │ count 1 │ zstd? 1 │ bytes          what they shall hold
 //!   9 Clear     S→T  first leaf 8 │ count 8                            leaves that shall be zeros
 //!  10 Settled   S→T  last 1 │ count 4 │ runs of regions 12 each        equal now, once flushed
-//!  11 Compared  S→T  regions 8                                         how many so far
+//!  11 Compared  S→T  regions 8                                         done with so many: equal, or all sent
 //!  12 End       S→T  root 32                                           what the target must be now
 //!  13 Equal     T→S  root 32                                           what it is, durably
 //!  14 Abort     both length 2 │ text                                   why this ends here

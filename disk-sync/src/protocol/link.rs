@@ -7,7 +7,9 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use antipode_certs::tls::{LiveCredentials, fault_in, peer_identity, server_name};
@@ -15,11 +17,8 @@ use antipode_certs::{Identity, PeerRule};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{ClientConnection, Connection, ServerConnection};
 
-/// How long a peer may take to be reached, and be silent while it proves who it is.
+/// How long a peer may take to be reached; and to prove who it is, all in all, in however many pieces.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Pieces in which a peer may send its part of the handshake: it is a few kilobytes.
-const HANDSHAKE_READS_MAX: usize = 32;
 
 /// How long the line may be dead before the session ends; it can be resumed.
 const DEAD_LINE_MS: u32 = 30_000;
@@ -117,7 +116,7 @@ impl Link {
         }
         let config = live.client_config(rule).map_err(LinkError::Tls)?;
         let connection = ClientConnection::new(Arc::new(config), server_name()).map_err(LinkError::Tls)?;
-        Self::secured(outcome?, connection.into())
+        Self::secured(outcome?, connection.into(), HANDSHAKE_TIMEOUT)
     }
 
     /// Takes a connection that came in, from whom `rule` admits.
@@ -127,15 +126,19 @@ impl Link {
     pub fn accept(stream: TcpStream, live: &Arc<LiveCredentials>, rule: PeerRule) -> Result<Self, LinkError> {
         let config = live.server_config(rule).map_err(LinkError::Tls)?;
         let connection = ServerConnection::new(Arc::new(config)).map_err(LinkError::Tls)?;
-        Self::secured(stream, connection.into())
+        Self::secured(stream, connection.into(), HANDSHAKE_TIMEOUT)
     }
 
-    fn secured(mut socket: TcpStream, mut connection: Connection) -> Result<Self, LinkError> {
+    fn secured(
+        mut socket: TcpStream,
+        mut connection: Connection,
+        patience: Duration,
+    ) -> Result<Self, LinkError> {
         socket.set_nodelay(true)?;
         watch_line(&socket)?;
-        socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        shake_hands(&mut socket, &mut connection)?;
-        socket.set_read_timeout(None)?;
+        within(patience, &socket.try_clone()?, || {
+            shake_hands(&mut socket, &mut connection)
+        })?;
         let peer = peer_identity(&connection).map_err(LinkError::Nameless)?;
         connection.set_buffer_limit(None);
         // The peer may have sent its first frames with the end of its handshake; no later record would tell of them.
@@ -190,9 +193,39 @@ fn watch_line(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The handshake, in bounded pieces. What is wrong is told to the peer, if it still listens.
+/// Does `work` on a connection, which ends both ways if that takes longer: one deadline for all of it, however often the
+/// other end says a little.
+fn within(
+    patience: Duration,
+    socket: &TcpStream,
+    work: impl FnOnce() -> Result<(), LinkError>,
+) -> Result<(), LinkError> {
+    let (done, waits) = channel::<()>();
+    thread::scope(|scope| {
+        let watch = thread::Builder::new().name("deadline".into());
+        let watch = watch.spawn_scoped(scope, move || {
+            let is_late = waits.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                // One that has ended by itself needs no end.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            is_late
+        })?;
+        let outcome = work();
+        drop(done);
+        let is_late = watch
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if is_late {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long").into());
+        }
+        outcome
+    })
+}
+
+/// The handshake. What is wrong is told to the peer, if it still listens.
 fn shake_hands(socket: &mut TcpStream, connection: &mut Connection) -> Result<(), LinkError> {
-    for _ in 0..HANDSHAKE_READS_MAX {
+    loop {
         while connection.wants_write() {
             connection.write_tls(socket)?;
         }
@@ -207,8 +240,6 @@ fn shake_hands(socket: &mut TcpStream, connection: &mut Connection) -> Result<()
             return Err(LinkError::Tls(error));
         }
     }
-    let slow = io::Error::new(io::ErrorKind::TimedOut, "the handshake came in too many pieces");
-    Err(slow.into())
 }
 
 fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
@@ -401,7 +432,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let live = credentials(folder.path());
         let (client, server) = connected();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let client = scope.spawn(|| hasty_client(client, &live, false));
             let mut link = Link::accept(server, &live, sites()).unwrap();
             let silent = client.join().unwrap();
@@ -415,12 +446,39 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_proves_itself_bit_by_bit_has_one_deadline_for_all_of_it() {
+        const PIECES: u32 = 1000;
+        let folder = tempfile::tempdir().unwrap();
+        let live = credentials(folder.path());
+        let (mut client, server) = connected();
+        let (refused, waits) = channel::<()>();
+        let dripping = thread::spawn(move || {
+            // The beginning of a long record, and then its bytes, each well before anybody takes it for silence.
+            client.write_all(&[22, 3, 1, 0x3F, 0]).unwrap();
+            let still =
+                |_: &u32| waits.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout);
+            let said = (0..PIECES).take_while(still);
+            said.take_while(|_| client.write_all(&[0]).is_ok()).count()
+        });
+        let config = live.server_config(sites()).unwrap();
+        let connection = ServerConnection::new(Arc::new(config)).unwrap();
+        let error = Link::secured(server, connection.into(), Duration::from_millis(200)).unwrap_err();
+        drop(refused);
+        assert!(
+            matches!(&error, LinkError::Io(error) if error.kind() == io::ErrorKind::TimedOut),
+            "{error}"
+        );
+        let said = dripping.join().unwrap();
+        assert!((1..900).contains(&said), "{said} pieces");
+    }
+
+    #[test]
     fn what_comes_with_the_end_of_the_handshake_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let live = credentials(folder.path());
         for says_goodbye in [false, true] {
             let (client, server) = connected();
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let client = scope.spawn(|| hasty_client(client, &live, says_goodbye));
                 let mut link = Link::accept(server, &live, sites()).unwrap();
                 let mut words = [0; 11];

@@ -232,6 +232,24 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    /// A source's reader does not wait, so what may wait behind it has an end.
+    #[test]
+    fn an_inbox_that_nobody_empties_takes_so_much_and_no_more() {
+        let inbox = Inbox::default();
+        let bytes = 1024 * 1024;
+        let frame = || Frame::Abort(String::new());
+        let taken = (0..1000)
+            .take_while(|_| inbox.put_frame(frame(), bytes, false))
+            .count();
+        assert_eq!(taken * bytes, RECEIVED_BYTES_WAITING_MAX);
+        // What came before is heard; then why it ends.
+        for _ in 0..taken {
+            assert!(matches!(inbox.take(), Told::Event(Event::Peer(_))));
+        }
+        assert!(matches!(inbox.take(), Told::NoFrame(_)));
+        assert!(inbox.put_frame(frame(), bytes, false));
+    }
+
     #[test]
     fn an_outbox_tells_nothing_for_now_from_nothing_more() {
         let outbox = Outbox::default();

@@ -1,12 +1,14 @@
 //! Whole sessions with their threads, over a socket, on disks that fail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use proptest::prelude::*;
 
 use super::session::tests::{Site, content};
 use super::*;
@@ -111,11 +113,14 @@ fn what_compresses_travels_compressed() {
     assert!(theirs.is_ok() && source.image.bytes() == target.image.bytes());
 }
 
+/// Leaves of disks that fail: of the target's, every other one differs.
+const FAILING_LEAVES: usize = 40;
+
 /// Lets a session fail of these faults; once the disk is mended, the same command goes on. Answers what the ends said
 /// and what the target's state was.
 fn fails(source_faults: Faults, target_faults: Faults) -> (RunError, RunError, State) {
-    let source = Site::new(1, content(100, |_| 1), Some(1));
-    let target = Site::new(2, content(100, |leaf| leaf as u64 % 2), None);
+    let source = Site::new(1, content(FAILING_LEAVES, |_| 1), Some(1));
+    let target = Site::new(2, content(FAILING_LEAVES, |leaf| leaf as u64 % 2), None);
     source.image.set_faults(source_faults);
     target.image.set_faults(target_faults);
     let (ours, theirs) = sync(&source, &target, &options());
@@ -138,7 +143,7 @@ fn was_told(error: &RunError) -> bool {
 #[test]
 fn a_disk_that_cannot_be_read_ends_both_ends() {
     let unreadable = || Faults {
-        unreadable: BTreeSet::from([50]),
+        unreadable: BTreeSet::from([20]),
         ..Faults::default()
     };
     let (ours, theirs, _) = fails(unreadable(), Faults::default());
@@ -151,13 +156,79 @@ fn a_disk_that_cannot_be_read_ends_both_ends() {
         matches!(theirs, RunError::Hash(_)) && was_told(&ours),
         "{ours}, {theirs}"
     );
-    let short = Faults {
+    let short = || Faults {
         ends_at: Some(10 * LEAF_BYTES),
         ..Faults::default()
     };
-    let (ours, _, state) = fails(short, Faults::default());
-    assert!(matches!(ours, RunError::Hash(_)), "{ours}");
+    let (ours, theirs, state) = fails(short(), Faults::default());
+    assert!(
+        matches!(ours, RunError::Hash(_)) && was_told(&theirs),
+        "{ours}, {theirs}"
+    );
     assert!(!matches!(state, State::Clean));
+    let (ours, theirs, state) = fails(Faults::default(), short());
+    assert!(
+        matches!(theirs, RunError::Hash(_)) && was_told(&ours),
+        "{ours}, {theirs}"
+    );
+    assert!(!matches!(state, State::Clean));
+}
+
+/// What was read to be hashed cannot be read to be sent, or to be hashed again at the end.
+#[test]
+fn a_disk_that_goes_bad_after_it_was_hashed_ends_both_ends() {
+    let bad_later = |leaf| Faults {
+        unreadable_after: BTreeMap::from([(leaf, 1)]),
+        ..Faults::default()
+    };
+    let (ours, theirs, _) = fails(bad_later(20), Faults::default());
+    assert!(
+        matches!(&ours, RunError::Image { what: "read", offset, .. } if *offset == 20 * LEAF_BYTES),
+        "{ours}"
+    );
+    assert!(was_told(&theirs), "{theirs}");
+    // One that is equal, beside others that are written.
+    let (ours, theirs, state) = fails(Faults::default(), bad_later(21));
+    assert!(matches!(theirs, RunError::Hash(_)), "{theirs}");
+    assert!(was_told(&ours) && matches!(state, State::Syncing(_)), "{ours}");
+}
+
+/// A host whose disk could not take what was flushed keeps it in memory, as if it were written.
+#[test]
+fn what_a_failed_flush_left_in_memory_is_not_taken_for_what_is_on_the_disk() {
+    for (faults, is_lie) in [
+        (
+            Faults {
+                flush_fails: true,
+                ..Faults::default()
+            },
+            false,
+        ),
+        (
+            Faults {
+                flush_lies: true,
+                ..Faults::default()
+            },
+            true,
+        ),
+    ] {
+        let source = Site::new(1, content(FAILING_LEAVES, |_| 1), Some(1));
+        let target = Site::new(2, content(FAILING_LEAVES, |leaf| leaf as u64 % 2), None);
+        target.image.set_faults(faults);
+        let error = sync(&source, &target, &options()).1.unwrap_err();
+        assert_eq!(
+            matches!(error, RunError::Session(SessionError::Unequal)),
+            is_lie,
+            "{error}"
+        );
+        assert!(matches!(target.open().state(), State::Syncing(_)));
+        // The disk is mended; the host runs on.
+        target.image.set_faults(Faults::default());
+        let (ours, theirs) = sync(&source, &target, &options());
+        assert!(ours.is_ok() && theirs.is_ok());
+        target.image.power_cut();
+        assert!(source.image.bytes() == target.image.bytes());
+    }
 }
 
 #[test]
@@ -309,7 +380,7 @@ fn metadata_that_cannot_be_written_ends_the_session_wherever_that_happens() {
 /// The disk gets full at every write in turn, and a leaf of either end cannot be read, each in turn.
 #[test]
 fn a_disk_that_fails_anywhere_ends_the_session_and_the_next_goes_on() {
-    for left in (0..50).step_by(16) {
+    for left in 0..FAILING_LEAVES as u64 / 2 {
         let full = Faults {
             writes_left: Some(left),
             ..Faults::default()
@@ -321,7 +392,7 @@ fn a_disk_that_fails_anywhere_ends_the_session_and_the_next_goes_on() {
         );
         assert!(matches!(state, State::Syncing(_)), "{left}: {state:?}");
     }
-    for leaf in (0..100).step_by(33) {
+    for leaf in 0..FAILING_LEAVES as u64 {
         let unreadable = || Faults {
             unreadable: BTreeSet::from([leaf]),
             ..Faults::default()
@@ -340,31 +411,104 @@ fn a_disk_that_fails_anywhere_ends_the_session_and_the_next_goes_on() {
     }
 }
 
+/// What the end that plays `role` makes of a stranger who says `bytes` and no more.
+fn told(role: Role, bytes: &[u8]) -> RunError {
+    let site = Site::new(2, vec![0; 20 * LEAF], (role == Role::Source).then_some(1));
+    let (mut stranger, here) = UnixStream::pair().unwrap();
+    stranger.write_all(bytes).unwrap();
+    stranger.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut replica = site.open();
+    let (summary, marks) = (Summary::of(&replica, false), replica.dirty().clone());
+    let side = Side {
+        role,
+        image: &site.image,
+        ledger: &mut replica,
+        summary,
+        marks,
+    };
+    let link = Link::local(here).unwrap();
+    run(side, link, &options(), &Ticking::default(), &mut |_| ()).unwrap_err()
+}
+
 #[test]
-fn a_peer_that_sends_anything_is_refused_in_bounded_memory() {
+fn what_is_no_frame_is_refused() {
     let too_long = (u32::try_from(FRAME_BYTES_MAX).unwrap() + 1)
         .to_le_bytes()
         .to_vec();
     let no_frame = [5_u32.to_le_bytes().to_vec(), vec![99; 5]].concat();
     let sign_of_life_before = [0_u32.to_le_bytes().to_vec(), no_frame.clone()].concat();
     for bytes in [too_long, no_frame, sign_of_life_before] {
-        let target = Site::new(2, vec![0; 20 * LEAF], None);
-        let (mut stranger, here) = UnixStream::pair().unwrap();
-        stranger.write_all(&bytes).unwrap();
-        let mut replica = target.open();
+        for role in [Role::Source, Role::Target] {
+            let refused = told(role, &bytes);
+            assert!(
+                matches!(refused, RunError::Session(SessionError::Breach(_))),
+                "{refused}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Bytes of a peer that are anything, with lengths before them or not: no frame of them, or one out of place.
+    #[test]
+    fn bytes_of_a_peer_that_are_anything_end_the_session(
+        pieces in proptest::collection::vec((any::<bool>(), 0..16_u8, any::<Vec<u8>>()), 1..4),
+        is_source in any::<bool>(),
+    ) {
+        let mut bytes = Vec::new();
+        for (has_length, kind, piece) in pieces {
+            if has_length {
+                bytes.extend((u32::try_from(piece.len()).unwrap() + 1).to_le_bytes());
+                bytes.push(kind);
+            }
+            bytes.extend(piece);
+        }
+        let refused = told(if is_source { Role::Source } else { Role::Target }, &bytes);
+        prop_assert!(matches!(refused, RunError::Session(_) | RunError::Link(_)), "{}", refused);
+    }
+}
+
+/// How far an end is, it says of what has been sent or has arrived: never of what is still under way.
+#[test]
+fn what_is_still_to_arrive_is_not_done() {
+    let leaves = 700;
+    let source = Site::new(1, content(leaves, |_| 1), Some(1));
+    let target = Site::new(2, content(leaves, |leaf| leaf as u64 % 2), None);
+    let to_send = leaves as u64 / 2 * LEAF_BYTES;
+    let (here, there) = Link::pair().unwrap();
+    let watched = |role, site: &Site, link| {
+        let mut replica = site.open();
         let (summary, marks) = (Summary::of(&replica, false), replica.dirty().clone());
         let side = Side {
-            role: Role::Target,
-            image: &target.image,
+            role,
+            image: &site.image,
             ledger: &mut replica,
             summary,
             marks,
         };
-        let link = Link::local(here).unwrap();
-        let refused = run(side, link, &options(), &Ticking::default(), &mut |_| ()).unwrap_err();
+        let mut seen = Vec::new();
+        run(side, link, &options(), &Ticking::default(), &mut |status| {
+            seen.push(*status);
+        })
+        .unwrap();
+        seen
+    };
+    let ends = std::thread::scope(|scope| {
+        let target = scope.spawn(|| watched(Role::Target, &target, there));
+        [watched(Role::Source, &source, here), target.join().unwrap()]
+    });
+    for seen in ends {
+        let total = seen.last().unwrap().bytes();
+        for status in &seen {
+            let left = to_send - status.data_bytes.0;
+            assert!(status.bytes_done() + left <= total, "{status:?}");
+        }
+        assert_eq!(seen.last().unwrap().bytes_done(), total);
+        // Not all at once at the end.
         assert!(
-            matches!(refused, RunError::Session(SessionError::Breach(_))),
-            "{refused}"
+            seen.iter()
+                .any(|status| (total / 4..total * 3 / 4).contains(&status.bytes_done()))
         );
     }
 }
@@ -381,11 +525,13 @@ fn the_rate_is_limited() {
     }
     #[expect(clippy::disallowed_methods, reason = "what is tested is how long it takes")]
     let clock = Real(std::time::Instant::now());
-    let source = Site::new(1, content(40, |_| 1), Some(1));
-    let target = Site::new(2, vec![0; 40 * LEAF], None);
+    let leaves = 192;
+    let source = Site::new(1, content(leaves, |_| 1), Some(1));
+    let target = Site::new(2, vec![0; leaves * LEAF], None);
     let (here, there) = Link::pair().unwrap();
+    let rate = 24_000_000;
     let limited = Options {
-        bytes_per_second: Some(8_000_000),
+        bytes_per_second: Some(rate),
         ..options()
     };
     let begun = clock.now();
@@ -396,6 +542,9 @@ fn the_rate_is_limited() {
         &clock,
     );
     assert!(ours.is_ok() && theirs.is_ok());
-    // 2.6 MB at 8 MB/s are 0.33 s, but for the burst and the last frame.
-    assert!(clock.now().checked_sub(begun).unwrap() >= Duration::from_millis(150));
+    // But for the burst that is allowed, and for the last piece, which nothing waits behind.
+    let bytes = (leaves as u64 - 16) * LEAF_BYTES;
+    let least = Duration::from_millis(bytes * 1000 / rate - 50);
+    let took = clock.now().checked_sub(begun).unwrap();
+    assert!(took >= least, "{took:?} is less than {least:?}");
 }

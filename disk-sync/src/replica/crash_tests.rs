@@ -99,15 +99,17 @@ const STEPS: &[Step] = &[
         write(replica, 2500 * EXTENT_BYTES..2700 * EXTENT_BYTES);
     }),
     ("it becomes stale", |replica| replica.mark_stale().unwrap()),
+    ("an operator has it go live", |replica| replica.adopt().unwrap()),
     ("it is synced", |replica| {
         flush(replica);
         let work = LeafSet::all(replica.length());
         replica.begin_sync(KEY, &work).unwrap();
     }),
     ("some of it is settled", |replica| {
-        replica
-            .settle(&[Run::new(0, 64 * 600), Run::new(64 * 2000, 99)])
-            .unwrap();
+        let mut settled = LeafSet::none(replica.length());
+        settled.insert(&Run::new(0, 64 * 600));
+        settled.insert(&Run::new(64 * 2000, 99));
+        replica.settle(&settled).unwrap();
     }),
     ("the sync is finished", |replica| {
         let lineage = Lineage {

@@ -6,7 +6,8 @@
 //!         │                    │  ▲                                     │  ▲   │
 //!         │ create (empty)     │  └──── finish_sync(lineage) ───────────┘  │   │ begin_sync: resumed or begun anew
 //!         └──────▶ Stale ◀─────┘ mark_stale                               └───┘
-//!                    └─────────── begin_sync ──────────────────────────────▲
+//!                    │  └──────── begin_sync ──────────────────────────────▲
+//!                    └─▶ Clean, everything marked: adopt
 //! ```
 //!
 //! `Clean` alone may go live. Each arrow is one update of the `header`, durable when the call returns; a crash
@@ -320,6 +321,25 @@ impl<S: Store> Replica<S> {
         self.save(next)
     }
 
+    /// It may go live with what it holds, whatever it lacks: an operator says so. What it lacks is marked nowhere, so
+    /// everything counts as marked from now on, beside what was; where it comes from it still comes from. Of a replica
+    /// that is not stale, or never held anything, nothing changes.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    pub fn adopt(&mut self) -> Result<(), ReplicaError> {
+        if self.header.state != State::Stale || self.header.lineage.is_none() {
+            return Ok(());
+        }
+        // In this order: a clean one without these marks would look like what it was once equal to.
+        self.mark_everything()?;
+        let next = Header {
+            state: State::Clean,
+            ..self.current()
+        };
+        self.save(next)
+    }
+
     /// It is about to be overwritten where `work` says, to become what `key` names. Durable before this returns, so
     /// that a crash finds it unusable rather than half new.
     ///
@@ -341,9 +361,9 @@ impl<S: Store> Replica<S> {
     ///
     /// # Errors
     /// [`ReplicaError`].
-    pub fn settle(&mut self, leaves: &[Run]) -> Result<(), ReplicaError> {
-        for run in leaves {
-            self.dirty.remove(run);
+    pub fn settle(&mut self, leaves: &LeafSet) -> Result<(), ReplicaError> {
+        for run in leaves.runs() {
+            self.dirty.remove(&run);
             for extent in (run.first / EXTENT_LEAVES)..run.end().div_ceil(EXTENT_LEAVES) {
                 self.touch_page(extent);
             }

@@ -74,6 +74,9 @@ pub(in crate::cli) enum DiskCommand {
     Verify {
         #[command(flatten)]
         ends: Ends,
+        /// The most bytes that are sent in a second, such as 12M.
+        #[arg(long, value_name = "RATE")]
+        limit: Option<String>,
     },
     /// Be the far end of `sync` and `verify` for one replica.
     Serve {

@@ -51,6 +51,10 @@ pub(in crate::cli) fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
             ExitCode::DiskRefused,
             "make a replica of the same size, or move this one away",
         ),
+        DiskError::Refused { .. } => (
+            ExitCode::SyncRefused,
+            "look at it with `antipode disk info`; move it away if what it holds is not wanted",
+        ),
         DiskError::Sectors { .. } => (
             ExitCode::DiskRefused,
             "give a size of whole sectors, or extend the image with `truncate`",

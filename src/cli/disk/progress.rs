@@ -1,7 +1,6 @@
 //! How far long work is: a bar on the terminal, with rate and time left (O4).
 
 use antipode_disk_sync::protocol::Status;
-use antipode_disk_sync::units::REGION_BYTES;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const TEMPLATE: &str = "{prefix} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
@@ -32,8 +31,8 @@ impl Bar {
     }
 
     pub(super) fn show(&self, status: &Status) {
-        self.0.set_length(status.tally.regions * REGION_BYTES);
-        self.0.set_position(status.tally.regions_compared * REGION_BYTES);
+        self.0.set_length(status.bytes());
+        self.0.set_position(status.bytes_done());
         if !self.0.is_hidden() {
             let (sent, received) = (HumanBytes(status.bytes_sent), HumanBytes(status.bytes_received));
             self.0.set_message(format!("sent {sent}, received {received}"));

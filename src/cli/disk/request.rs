@@ -119,7 +119,7 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             dry_run,
             is_verify: false,
         }),
-        DiskCommand::Verify { ends } => Request::Sync(verification(ends)?),
+        DiskCommand::Verify { ends, limit } => Request::Sync(verification(ends, limit)?),
         DiskCommand::Serve {
             image,
             role,
@@ -152,14 +152,14 @@ fn reading(is_full: bool) -> Reading {
 }
 
 /// A comparison is a dry run that believes no marks and may pass over what the target alone holds.
-fn verification(ends: Ends) -> Result<Sync, Failure> {
+fn verification(ends: Ends, limit: Option<String>) -> Result<Sync, Failure> {
     Ok(Sync {
         ends: place(ends)?,
         consent: Consent {
             discard: true,
             compare_all: true,
         },
-        bytes_per_second: None,
+        bytes_per_second: rate(limit)?,
         dry_run: true,
         is_verify: true,
     })
@@ -277,5 +277,25 @@ mod tests {
         );
         assert_eq!(["", "G", "-1", "1.5G", "99999999T", "x"].map(parsed), [None; 6]);
         assert!(rate(Some("0".into())).is_err());
+    }
+
+    #[test]
+    fn a_verification_has_a_limit_too() {
+        let ends = Ends {
+            source: "a".into(),
+            target: "b".into(),
+            source_metadata: None,
+            target_metadata: None,
+            proof: Proof {
+                cert: None,
+                ca: None,
+                peer: None,
+            },
+        };
+        let limit = Some("12M".into());
+        let Ok(Request::Sync(asked)) = resolve(DiskCommand::Verify { ends, limit }) else {
+            panic!("it is refused");
+        };
+        assert_eq!((asked.bytes_per_second, asked.is_verify), (Some(12 << 20), true));
     }
 }

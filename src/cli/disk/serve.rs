@@ -30,7 +30,7 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
 use crate::cli::run::host_failure;
 
-/// Connections whose other end has not yet proven who it is; further ones are closed.
+/// Connections whose other end has not yet proven who it is; further ones are closed. Each has 20 s, however it spends them.
 const HANDSHAKES_MAX: usize = 16;
 
 /// After a connection that could not be taken: the host may be out of descriptors for a while.

@@ -85,8 +85,7 @@ fn tell(
     output: &mut dyn Write,
 ) -> io::Result<()> {
     if json {
-        let mut told = as_json(report, code, took);
-        told["dry_run"] = json!(sync.dry_run);
+        let told = as_json(report, code, took);
         return writeln!(output, "{told}");
     }
     let (decision, tally) = (report.finish.decision, report.finish.tally);
@@ -128,6 +127,7 @@ pub(super) fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_
     told["data_bytes_packed"] = json!(status.data_bytes.1);
     told["bytes_sent"] = json!(status.bytes_sent);
     told["bytes_received"] = json!(status.bytes_received);
+    told["dry_run"] = json!(report.finish.dry_run);
     told["root"] = json!(report.finish.root.map(|root| root.to_string()));
     told["seconds"] = json!(seconds(took));
     told

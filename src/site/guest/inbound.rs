@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
-use antipode_disk_sync::disk::{Paths, SyncTarget};
+use antipode_disk_sync::disk::{Origin, Paths, SyncTarget};
 use antipode_disk_sync::protocol::Link;
+use antipode_disk_sync::replica::{Lineage, ReplicaId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::begin::Begin;
@@ -82,7 +83,13 @@ impl Desk<'_> {
     /// The replica that this site has of the VM, or a new one in its folder.
     fn make_disk(&self, paths: &Paths, offered: &DiskOffer, vm: &str) -> Result<SyncTarget, String> {
         definition::ensure_replica(paths, vm, None, Some(offered.byte_count))?;
-        let begun = SyncTarget::begin(paths.clone(), offered.replica, offered.byte_count);
+        let origin = Origin {
+            vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
+            replica: ReplicaId(offered.replica),
+            lineage: offered.lineage.as_ref().map(Lineage::from),
+            byte_count: offered.byte_count,
+        };
+        let begun = SyncTarget::begin(paths.clone(), &origin);
         begun.map_err(|error| error.to_string())
     }
 }

@@ -10,7 +10,8 @@
 //!          │ ◀──────────────────── Leaves ────────────────────── │
 //!          │ ───── Data, Clear (leaves that differ) ───────────▶ │ syncing, durably; then writes
 //!          │ ───── Settled (now and then) ─────────────────────▶ │ flush; marks go
-//!          │ ───── End(root) ──────────────────────────────────▶ │ flush; what was written is read and hashed
+//!          │ ───── Compared (often) ───────────────────────────▶ │ knows how far it is
+//!          │ ───── End(root) ──────────────────────────────────▶ │ flush; what was written is read from the disk and hashed
 //!          │ ◀──────────────────── Equal(root) ───────────────── │ clean, durably
 //!    marks go, durably
 //! ```
@@ -22,6 +23,8 @@
 //! - The target says `syncing` durably *before* the first write: no half-new replica ever looks usable.
 //! - It becomes `clean` only if the root over everything compared, with what was written read back after a flush,
 //!   is the source's: no bug and no bad disk between the two ends makes them silently differ.
+//! - What a target reads after an interruption, and at the end, comes from the disk as far as the host lets us: a host that
+//!   could not write what it was given keeps that in memory, as if it had.
 //! - The source's marks go only after that: a target that dies just before leaves them in place.
 //! - Both ends decide from the same two summaries by the same table. Neither obeys the other.
 //! - A target writes only where work was agreed, a source sends only what it was told differs.
@@ -151,9 +154,11 @@ pub(crate) enum Effect {
     Clear(Run),
     /// Make the image durable.
     Flush,
+    /// Have the host forget what it holds of these leaves in memory: what is durable is what is read.
+    Forget(LeafSet),
     /// These leaves are equal now, durably: they need no marks.
-    Settle(Vec<Run>),
-    /// The peer has compared so many regions.
+    Settle(LeafSet),
+    /// The peer is done with so many regions.
     Compared(u64),
     /// The target is equal to the source: it is clean, of this lineage.
     FinishSync(Lineage),
@@ -172,6 +177,8 @@ pub struct Finish {
     pub tally: Tally,
     /// What names the content that was compared; none if there was nothing to do.
     pub root: Option<ContentRoot>,
+    /// Whether it was only found out what would be done: one of the ends wanted no more.
+    pub dry_run: bool,
 }
 
 /// What was done so far.
@@ -183,6 +190,8 @@ pub struct Tally {
     pub regions_hashed: u64,
     /// Of these, compared; of a target: told.
     pub regions_compared: u64,
+    /// Of these, done with: found equal, or all that they lack was sent; of a target: as far as the source has told.
+    pub regions_settled: u64,
     /// Leaves that were or would be sent.
     pub leaves_sent: u64,
     /// Leaves that were or would be made zeros.
@@ -253,15 +262,39 @@ fn cut(run: Run, most: u64) -> impl Iterator<Item = Run> {
     })
 }
 
-/// Adds runs that a peer told of, all of which must lie within the image.
-fn take_in(set: &mut LeafSet, runs: &[Run]) -> Step {
-    for run in runs {
-        if run.count == 0 || run.end() > set.length().leaves() {
-            return Err(SessionError::Breach("a run outside the image"));
+/// A list of runs that a peer tells in pieces: in order, none twice, so that it has an end.
+#[derive(Debug, Default)]
+struct Listing {
+    told_to: u64,
+}
+
+impl Listing {
+    /// Takes a piece of it, of an image or a list that ends at `end`.
+    fn take(&mut self, runs: &[Run], last: bool, end: u64) -> Step {
+        if runs.is_empty() && !last {
+            return Err(SessionError::Breach("a piece of a list that holds nothing"));
         }
-        set.insert(run);
+        for run in runs {
+            if run.count == 0 || run.end() > end {
+                return Err(SessionError::Breach("a run outside the image"));
+            }
+            if run.first < self.told_to {
+                return Err(SessionError::Breach("a list that is in no order"));
+            }
+            self.told_to = run.end();
+        }
+        if last {
+            self.told_to = 0;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes a piece of a list of leaves, and adds them to `set`.
+    fn take_into(&mut self, set: &mut LeafSet, runs: &[Run], last: bool) -> Step {
+        self.take(runs, last, set.length().leaves())?;
+        runs.iter().for_each(|run| set.insert(run));
+        Ok(())
+    }
 }
 
 /// The leaves of some regions.

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Agreement, Effect, Event, Finish, Opening, SessionError, Step, Tally, cut, in_frames, take_in};
+use super::{Agreement, Effect, Event, Finish, Listing, Opening, SessionError, Step, Tally, cut, in_frames};
 use crate::decision::Outcome;
 use crate::leaf_set::LeafSet;
-use crate::limits::{FRAME_REGIONS_MAX, LEAVES_ASKED_MAX, REGIONS_PER_RECEIPT};
+use crate::limits::{
+    FRAME_REGIONS_MAX, HOLE_SPAN_REGIONS_MAX, LEAVES_ASKED_MAX, REGIONS_PER_RECEIPT, REGIONS_UNCOMPARED_MAX,
+};
 use crate::protocol::frame::Frame;
 use crate::tree::{ContentRoot, Found, Tree, Value, Wanted};
-use crate::units::{LEAF_BYTES, Run, in_memory};
+use crate::units::{LEAF_BYTES, Run, in_memory, on_disk};
 
 /// The core of the source.
 #[derive(Debug)]
@@ -18,18 +20,22 @@ pub(crate) struct Source {
     work: LeafSet,
     tree: Tree,
     is_hashed: Vec<bool>,
+    /// Regions whose values the target has told: each is told once, and so is in one of the lists below at most.
+    is_told: Vec<bool>,
+    marks: Listing,
     /// What the target said of regions that are not hashed here yet.
     theirs: BTreeMap<u64, Value>,
     /// Regions that differ and are to be asked about.
     to_ask: BTreeSet<u64>,
     /// Regions that were asked about.
     asked: BTreeSet<u64>,
-    /// Regions whose leaves differ from these, and are hashed again here first.
+    /// Regions whose leaves differ from these, or from zeros if there are none, and are to be hashed again here.
+    to_rehash: BTreeMap<u64, Vec<Value>>,
+    /// Regions that are hashed again.
     rehashing: BTreeMap<u64, Vec<Value>>,
     /// Regions that are equal once what was sent is flushed, since the last such message.
     settled: Vec<u64>,
     bytes_since_settled: u64,
-    receipted: u64,
     tally: Tally,
 }
 
@@ -52,13 +58,15 @@ impl Source {
             work: LeafSet::none(length),
             tree: Tree::of_zeros(length, Wanted::Content),
             is_hashed: vec![false; in_memory(length.regions())],
+            is_told: vec![false; in_memory(length.regions())],
+            marks: Listing::default(),
             theirs: BTreeMap::new(),
             to_ask: BTreeSet::new(),
             asked: BTreeSet::new(),
+            to_rehash: BTreeMap::new(),
             rehashing: BTreeMap::new(),
             settled: Vec::new(),
             bytes_since_settled: 0,
-            receipted: 0,
             tally: Tally::default(),
             opening,
         }
@@ -66,6 +74,17 @@ impl Source {
 
     pub(crate) const fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Regions of which something is kept that the target told.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.theirs.len()
+            + self.to_ask.len()
+            + self.asked.len()
+            + self.to_rehash.len()
+            + self.rehashing.len()
+            + self.settled.len()
     }
 
     /// What follows from `event`.
@@ -97,7 +116,7 @@ impl Source {
             }
             (Phase::Listing(agreement), Frame::Marks { runs, last }) => {
                 let agreement = agreement.clone();
-                take_in(&mut self.work, &runs)?;
+                self.marks.take_into(&mut self.work, &runs, last)?;
                 if last {
                     self.work.unite(&self.opening.marks);
                     let runs: Vec<Run> = self.work.runs().collect();
@@ -113,8 +132,8 @@ impl Source {
                 }
             }
             (Phase::Comparing(_), Frame::Zeros(regions)) => {
-                if regions.end() > self.opening.length.regions() {
-                    return Err(SessionError::Breach("a region outside the image"));
+                if regions.count > HOLE_SPAN_REGIONS_MAX {
+                    return Err(SessionError::Breach("more zeros than are told at once"));
                 }
                 for region in regions.indices() {
                     self.told(region, Value::ZERO, effects)?;
@@ -141,6 +160,7 @@ impl Source {
                     decision,
                     tally,
                     root: Some(root),
+                    dry_run,
                 }));
                 self.phase = Phase::Ended;
             }
@@ -156,6 +176,7 @@ impl Source {
                     decision: agreement.decision,
                     tally: self.tally,
                     root: None,
+                    dry_run: agreement.dry_run,
                 }));
                 self.phase = Phase::Ended;
             }
@@ -189,10 +210,16 @@ impl Source {
         if region >= self.opening.length.regions() || !self.work.touches(region) {
             return Err(SessionError::Breach("a region that is not compared"));
         }
+        if std::mem::replace(&mut self.is_told[in_memory(region)], true) {
+            return Err(SessionError::Breach("a region told twice"));
+        }
         if self.is_hashed[in_memory(region)] {
             self.compare(region, value, effects);
-        } else if self.theirs.insert(region, value).is_some() {
-            return Err(SessionError::Breach("a region told twice"));
+            return Ok(());
+        }
+        self.theirs.insert(region, value);
+        if on_disk(self.theirs.len()) > REGIONS_UNCOMPARED_MAX {
+            return Err(SessionError::Breach("more regions than may be told ahead"));
         }
         Ok(())
     }
@@ -202,33 +229,31 @@ impl Source {
         let ours = self.tree.region(region);
         let leaves = self.opening.length.leaves_of(region);
         if ours == theirs {
-            self.settled.push(region);
+            self.done_with(region, effects);
         } else if ours.is_zero() {
             self.clear(leaves, effects);
-            self.settled.push(region);
+            self.done_with(region, effects);
         } else if theirs.is_zero() {
-            self.differs(region, vec![Value::ZERO; in_memory(leaves.count)], effects);
+            self.differs(region, Vec::new(), effects);
         } else {
             self.to_ask.insert(region);
         }
     }
 
-    /// The region's leaves differ from `theirs`.
+    /// The region's leaves differ from `theirs`, or from zeros if those are none.
     fn differs(&mut self, region: u64, theirs: Vec<Value>, effects: &mut Vec<Effect>) {
         match self.tree.leaves_of(region).map(<[Value]>::to_vec) {
             Some(ours) => self.compare_leaves(region, &ours, &theirs, effects),
-            None => {
-                self.rehashing.insert(region, theirs);
-                effects.push(Effect::OwnLeaves(region));
-            }
+            None => drop(self.to_rehash.insert(region, theirs)),
         }
     }
 
     fn compare_leaves(&mut self, region: u64, ours: &[Value], theirs: &[Value], effects: &mut Vec<Effect>) {
         let first = self.opening.length.leaves_of(region).first;
+        let zeros = std::iter::repeat_n(&Value::ZERO, ours.len().saturating_sub(theirs.len()));
         let kinds = ours
             .iter()
-            .zip(theirs)
+            .zip(theirs.iter().chain(zeros))
             .map(|(ours, theirs)| match ours == theirs {
                 true => Kind::Equal,
                 false if ours.is_zero() => Kind::Zeros,
@@ -252,10 +277,19 @@ impl Source {
                 }
             }
         }
-        self.settled.push(region);
+        self.done_with(region, effects);
         // Here and not once a step: a target that is one hole tells of it all at once.
         if self.bytes_since_settled >= self.opening.checkpoint_bytes {
             self.settle(effects);
+        }
+    }
+
+    /// The region is equal once all that was sent has arrived.
+    fn done_with(&mut self, region: u64, effects: &mut Vec<Effect>) {
+        self.settled.push(region);
+        self.tally.regions_settled += 1;
+        if self.tally.regions_settled.is_multiple_of(REGIONS_PER_RECEIPT) {
+            effects.push(Effect::Send(Frame::Compared(self.tally.regions_settled)));
         }
     }
 
@@ -277,18 +311,24 @@ impl Source {
             return;
         };
         let agreement = agreement.clone();
-        while !self.to_ask.is_empty() && self.asked.len() < LEAVES_ASKED_MAX {
+        while self.rehashing.len() < LEAVES_ASKED_MAX
+            && let Some((region, theirs)) = self.to_rehash.pop_first()
+        {
+            self.rehashing.insert(region, theirs);
+            effects.push(Effect::OwnLeaves(region));
+        }
+        // What is answered while this end cannot keep up would pile up here.
+        while !self.to_ask.is_empty() && self.to_rehash.is_empty() && self.asked.len() < LEAVES_ASKED_MAX {
             let room = (LEAVES_ASKED_MAX - self.asked.len()).min(FRAME_REGIONS_MAX);
             let regions: Vec<u64> = (0..room).map_while(|_| self.to_ask.pop_first()).collect();
             self.asked.extend(&regions);
             effects.push(Effect::Send(Frame::Ask(regions)));
         }
-        if self.tally.regions_compared - self.receipted >= REGIONS_PER_RECEIPT {
-            self.receipted = self.tally.regions_compared;
-            effects.push(Effect::Send(Frame::Compared(self.receipted)));
-        }
         let has_compared_all = self.tally.regions_compared == self.tally.regions;
-        let waits = !self.to_ask.is_empty() || !self.asked.is_empty() || !self.rehashing.is_empty();
+        let waits = !(self.to_ask.is_empty()
+            && self.asked.is_empty()
+            && self.to_rehash.is_empty()
+            && self.rehashing.is_empty());
         if has_compared_all && !waits {
             let root = self.tree.root_of(&self.work);
             effects.push(Effect::Send(Frame::End(root)));

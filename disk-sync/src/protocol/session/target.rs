@@ -1,11 +1,13 @@
 //! The end that is overwritten.
 
 use super::{
-    Agreement, Effect, Event, Finish, Opening, SessionError, Step, Tally, in_frames, leaves_of, take_in,
+    Agreement, Effect, Event, Finish, Listing, Opening, SessionError, Step, Tally, in_frames, leaves_of,
 };
 use crate::decision::Outcome;
 use crate::leaf_set::LeafSet;
+use crate::limits::LEAVES_ASKED_MAX;
 use crate::protocol::frame::Frame;
+use crate::replica::State;
 use crate::tree::{ContentRoot, Found, Tree, Value, Wanted};
 use crate::units::{REGION_LEAVES, Run, in_memory, on_disk};
 
@@ -21,7 +23,12 @@ pub(crate) struct Target {
     written: LeafSet,
     /// Whether the replica says `syncing`.
     has_begun: bool,
-    settled: Vec<Run>,
+    /// What the source says is equal, while it still says so.
+    settled: LeafSet,
+    /// Of work, and of what is settled.
+    list: Listing,
+    /// Regions that are hashed again for the source, which has asked for their leaves.
+    answering: usize,
     /// Hashing that was asked for and has not ended. The end of the first may come after all has arrived.
     passes_under_way: u32,
     tally: Tally,
@@ -48,7 +55,9 @@ impl Target {
             is_hashed: vec![false; in_memory(length.regions())],
             written: LeafSet::none(length),
             has_begun: false,
-            settled: Vec::new(),
+            settled: LeafSet::none(length),
+            list: Listing::default(),
+            answering: 0,
             passes_under_way: 0,
             tally: Tally::default(),
             opening,
@@ -69,7 +78,8 @@ impl Target {
             Event::Hashed(found) => self.hashed(found, effects),
             Event::HashingEnded => self.hashing_ended(effects)?,
             Event::OwnLeaves { region, values } => {
-                effects.push(Effect::Send(Frame::Leaves { region, values }))
+                self.answering -= 1;
+                effects.push(Effect::Send(Frame::Leaves { region, values }));
             }
             Event::Peer(frame) => self.peer(frame, effects)?,
         }
@@ -85,8 +95,9 @@ impl Target {
             }
             (Phase::Listing(agreement), Frame::Work { runs, last }) => {
                 let agreement = agreement.clone();
-                take_in(&mut self.work, &runs)?;
+                self.list.take_into(&mut self.work, &runs, last)?;
                 if last {
+                    self.look_again(&agreement, effects);
                     self.hash(Some(self.work.clone()), effects);
                     self.serve_from_now(agreement);
                 }
@@ -96,7 +107,13 @@ impl Target {
                     self.answer(region, effects)?;
                 }
             }
-            (Phase::Serving(_), Frame::Compared(regions)) => effects.push(Effect::Compared(regions)),
+            (Phase::Serving(_), Frame::Compared(regions)) => {
+                if !(self.tally.regions_settled..=self.tally.regions_compared).contains(&regions) {
+                    return Err(SessionError::Breach("a count of regions that cannot be"));
+                }
+                self.tally.regions_settled = regions;
+                effects.push(Effect::Compared(regions));
+            }
             (Phase::Serving(agreement), Frame::End(root)) => {
                 let agreement = agreement.clone();
                 self.verify(agreement, root, effects);
@@ -121,9 +138,17 @@ impl Target {
             }
             Outcome::Full => {
                 self.work = LeafSet::all(self.opening.length);
+                self.look_again(&agreement, effects);
                 self.hash(None, effects);
                 self.serve_from_now(agreement);
             }
+        }
+    }
+
+    /// Of a sync that was interrupted, the host may hold in memory what it could not write.
+    fn look_again(&self, agreement: &Agreement, effects: &mut Vec<Effect>) {
+        if matches!(self.opening.summary.state, State::Syncing(_)) && !agreement.dry_run {
+            effects.extend([Effect::Flush, Effect::Forget(self.work.clone())]);
         }
     }
 
@@ -142,6 +167,7 @@ impl Target {
             decision: agreement.decision,
             tally: self.tally,
             root,
+            dry_run: agreement.dry_run,
         }));
         self.phase = Phase::Ended;
     }
@@ -174,10 +200,15 @@ impl Target {
                 "a question about a region that was not told",
             ));
         }
-        effects.push(match self.tree.leaves_of(region).map(<[Value]>::to_vec) {
-            Some(values) => Effect::Send(Frame::Leaves { region, values }),
-            None => Effect::OwnLeaves(region),
-        });
+        if let Some(values) = self.tree.leaves_of(region).map(<[Value]>::to_vec) {
+            effects.push(Effect::Send(Frame::Leaves { region, values }));
+            return Ok(());
+        }
+        self.answering += 1;
+        if self.answering > LEAVES_ASKED_MAX {
+            return Err(SessionError::Breach("more questions than may wait for an answer"));
+        }
+        effects.push(Effect::OwnLeaves(region));
         Ok(())
     }
 
@@ -211,13 +242,16 @@ impl Target {
                 effects.push(Effect::Clear(leaves));
             }
             Frame::Settled { regions, last } => {
-                let length = self.opening.length;
-                if regions.iter().any(|run| run.end() > length.regions()) {
-                    return Err(SessionError::Breach("a region outside the image"));
+                self.list.take(&regions, last, self.opening.length.regions())?;
+                for run in &regions {
+                    if !run.indices().all(|region| self.is_hashed[in_memory(region)]) {
+                        return Err(SessionError::Breach("a region settled that was not told"));
+                    }
+                    self.settled.insert(&leaves_of(run));
                 }
-                self.settled.extend(regions.iter().map(leaves_of));
                 if last {
-                    let settled = std::mem::take(&mut self.settled);
+                    let nothing = LeafSet::none(self.opening.length);
+                    let settled = std::mem::replace(&mut self.settled, nothing);
                     // Before the first write the marks are the old state's, and stay.
                     if self.has_begun {
                         effects.extend([Effect::Flush, Effect::Settle(settled)]);
@@ -251,13 +285,14 @@ impl Target {
     }
 
     fn verify(&mut self, agreement: Agreement, root: ContentRoot, effects: &mut Vec<Effect>) {
+        self.tally.regions_settled = self.tally.regions;
         if agreement.dry_run {
             effects.push(Effect::Send(Frame::Equal(root)));
             self.finish(&agreement, Some(root), effects);
             return;
         }
         // Even if nothing was sent: what was found equal may be in the host's memory only.
-        effects.push(Effect::Flush);
+        effects.extend([Effect::Flush, Effect::Forget(self.written.clone())]);
         self.hash(Some(self.written.clone()), effects);
         self.phase = Phase::Verifying(agreement, root);
     }

@@ -1,16 +1,16 @@
 //! Both cores on simulated disks: the whole way, and cut off after every effect of either end.
 
+mod hostile;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-
-use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::image::Image;
 use crate::image::memory::MemoryImage;
-use crate::protocol::frame::tests::frames;
 use crate::replica::sim_store::SimStore;
-use crate::replica::{Creation, GenerationId, Replica, ReplicaId, State};
+use crate::replica::{Creation, GenerationId, Loaded, Replica, ReplicaError, ReplicaId, State};
 use crate::tree::{Threads, Wanted, hash_region, hash_regions};
 use crate::units::{LEAF_BYTES, in_memory};
 
@@ -36,6 +36,7 @@ pub(crate) struct Site {
     pub(crate) store: SimStore,
     /// Leaves after which the target makes durable what it has.
     checkpoint_leaves: u64,
+    consent: Consent,
 }
 
 impl Site {
@@ -52,6 +53,7 @@ impl Site {
             image,
             store: SimStore::of(creation.encode()),
             checkpoint_leaves: 64,
+            consent: Consent::default(),
         }
     }
 
@@ -65,18 +67,27 @@ impl Site {
             summary: Summary::of(replica, false),
             length: self.image.length(),
             marks: replica.dirty().clone(),
-            consent: Consent::default(),
+            consent: self.consent,
             dry_run,
             checkpoint_bytes: self.checkpoint_leaves * LEAF_BYTES,
         }
     }
 
-    /// Loses its power: what is found afterwards is one of what its metadata may be, by `choice`.
-    fn power_cut(&mut self, choice: usize) {
+    /// What its metadata may be after a power cut now: of those that read alike, one.
+    fn left_by_cut(&self) -> Vec<Vec<u8>> {
+        let left = self.store.after_cut(self.store.operations());
+        let read = |content: &Vec<u8>| format!("{:?}", Loaded::read(&SimStore::of(content.clone())));
+        let told_apart: BTreeMap<String, Vec<u8>> = left
+            .into_iter()
+            .map(|content| (read(&content), content))
+            .collect();
+        told_apart.into_values().collect()
+    }
+
+    /// Loses its power, and finds this of its metadata afterwards.
+    fn power_cut(&mut self, found: Vec<u8>) {
         self.image.power_cut();
-        let mut left = self.store.after_cut(self.store.operations());
-        let index = choice % left.len();
-        self.store = SimStore::of(left.swap_remove(index));
+        self.store = SimStore::of(found);
     }
 }
 
@@ -129,12 +140,15 @@ impl<'a> End<'a> {
     }
 
     /// Carries out one effect; what is to be said is handed back.
-    fn carry_out(&mut self, effect: Effect, dry_run: bool) -> Option<Frame> {
+    ///
+    /// # Errors
+    /// The metadata's: its host has lost its power.
+    fn carry_out(&mut self, effect: Effect, dry_run: bool) -> Result<Option<Frame>, ReplicaError> {
         let image = &self.site.image;
         match effect {
-            Effect::Send(frame) => return Some(frame),
+            Effect::Send(frame) => return Ok(Some(frame)),
             Effect::Hash(work) => {
-                let found = std::sync::Mutex::new(Vec::new());
+                let found = Mutex::new(Vec::new());
                 let one = Threads::new(std::num::NonZeroUsize::MIN);
                 hash_regions(image, work.as_ref(), one, Wanted::Content, &|span| {
                     found.lock().unwrap().push(span);
@@ -160,9 +174,9 @@ impl<'a> End<'a> {
                     compressed: false,
                     bytes,
                 };
-                return (!dry_run).then_some(frame);
+                return Ok((!dry_run).then_some(frame));
             }
-            Effect::BeginSync(key, work) => self.replica.begin_sync(key, &work).unwrap(),
+            Effect::BeginSync(key, work) => self.replica.begin_sync(key, &work)?,
             Effect::Write { leaves, bytes, .. } => {
                 assert!(
                     matches!(self.replica.state(), State::Syncing(_)),
@@ -182,16 +196,21 @@ impl<'a> End<'a> {
                 image.write_zeros(image.length().bytes_of(&leaves)).unwrap();
             }
             Effect::Flush => image.flush().unwrap(),
-            Effect::Settle(leaves) => self.replica.settle(&leaves).unwrap(),
+            Effect::Forget(leaves) => {
+                for run in leaves.runs() {
+                    image.forget_cached(image.length().bytes_of(&run));
+                }
+            }
+            Effect::Settle(leaves) => self.replica.settle(&leaves)?,
             Effect::Compared(_) => {}
-            Effect::FinishSync(lineage) => self.replica.finish_sync(lineage).unwrap(),
+            Effect::FinishSync(lineage) => self.replica.finish_sync(lineage)?,
             Effect::PeerIsEqual => {
                 let nothing = LeafSet::none(self.replica.length());
-                self.replica.peer_is_equal(&nothing).unwrap();
+                self.replica.peer_is_equal(&nothing)?;
             }
             Effect::Finished(finish) => self.finish = Some(finish),
         }
-        None
+        Ok(None)
     }
 }
 
@@ -234,16 +253,16 @@ fn session_between(
             }
         };
         for effect in effects {
-            if run.effects == most {
-                for (end, dies) in ends.into_iter().zip(dies) {
-                    if !dies {
-                        end.replica.close(None).unwrap();
-                    }
-                }
+            let said = match run.effects == most {
+                true => None,
+                false => ends[turn].carry_out(effect, dry_run).ok(),
+            };
+            let Some(said) = said else {
+                close(ends, dies);
                 return run;
-            }
+            };
             run.effects += 1;
-            if let Some(frame) = ends[turn].carry_out(effect, dry_run) {
+            if let Some(frame) = said {
                 *run.frames.entry(frame.name()).or_default() += 1;
                 if let Frame::Data { leaves, .. } = &frame {
                     run.leaves_transferred += leaves.count;
@@ -254,12 +273,20 @@ fn session_between(
             }
         }
     }
-    let [source, target] = ends;
-    run.finishes = source.finish.zip(target.finish);
-    for replica in [source.replica, target.replica] {
-        replica.close(None).unwrap();
+    let finishes = ends[0].finish.zip(ends[1].finish);
+    if close(ends, [false; 2]) {
+        run.finishes = finishes;
     }
     run
+}
+
+/// Closes the ends that do not die, and answers whether they could be.
+fn close(ends: [End<'_>; 2], dies: Dies) -> bool {
+    let mut are_closed = true;
+    for (end, _) in ends.into_iter().zip(dies).filter(|(_, dies)| !dies) {
+        are_closed &= end.replica.close(None).is_ok();
+    }
+    are_closed
 }
 
 const ALL: usize = usize::MAX;
@@ -354,65 +381,44 @@ fn a_dry_run_changes_nothing_and_says_what_would_be() {
     assert_eq!(run.leaves_transferred, 0);
 }
 
-/// One end dies after `most` effects, or both; what the target is then, and what it takes to go on.
-fn cut_and_resume(make: &dyn Fn() -> (Site, Site), most: usize, choice: usize, dies: Dies) -> Option<u64> {
-    let (mut source, mut target) = make();
-    let old = target.image.bytes();
-    let run = session_between(&source, &target, false, most, dies, &mut |frame| frame);
-    if run.finishes.is_some() {
-        return None;
-    }
-    assert_eq!(run.error, None);
-    if dies[1] {
-        target.power_cut(choice);
-    }
-    if dies[0] {
-        source.power_cut(choice / 7);
-    }
+/// What a target is after a cut, and that the next session goes on and ends well.
+fn resumes(source: &Site, target: &Site, old: &[u8], place: &str) {
     let state = target.open().state();
     let content = target.image.bytes();
     match state {
         State::Clean => assert!(
-            content == old || is_equal(&source, &target),
-            "after {most}: clean, but neither old nor new"
+            content == old || is_equal(source, target),
+            "{place}: clean, but neither old nor new"
         ),
-        State::Stale => assert_eq!(content, old, "after {most}: overwritten before it said so"),
+        State::Stale => assert!(content == old, "{place}: overwritten before it said so"),
         State::Syncing(_) => {}
     }
-    let again = session(&source, &target, false, ALL);
-    assert!(
-        again.finishes.is_some(),
-        "after {most} effects: {:?}",
-        again.error
-    );
-    assert!(is_equal(&source, &target), "after {most} effects");
-    assert_eq!(target.open().state(), State::Clean);
-    assert!(source.open().dirty().is_empty());
-    Some(again.leaves_transferred)
+    let again = session(source, target, false, ALL);
+    assert!(again.finishes.is_some(), "{place}: {:?}", again.error);
+    assert!(is_equal(source, target), "{place}");
+    assert_eq!(target.open().state(), State::Clean, "{place}");
+    assert!(source.open().dirty().is_empty(), "{place}");
 }
 
-/// Of what a cut may leave of the metadata, how many are tried at each place: more for a campaign.
-fn choices() -> usize {
-    let wanted = std::env::var("ANTIPODE_CUT_CHOICES").ok();
-    wanted.map_or(1, |wanted| wanted.parse().expect("a number of choices"))
-}
-
-#[test]
-fn a_session_cut_off_after_any_effect_goes_on_and_ends_well() {
-    let full: &dyn Fn() -> (Site, Site) = &|| {
+/// Pairs whose session settles something before it ends: all of it compared, and only what is marked.
+fn pairs() -> [fn() -> (Site, Site); 2] {
+    let full = || {
         let mut source = Site::new(1, content(20, |leaf| u64::from(leaf % 3 > 0)), Some(1));
         source.checkpoint_leaves = 2;
-        (
-            source,
-            Site::new(2, content(20, |leaf| if leaf % 5 == 0 { 9 } else { 1 }), None),
-        )
+        let target = Site::new(2, content(20, |leaf| if leaf % 5 == 0 { 9 } else { 1 }), None);
+        (source, target)
     };
-    let partial: &dyn Fn() -> (Site, Site) = &|| {
+    let partial = || {
         let (mut source, target) = diverged(20, &[(3, 7), (16, 8), (17, 0), (18, 3), (19, 9)]);
         source.checkpoint_leaves = 2;
         (source, target)
     };
-    for make in [full, partial] {
+    [full, partial]
+}
+
+#[test]
+fn a_session_cut_off_after_any_effect_goes_on_and_ends_well() {
+    for make in pairs() {
         let (source, target) = make();
         let whole = session(&source, &target, false, ALL);
         assert!(
@@ -421,44 +427,91 @@ fn a_session_cut_off_after_any_effect_goes_on_and_ends_well() {
         );
         for dies in [[true, true], [true, false], [false, true]] {
             for cut in 0..whole.effects {
-                for choice in 0..choices() {
-                    let resumed = cut_and_resume(make, cut, cut * 31 + choice * 17, dies);
-                    assert!(
-                        resumed.is_some(),
-                        "a session of {} effects ends at {cut}",
-                        whole.effects
-                    );
+                let (mut source, mut target) = make();
+                let old = target.image.bytes();
+                let run = session_between(&source, &target, false, cut, dies, &mut |frame| frame);
+                assert!(run.finishes.is_none() && run.error.is_none(), "{:?}", run.error);
+                for (site, _) in [&mut source, &mut target]
+                    .into_iter()
+                    .zip(dies)
+                    .filter(|(_, dies)| *dies)
+                {
+                    // Each effect ends durably.
+                    let left = site.left_by_cut();
+                    assert_eq!(left.len(), 1);
+                    left.into_iter().for_each(|found| site.power_cut(found));
                 }
+                resumes(
+                    &source,
+                    &target,
+                    &old,
+                    &format!("after {cut} of {}", whole.effects),
+                );
             }
         }
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    /// A peer may say anything at any moment: the session ends by a typed error or goes on, a target is written to
-    /// only while it says `syncing`, and afterwards an honest peer makes it equal.
-    #[test]
-    fn one_frame_of_a_peer_is_anything(at in 0_usize..60, strange in frames(), makes_partial in any::<bool>()) {
-        let (source, target) = if makes_partial {
-            diverged(36, &[(3, 7), (20, 8), (21, 0), (22, 3), (35, 9)])
-        } else {
-            let source = Site::new(1, content(40, |leaf| u64::from(leaf % 3 > 0)), Some(1));
-            (source, Site::new(2, content(40, |leaf| u64::from(leaf % 5 > 0)), None))
+/// Within an update of the metadata too: after each of its writes and syncs, with all that may be left of those.
+#[test]
+fn a_session_cut_off_within_an_update_goes_on_and_ends_well() {
+    let (mut cuts, mut outcomes) = (0, 0);
+    for (make, role) in pairs()
+        .into_iter()
+        .flat_map(|make| [(make, Role::Source), (make, Role::Target)])
+    {
+        // What opening takes is no part of the session.
+        let opening = {
+            let (source, target) = make();
+            let site = if role == Role::Source { source } else { target };
+            let before = site.store.operations();
+            drop(site.open());
+            site.store.operations() - before
         };
-        let mut said = 0;
-        let trace = session_between(&source, &target, false, ALL, [true; 2], &mut |frame| {
-            said += 1;
-            if said == at + 1 { strange.clone() } else { frame }
-        });
-        prop_assert!(trace.error.is_some() || trace.finishes.is_some() || trace.effects > 0);
-        let state = target.open().state();
-        if matches!(state, State::Syncing(_) | State::Stale) {
-            let again = session(&source, &target, false, ALL);
-            prop_assert!(again.finishes.is_some(), "{:?}", again.error);
-            prop_assert!(is_equal(&source, &target));
+        // The other end hears nothing any more, and closes.
+        let dies = [role == Role::Source, role == Role::Target];
+        let cut_after = |allowed: u64| {
+            let (mut source, mut target) = make();
+            let old = target.image.bytes();
+            let site = if role == Role::Source {
+                &mut source
+            } else {
+                &mut target
+            };
+            site.store.left = Some(Arc::new(Mutex::new(opening as u64 + allowed)));
+            let run = session_between(&source, &target, false, ALL, dies, &mut |frame| frame);
+            assert_eq!(run.error, None);
+            (source, target, old, run.finishes.is_some())
+        };
+        for allowed in 0.. {
+            let (source, target, _, is_whole) = cut_after(allowed);
+            if is_whole {
+                break;
+            }
+            cuts += 1;
+            let left = if role == Role::Source { source } else { target }.left_by_cut();
+            for (index, found) in left.into_iter().enumerate() {
+                outcomes += 1;
+                let (mut source, mut target, old, _) = cut_after(allowed);
+                let site = if role == Role::Source {
+                    &mut source
+                } else {
+                    &mut target
+                };
+                site.power_cut(found);
+                resumes(
+                    &source,
+                    &target,
+                    &old,
+                    &format!("{role:?}, after {allowed} operations: {index}"),
+                );
+            }
         }
     }
+    assert!(
+        cuts > 30 && outcomes > cuts + 10,
+        "{cuts} cuts, {outcomes} outcomes"
+    );
 }
 
 #[test]
@@ -474,14 +527,15 @@ fn what_had_arrived_durably_is_not_sent_again() {
     let whole = session(&source, &target, false, ALL);
     assert_eq!(whole.leaves_transferred, leaves as u64);
     assert_eq!(whole.frames["Settled"], 4);
-    // The same, but with a power cut just before the end.
+    // The same, but with a power cut just before the end: before the last flush.
     target = make().1;
     assert!(
-        session(&source, &target, false, whole.effects - 8)
+        session(&source, &target, false, whole.effects - 9)
             .finishes
             .is_none()
     );
-    target.power_cut(0);
+    let found = target.left_by_cut().remove(0);
+    target.power_cut(found);
     let before = source.image.bytes_read();
     let again = session(&source, &target, false, ALL);
     assert!(is_equal(&source, &target) && again.finishes.is_some());
@@ -510,6 +564,9 @@ fn a_disk_that_does_not_keep_what_is_written_is_noticed() {
         fn flush(&self) -> std::io::Result<()> {
             Ok(())
         }
+        fn forget_cached(&self, range: Range<u64>) {
+            self.0.forget_cached(range);
+        }
         fn data_from(&self, offset: u64) -> std::io::Result<Option<Range<u64>>> {
             self.0.data_from(offset)
         }
@@ -533,63 +590,4 @@ fn a_disk_that_does_not_keep_what_is_written_is_noticed() {
         Err(crate::protocol::RunError::Session(SessionError::Aborted(_)))
     ));
     assert!(matches!(theirs.state(), State::Syncing(_)));
-}
-
-#[test]
-fn a_peer_that_says_what_has_no_place_is_refused() {
-    let target = Site::new(2, vec![0; 40 * LEAF], None);
-    let source = Site::new(1, content(40, |_| 1), Some(1));
-    let frames = [
-        Frame::Equal(ContentRoot([0; 32])),
-        Frame::Marks {
-            runs: Vec::new(),
-            last: true,
-        },
-        Frame::Ask(vec![0]),
-        Frame::Ask(vec![u64::MAX]),
-        Frame::Clear(Run::new(0, 1)),
-        Frame::Clear(Run::new(u64::MAX, u64::MAX)),
-        Frame::Settled {
-            regions: vec![Run::new(9, 9)],
-            last: true,
-        },
-        Frame::Data {
-            leaves: Run::new(2, 1),
-            compressed: false,
-            bytes: Vec::new(),
-        },
-        Frame::Zeros(Run::new(0, 1)),
-    ];
-    let hello = source.opening(Role::Source, &source.open(), false).hello();
-    for frame in frames {
-        // Before the introduction, and after it while nothing is hashed yet.
-        for greeted in [false, true] {
-            let mut end = End::new(Role::Target, &target, false);
-            if greeted {
-                end.step(Event::Peer(hello.clone())).unwrap();
-            }
-            let refused = end.step(Event::Peer(frame.clone()));
-            let kept_quiet = matches!(frame, Frame::Ask(_)) && refused.is_ok();
-            assert!(refused.is_err() && !kept_quiet, "{frame:?}");
-        }
-    }
-    let hello = target.opening(Role::Target, &target.open(), false).hello();
-    let frames = [
-        Frame::Regions {
-            first: 2,
-            values: vec![Value::ZERO; 2],
-        },
-        Frame::Zeros(Run::new(1, u64::MAX)),
-        Frame::Leaves {
-            region: 0,
-            values: vec![Value::ZERO; 16],
-        },
-        Frame::Equal(ContentRoot([0; 32])),
-        hello.clone(),
-    ];
-    for frame in frames {
-        let mut end = End::new(Role::Source, &source, false);
-        end.step(Event::Peer(hello.clone())).unwrap();
-        assert!(end.step(Event::Peer(frame.clone())).is_err(), "{frame:?}");
-    }
 }

@@ -26,7 +26,7 @@ use crate::protocol::lag::LagMeter;
 use crate::protocol::role::{Command, Effect, Event, Word};
 use crate::site::definition;
 use crate::site::peer::Prepare;
-use crate::transfer::{Go, Offer};
+use crate::transfer::{DiskOffer, Go, LineageOffer, Offer};
 
 impl Driver {
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -164,8 +164,13 @@ impl Driver {
         let config = config::load(&self.parts.folder.definition()).map_err(|error| error.to_string())?;
         let offer = definition::offer_of(&config)?;
         let replica = running.disk.as_ref().and_then(|disk| disk.replica_id());
+        let lineage = running.disk.as_ref().and_then(|disk| disk.lineage());
         let disk = match (offer.disk, replica) {
-            (Some(disk), Some(replica)) => Some(crate::transfer::DiskOffer { replica, ..disk }),
+            (Some(disk), Some(replica)) => Some(DiskOffer {
+                replica,
+                lineage: lineage.as_ref().map(LineageOffer::from),
+                ..disk
+            }),
             (Some(_), None) => {
                 return Err("its disk is no replica; `antipode disk create` makes it one".to_owned());
             }

@@ -2,7 +2,7 @@
 
 use super::wire::Message;
 use super::writer::Guest;
-use super::{Files, LEAF, PAIRING};
+use super::{Files, LEAF, PAIRING, WRITE};
 use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::image::{FileImage, Image};
 use antipode_disk_sync::online::{
@@ -63,10 +63,11 @@ pub struct Outcome {
     pub passes: u32,
     /// Whether the writer had to be slowed.
     pub slowed: bool,
-    /// Bytes that were left for the stun, and how many the budget allowed at the last pass's rate.
-    pub left_bytes: u64,
-    /// The most that might have been left.
-    pub left_bytes_max: u64,
+    /// Bytes of leaves that were sent while the guest stood still.
+    pub stun_bytes: u64,
+    /// The most that these might have been: what the budget allows at the last pass's rate, and what the guest may write
+    /// at its own between the end of that pass and the stun.
+    pub stun_bytes_max: u64,
     /// How long the guest stood still.
     pub stun_ms: u64,
     /// Writes of the guest, all in all and while comparing.
@@ -162,6 +163,15 @@ impl Overtaken {
     }
 }
 
+/// What the passes leave for the stun.
+struct Rest {
+    todo: LeafSet,
+    /// When it was found to fit.
+    judged: Instant,
+    /// The most that fits.
+    bytes_max: u64,
+}
+
 struct Primary<'a> {
     guest: &'a Guest,
     answers: &'a Receiver<Message>,
@@ -193,6 +203,30 @@ impl Primary<'_> {
 
     /// Passes until the rest fits the stun, then the stun.
     fn clone_disk(&mut self) -> Result<()> {
+        let rest = self.make_passes()?;
+        let live = &self.guest.live;
+        let mut line = self.guest.line();
+        let begun = Instant::now();
+        self.outcome.stun_bytes_max = rest.bytes_max + self.written_within(rest.judged.elapsed())?;
+        let mut todo = rest.todo;
+        todo.unite(&live.take_written());
+        for leaf in todo.runs().flat_map(|run| run.indices()) {
+            let message = leaf_of(live, leaf)?;
+            if let Message::Leaf { bytes, .. } = &message {
+                self.outcome.stun_bytes += bytes.len() as u64;
+            }
+            message.send(&mut line.stream)?;
+        }
+        let position = live.position().0;
+        Message::Lockstep { position }.send(&mut line.stream)?;
+        ready(self.answers)?;
+        line.is_lockstep = true;
+        self.outcome.stun_ms = u64::try_from(begun.elapsed().as_millis())?;
+        Ok(())
+    }
+
+    /// Sends what was written during the last pass, until that fits the stun.
+    fn make_passes(&mut self) -> Result<Rest> {
         let live = &self.guest.live;
         let mut passes = Passes::new(StunBudget(STUN_BUDGET));
         let mut todo = LeafSet::all(live.image().length());
@@ -205,13 +239,16 @@ impl Primary<'_> {
             ready(self.answers)?;
             self.outcome.passes += 1;
             let (sent, took) = (todo.count() * LEAF as u64, begun.elapsed());
+            let judged = Instant::now();
             todo = live.take_written();
-            let left = todo.count() * LEAF as u64;
-            match passes.after(sent, took, left) {
+            match passes.after(sent, took, todo.count() * LEAF as u64) {
                 Next::Stun => {
                     let allowed = u128::from(sent) * STUN_BUDGET.as_nanos() / took.as_nanos().max(1);
-                    self.outcome.left_bytes_max = u64::try_from(allowed)?;
-                    break;
+                    return Ok(Rest {
+                        todo,
+                        judged,
+                        bytes_max: u64::try_from(allowed)?,
+                    });
                 }
                 Next::Pass {
                     writer_bytes_per_second,
@@ -226,19 +263,14 @@ impl Primary<'_> {
                 }
             }
         }
-        let mut line = self.guest.line();
-        let begun = Instant::now();
-        self.outcome.left_bytes = todo.count() * LEAF as u64;
-        todo.unite(&live.take_written());
-        for leaf in todo.runs().flat_map(|run| run.indices()) {
-            leaf_of(live, leaf)?.send(&mut line.stream)?;
-        }
-        let position = live.position().0;
-        Message::Lockstep { position }.send(&mut line.stream)?;
-        ready(self.answers)?;
-        line.is_lockstep = true;
-        self.outcome.stun_ms = u64::try_from(begun.elapsed().as_millis())?;
-        Ok(())
+    }
+
+    /// Bytes of the leaves that the guest can touch in `span`: it writes to one leaf at a time, at its pace. One write may
+    /// be under way as the span begins, and one as it ends.
+    fn written_within(&self, span: Duration) -> Result<u64> {
+        let rate = u128::from(self.guest.bytes_per_second.load(Ordering::Relaxed));
+        let writes = rate * span.as_nanos() / 1_000_000_000 / WRITE as u128 + 2;
+        Ok(u64::try_from(writes)? * LEAF as u64)
     }
 
     /// Compares units, or puts them in place; answers with those that differed. Some orders are overtaken by a newer write

@@ -46,7 +46,7 @@ fn a_disk_is_cloned_and_compared_under_a_writer_that_never_stops() {
         "{outcome:?}"
     );
     assert!(
-        outcome.left_bytes <= outcome.left_bytes_max && outcome.passes >= 1,
+        outcome.stun_bytes <= outcome.stun_bytes_max && outcome.passes >= 1,
         "{outcome:?}"
     );
     assert!(

@@ -316,8 +316,8 @@ fn busy(ends: &mut Ends<'_>, tally: &mut Tally) -> Result<()> {
     let outcome: Outcome = serde_json::from_value(said.clone())?;
     tally.mismatches += outcome.false_alarms + (3 - outcome.found) + (3 - outcome.repaired);
     ensure!(
-        outcome.left_bytes <= outcome.left_bytes_max,
-        "more was left than fits the stun: {outcome:?}"
+        outcome.stun_bytes <= outcome.stun_bytes_max,
+        "more was sent while the guest stood still than fits the stun: {outcome:?}"
     );
     ensure!(
         outcome.writes_while_comparing > 0 && outcome.overtaken > 0,
