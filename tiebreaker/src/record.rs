@@ -5,7 +5,7 @@ use std::fmt;
 use antipode_certs::{Identity, Name};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::limits::{HISTORY_ENTRIES_MAX, REMEMBERED_PER_ROLE_MAX};
+use crate::limits::{CHANGES_MAX, HISTORY_ENTRIES_MAX, HISTORY_ENTRIES_READ_MAX, REMEMBERED_PER_ROLE_MAX};
 use crate::request::{Answer, Operation, Reason, RequestId};
 
 macro_rules! numbers {
@@ -188,6 +188,17 @@ pub struct Record {
     pub remembered: Vec<Remembered>,
 }
 
+/// A record that no node has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A longer history, or more answers, than are kept.
+    #[error("it keeps more than a record does")]
+    TooLong,
+    /// A generation or incarnation that is never reached.
+    #[error("it counts more changes than there can have been")]
+    Count,
+}
+
 /// What [`crate::decide`] makes of a record and a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -202,6 +213,22 @@ impl Record {
     #[must_use]
     pub fn remembered_of(&self, by: &Identity) -> Option<&Remembered> {
         self.remembered.iter().find(|last| last.by == *by)
+    }
+
+    /// Whether it is within the bounds of every record: of one that comes from elsewhere.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn check(&self) -> Result<(), RecordError> {
+        if self.history.len() > HISTORY_ENTRIES_READ_MAX
+            || self.remembered.len() > 2 * REMEMBERED_PER_ROLE_MAX
+        {
+            return Err(RecordError::TooLong);
+        }
+        if self.generation.0.max(self.incarnation.0) > CHANGES_MAX {
+            return Err(RecordError::Count);
+        }
+        Ok(())
     }
 
     pub(crate) fn remember(&mut self, last: Remembered) {

@@ -1,6 +1,7 @@
 //! What goes wrong with a tiebreaker, as the operator is told.
 
 use antipode_tiebreaker::client::ClientError;
+use antipode_tiebreaker::limits::{SITE_SILENT_HEARTBEATS, SITE_SILENT_MS};
 use antipode_tiebreaker::service::{BackupError, ServiceError, SetupError};
 use antipode_tiebreaker::store::StoreError;
 
@@ -60,6 +61,11 @@ impl From<BackupError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
+        let silent = format!(
+            "stop the VM at that site in order; if the site is dead, ask again when it has been silent for {} seconds \
+             and {SITE_SILENT_HEARTBEATS} heartbeats of the tiebreaker",
+            SITE_SILENT_MS / 1000
+        );
         let (code, mend) = match &error {
             ClientError::Unreachable { maybe_done: true, .. } => (
                 ExitCode::Unreachable,
@@ -73,10 +79,7 @@ impl From<ClientError> for Failure {
                 ExitCode::Refused,
                 "see that the configuration names the right cluster, and a certificate that may",
             ),
-            ClientError::PeerReachable(_) => (
-                ExitCode::Refused,
-                "stop the VM at that site in order; if the site is dead, wait ten seconds and ask again",
-            ),
+            ClientError::PeerReachable(_) => (ExitCode::Refused, silent.as_str()),
             ClientError::Odd(_) => (
                 ExitCode::Unreachable,
                 "bring all nodes and this program to one version",

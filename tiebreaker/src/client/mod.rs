@@ -237,8 +237,15 @@ impl Client {
             let now = Instant::now();
             turns.note(&name, now, now - begun);
             match came {
-                Try::Done(Reply::Forbidden(why)) => return Err(ClientError::Forbidden(why)),
-                Try::Done(Reply::PeerReachable { site }) => return Err(ClientError::PeerReachable(site)),
+                Try::Done(Reply::Forbidden(why)) if !maybe_done => return Err(ClientError::Forbidden(why)),
+                Try::Done(Reply::PeerReachable { site }) if !maybe_done => {
+                    return Err(ClientError::PeerReachable(site));
+                }
+                // A guard refuses this copy. An earlier one may be granted all the same: the record will tell.
+                Try::Done(Reply::Forbidden(why)) => drop(tried.insert(name, why)),
+                Try::Done(Reply::PeerReachable { site }) => {
+                    tried.insert(name, format!("site {site} is in touch with it"));
+                }
                 Try::Done(reply) => return Ok(reply),
                 Try::Elsewhere(leader, what) => {
                     tried.insert(name.clone(), what);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::log::Base;
 use super::seats::{NodeId, Seats};
 use super::status::{NodeStatus, Summary};
+use super::vet::Impossible;
 use crate::{Answer, Record, Request};
 
 /// Names a request within one run of a node.
@@ -182,6 +183,8 @@ pub enum Effect {
     Send(Vec<Message>),
     /// Tell the client.
     Answer(Ticket, Reply),
+    /// Listen to this node no longer: it has said what no node says. Its word was not taken.
+    Refuse(NodeId, Impossible),
     /// Stop, and say why: this program cannot go on with this log.
     Halt(&'static str),
 }

@@ -6,12 +6,18 @@ use antipode_certs::{Identity, Name};
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::*;
+
+mod hostile;
+
 use crate::limits::{
-    APPLIED_PER_MARK, ELECTION_TICKS, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_TICKS,
+    APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_MS, HEARTBEAT_MS_DEFAULT, LOG_CUT_EVERY, LOG_ENTRIES_KEPT,
+    PATIENCE_STEP_TICKS, SITE_SILENT_MS, site_silent_ticks,
 };
 use crate::{
     Answer, Boot, Flush, Generation, Operation, PairingId, Reason, Record, Request, RequestId, State,
 };
+
+const SITE_SILENT_TICKS: u64 = site_silent_ticks(HEARTBEAT_MS_DEFAULT);
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -27,6 +33,7 @@ fn settings(seat: &str, id: u64) -> NodeSettings {
         id: NodeId(id),
         era: 0,
         priorities: [(name("a"), 1), (name("b"), 1), (name("c"), 2)].into(),
+        site_silent_ticks: SITE_SILENT_TICKS,
         seed: id,
     }
 }
@@ -76,6 +83,7 @@ impl Cluster {
                         assert!(self.replies.insert(*ticket, reply.clone()).is_none());
                     }
                     Effect::Persist(_) => {}
+                    Effect::Refuse(from, why) => panic!("node {from} is refused: {why}"),
                     Effect::Halt(why) => panic!("{why}"),
                 }
             }
@@ -157,7 +165,7 @@ fn spoken_too_early(effects: &[Effect]) -> Option<&Effect> {
     effects[..last_write].iter().find(|effect| match effect {
         Effect::Send(messages) => messages.iter().any(promises),
         Effect::Answer(_, reply) => matches!(reply, Reply::Answer(_) | Reply::Seat { .. }),
-        Effect::Persist(_) | Effect::Halt(_) => false,
+        Effect::Persist(_) | Effect::Refuse(..) | Effect::Halt(_) => false,
     })
 }
 
@@ -377,6 +385,18 @@ fn an_override_waits_until_the_other_site_is_silent() {
     assert_eq!(cluster.record().unwrap().state, solo);
 }
 
+#[test]
+fn a_site_is_never_silent_before_its_time_whatever_the_heartbeat() {
+    for heartbeat_ms in HEARTBEAT_MS {
+        let ticks = site_silent_ticks(heartbeat_ms);
+        let ms = ticks * heartbeat_ms / crate::limits::HEARTBEAT_TICKS as u64;
+        assert!(ms >= SITE_SILENT_MS, "{heartbeat_ms}: {ms}");
+        assert!(ticks >= 2 * ELECTION_TICKS as u64, "{heartbeat_ms}: {ticks}");
+    }
+    assert_eq!(site_silent_ticks(20), 2_500);
+    assert_eq!(site_silent_ticks(HEARTBEAT_MS_DEFAULT), 500);
+}
+
 /// A leader that has just been elected has heard nobody, and that proves nothing.
 #[test]
 fn a_new_leader_takes_every_site_for_reachable() {
@@ -414,6 +434,52 @@ fn a_new_leader_takes_every_site_for_reachable() {
     };
     let reachable = Reply::PeerReachable { site: name("a") };
     assert_eq!(node.step([request]), [Effect::Answer(Ticket(1), reachable)]);
+}
+
+/// What its predecessor answered may not be applied yet: the record in memory proves nothing.
+#[test]
+fn a_leader_that_has_not_committed_yet_refuses_nothing_by_what_it_remembers() {
+    let mut cluster = Cluster::new();
+    cluster.ask("site/a", register());
+    let force = |expected| {
+        let reason = Reason::new("a burnt down").unwrap();
+        let site = name("b");
+        change(1, expected, Operation::Force { site, reason })
+    };
+    // Votes arrive, entries do not.
+    let mut heir = false;
+    for _ in 0..2 * ELECTION_TICKS {
+        for index in 0..2 {
+            let mut waiting: VecDeque<Effect> = cluster.nodes[index].step([Event::Tick]).into();
+            while let Some(effect) = waiting.pop_front() {
+                let Effect::Send(messages) = effect else { continue };
+                for message in messages {
+                    let is_entry = message.get_msg_type() == MessageType::MsgAppend;
+                    if message.to < 3 && !is_entry {
+                        let to = usize::try_from(message.to).unwrap() - 1;
+                        waiting.extend(cluster.nodes[to].step([Event::Message(Box::new(message))]));
+                    }
+                }
+            }
+        }
+        heir |= cluster.nodes[0].leads();
+        if heir {
+            break;
+        }
+    }
+    assert!(heir, "the other of the two leads");
+    let mut ask = |demand| {
+        let request = Event::Request {
+            ticket: Ticket(900),
+            from: identity("operator/o"),
+            at_unix_seconds: 0,
+            demand,
+        };
+        cluster.nodes[0].step([request])
+    };
+    let busy = [Effect::Answer(Ticket(900), Reply::Busy)];
+    assert_eq!(ask(force(1)), busy);
+    assert_eq!(ask(register()), busy);
 }
 
 #[test]

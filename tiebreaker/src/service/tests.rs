@@ -23,12 +23,14 @@ use super::*;
 use crate::client::{Client, ClientError, Cluster};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::node::{
-    Batch, Demand, Event, Node, NodeId, NodeSettings, NodeStatus, Query, Recovered, Reply, Seats, Standing,
-    Ticket,
+    Batch, Demand, Event, Impossible, Node, NodeId, NodeSettings, NodeStatus, Query, Recovered, Reply, Seats,
+    Standing, Ticket,
 };
 use crate::store::{DiskStore, Store};
 use crate::wire::{Head, Hello, Kind, Listener, dial};
 use crate::{Boot, Flush, Generation, Operation, PairingId, Reason, Refusal, Request, RequestId};
+
+mod peers;
 
 const NOW: UnixTime = UnixTime::from_seconds(1_795_249_800);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -608,6 +610,10 @@ impl Outbox for Said {
     fn answer(&mut self, _ticket: Ticket, reply: Reply) {
         self.answers.push(reply);
     }
+
+    fn refuse(&mut self, from: NodeId, why: Impossible) {
+        panic!("a lone node refuses {from}: {why}");
+    }
 }
 
 fn lone_node(content: Recovered) -> Node {
@@ -616,6 +622,7 @@ fn lone_node(content: Recovered) -> Node {
         id: NodeId(1),
         era: 0,
         priorities: [(name("a"), 1)].into(),
+        site_silent_ticks: 500,
         seed: 1,
     };
     Node::new(settings, content)
