@@ -339,6 +339,54 @@ fn a_backup_is_restored_on_all_nodes() {
     assert!(status["vms"][0]["generation"].as_u64().unwrap() > 1 << 32);
 }
 
+#[test]
+fn what_cannot_be_restored_or_opened_is_refused_with_the_way_back() {
+    let mut town = Town::new(5);
+    town.all();
+    town.status(0);
+    register(&town);
+    town.done(&["backup", "all.json", "--config", "alice.toml"]);
+    let running = fs::read_to_string(town.path().join("east.toml")).unwrap();
+    let again = running.replace("data-east", "data-again");
+    fs::write(town.path().join("again.toml"), again).unwrap();
+    town.refused(
+        &["rejoin", "--config", "again.toml"],
+        63,
+        "runs, or did a moment ago",
+    );
+    for node in NODES {
+        town.stop(node);
+    }
+    let good = fs::read_to_string(town.path().join("all.json")).unwrap();
+    let too_far = good.replace(
+        "\"generation\":1,\"state\"",
+        "\"generation\":18446744073709551615,\"state\"",
+    );
+    assert_ne!(good, too_far);
+    fs::write(town.path().join("bad.json"), too_far).unwrap();
+    let restore = [
+        "restore",
+        "bad.json",
+        "--every-site-is-stopped",
+        "--config",
+        "again.toml",
+    ];
+    town.refused(&restore, 60, "record of VM redis-1 is damaged");
+    assert!(!town.path().join("data-again").exists());
+
+    let file = town.path().join("data-east/store/db");
+    let mut bytes = fs::read(&file).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[..used]
+        .iter_mut()
+        .step_by(97)
+        .for_each(|byte| *byte ^= 0x41);
+    fs::write(&file, bytes).unwrap();
+    for _ in 0..2 {
+        town.refused(&["run", "--config", "east.toml"], 60, "rejoin");
+    }
+}
+
 /// A disk that takes no more is played by a limit on the length of files, which needs no root.
 #[test]
 fn a_node_whose_disk_is_full_stops_voting_says_so_and_loses_nothing() {

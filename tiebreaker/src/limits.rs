@@ -1,7 +1,14 @@
 //! Every named maximum of this package.
 
-/// Changes that a record's history tells of; older ones are forgotten.
-pub const HISTORY_ENTRIES_MAX: usize = 32;
+/// Moves of a VM that a record's history tells of; older ones are forgotten. Every node has every record in memory and sends
+/// all of them to one that is filled anew: this is what they are made of.
+pub const HISTORY_MOVES_MAX: usize = 8;
+
+/// Changes of its settings that a history tells of.
+pub const HISTORY_SETTINGS_MAX: usize = 4;
+
+/// Decisions of operators, with their reasons, that a history tells of.
+pub const HISTORY_DECISIONS_MAX: usize = 16;
 
 /// Entries of a history that is read: so many there were once.
 pub const HISTORY_ENTRIES_READ_MAX: usize = 32;
@@ -151,11 +158,13 @@ const _: () = assert!(PATIENCE_STEP_TICKS * NODES < ELECTION_TICKS);
 const _: () = assert!(APPEND_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!((COMMAND_BYTES_MAX as u64) < APPEND_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < VALUE_BYTES_MAX && VALUE_BYTES_MAX < 64 * 1024);
+const _: () =
+    assert!(HISTORY_MOVES_MAX + HISTORY_SETTINGS_MAX + HISTORY_DECISIONS_MAX <= HISTORY_ENTRIES_READ_MAX);
 const _: () = assert!(REASON_BYTES_MAX * 4 < COMMAND_BYTES_MAX);
 // A record of the longest history and answers fits: each holds at most a reason (escaped: twice its bytes), four names
 // and some 300 bytes of keys and numbers.
 const _: () = assert!(
-    HISTORY_ENTRIES_READ_MAX * (2 * REASON_BYTES_MAX + 400)
+    HISTORY_ENTRIES_READ_MAX * (2 * REASON_BYTES_MAX + 475)
         + 2 * REMEMBERED_PER_ROLE_MAX * (2 * REASON_BYTES_MAX + 1500)
         < RECORD_BYTES_MAX
 );

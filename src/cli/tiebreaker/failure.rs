@@ -53,6 +53,7 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         let mend = match error {
             BackupError::Newer => "use the antipode that made it",
+            BackupError::Record { .. } | BackupError::TooMany(_) => "use another backup of this cluster",
             _ => "name a file that `antipode tiebreaker backup` wrote for this cluster",
         };
         Self::new(ExitCode::DataRefused, Problem::new(error.to_string(), mend))
@@ -80,6 +81,10 @@ impl From<ClientError> for Failure {
                 "see that the configuration names the right cluster, and a certificate that may",
             ),
             ClientError::PeerReachable(_) => (ExitCode::Refused, silent.as_str()),
+            ClientError::SeatTaken => (
+                ExitCode::Refused,
+                "stop the node if it runs anywhere; if it does not, ask again in a moment",
+            ),
             ClientError::Odd(_) => (
                 ExitCode::Unreachable,
                 "bring all nodes and this program to one version",

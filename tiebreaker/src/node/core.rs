@@ -9,7 +9,7 @@ use slog::{Discard, Logger, o};
 
 use super::event::{Batch, Demand, Effect, Event, Reply, Ticket};
 use super::log::{Log, Recovered, decode_snapshot};
-use super::machine::{Applied, Command, Machine};
+use super::machine::{Applied, Command, Machine, log_decision};
 use super::patience::Patience;
 use super::reads::Reads;
 use super::seats::{NodeId, Seats};
@@ -411,7 +411,8 @@ impl Node {
         let machine = &mut self.raw.mut_store().machine;
         let applied = machine.apply(&command);
         self.mark_due |= matches!(applied, Applied::Seat(_));
-        if let Command::Change { vm, .. } = command {
+        if let Command::Change { vm, caller, request } = command {
+            log_decision(&vm, &caller, &request, &applied);
             self.changed.insert(vm);
         }
         let ticket = own_ticket(&entry.context, self.settings.seed);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::seats::{NodeId, Seats};
 use crate::limits::COMMAND_BYTES_MAX;
-use crate::{Answer, Record, Request, decide};
+use crate::{Answer, Operation, Record, Request, decide};
 
 /// What this program understands. A node that finds a newer command in the log stops: it would apply it otherwise than
 /// the others. So all nodes are upgraded before any of them makes one.
@@ -92,6 +92,27 @@ pub struct Machine {
     pub records: BTreeMap<Name, Record>,
     /// Who has which seat.
     pub seats: Seats,
+}
+
+/// What an operator decides by hand is in each node's log, which outlives the record.
+pub(super) fn log_decision(vm: &Name, caller: &Identity, request: &Request, applied: &Applied) {
+    let Applied::Answer(Answer {
+        verdict: Ok(()),
+        generation,
+        ..
+    }) = applied
+    else {
+        return;
+    };
+    match &request.operation {
+        Operation::Force { site, reason } => tracing::warn!(
+            "{caller} has forced VM {vm}: site {site} may start it, in generation {generation}: {reason}"
+        ),
+        Operation::Retire { reason } => {
+            tracing::warn!("{caller} has retired VM {vm} in generation {generation}: {reason}");
+        }
+        _ => {}
+    }
 }
 
 impl Machine {

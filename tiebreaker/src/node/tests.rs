@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use antipode_certs::{Identity, Name};
+use antipode_certs::{Identity, Name, Role};
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::*;
@@ -10,8 +10,9 @@ use super::*;
 mod hostile;
 
 use crate::limits::{
-    APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_MS, HEARTBEAT_MS_DEFAULT, LOG_CUT_EVERY, LOG_ENTRIES_KEPT,
-    PATIENCE_STEP_TICKS, SITE_SILENT_MS, site_silent_ticks,
+    APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_MS, HEARTBEAT_MS_DEFAULT, HISTORY_MOVES_MAX,
+    HISTORY_SETTINGS_MAX, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_MS,
+    site_silent_ticks,
 };
 use crate::{
     Answer, Boot, Flush, Generation, Operation, PairingId, Reason, Record, Request, RequestId, State,
@@ -359,6 +360,77 @@ fn the_longest_record_fits_into_its_bound() {
         bytes > crate::limits::RECORD_BYTES_MAX / 4,
         "the bound is far off: {bytes}"
     );
+}
+
+/// Who forced which site, and why, is told however often the VM moves and is set after that.
+#[test]
+fn what_an_operator_has_decided_is_not_pushed_out_by_what_sites_do() {
+    let (vm, mut machine) = (name("vm"), Machine::new(Seats::first([name("a")])));
+    let mut generation = 0;
+    let mut apply = |by: &str, id: u64, operation: Operation| {
+        let request = Request {
+            id: RequestId(id),
+            expected: Generation(generation),
+            operation,
+            at_unix_seconds: 0,
+        };
+        let command = Command::Change {
+            caller: identity(by),
+            vm: vm.clone(),
+            request,
+        };
+        match machine.apply(&command) {
+            Applied::Answer(answer) => {
+                assert_eq!(answer.verdict, Ok(()));
+                generation = answer.generation.0;
+            }
+            Applied::Seat(_) => panic!("it was a change"),
+        }
+        machine.records[&vm].clone()
+    };
+    apply("site/a", 1, Operation::Register { boot: Boot(1) });
+    let force = Operation::Force {
+        site: name("b"),
+        reason: Reason::new("a burnt down").unwrap(),
+    };
+    apply("operator/o", 1, force);
+    apply("site/b", 1, Operation::ColdStart { boot: Boot(2) });
+    for id in 2..100 {
+        apply("site/b", id, Operation::CancelPair { boot: Boot(2) });
+    }
+    let mut record = None;
+    for id in 2..100 {
+        let configure = Operation::Configure {
+            preferred: None,
+            flush: Flush::Site,
+        };
+        record = Some(apply("operator/o", id, configure));
+    }
+    let mut record = record.unwrap();
+    assert_eq!(record.history.len(), 1 + HISTORY_MOVES_MAX + HISTORY_SETTINGS_MAX);
+    let told = &record.history[0];
+    assert_eq!((told.operation, told.generation), ("force", Generation(2)));
+    assert_eq!(
+        (&told.by, &told.site),
+        (&identity("operator/o"), &Some(name("b")))
+    );
+    assert_eq!(told.reason, Some(Reason::new("a burnt down").unwrap()));
+    let last_move = record
+        .history
+        .iter()
+        .rposition(|entry| entry.by.role == Role::Site);
+    assert_eq!(
+        last_move,
+        Some(HISTORY_MOVES_MAX),
+        "what set it last is still told"
+    );
+
+    // One from before the site was kept is read.
+    let text = serde_json::to_string(&record)
+        .unwrap()
+        .replace("\"site\":\"b\",\"reason\"", "\"reason\"");
+    record.history[0].site = None;
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::outbound::Outbound;
 use super::*;
 use crate::client::{Client, ClientError, Cluster};
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, RECORDS_MAX};
 use crate::node::{
     Batch, Demand, Event, Impossible, Node, NodeId, NodeSettings, NodeStatus, Query, Recovered, Reply, Seats,
     Standing, Ticket,
@@ -531,6 +531,28 @@ fn what_is_no_backup_is_refused() {
     }
     let newer = whole.replace("\"format\":1", "\"format\":2");
     assert_eq!(Backup::from_json(&newer), Err(BackupError::Newer));
+    let mut record = crate::decide(
+        None,
+        &request(1, 0, Operation::Register { boot: Boot(1) }),
+        &Identity::from_uri("antipode://site/a").unwrap(),
+    )
+    .record
+    .unwrap();
+    let with = |record: &crate::Record, count: usize| {
+        let records = (0..count).map(|number| (name(&format!("vm-{number}")), record.clone()));
+        Backup::from_json(&Backup::new(name("town"), 1, records.collect()).to_json())
+    };
+    assert!(with(&record, 2).is_ok());
+    assert_eq!(
+        with(&record, RECORDS_MAX + 1),
+        Err(BackupError::TooMany(RECORDS_MAX + 1))
+    );
+    let damaged = |told| matches!(told, Err(BackupError::Record { vm, .. }) if vm == name("vm-0"));
+    let generation = std::mem::replace(&mut record.generation, Generation(u64::MAX));
+    assert!(damaged(with(&record, 1)));
+    record.generation = generation;
+    record.history = vec![record.history[0].clone(); 33];
+    assert!(damaged(with(&record, 1)));
     let town = Town::new();
     let foreign = Backup::new(name("other"), 1, BTreeMap::new());
     assert!(matches!(

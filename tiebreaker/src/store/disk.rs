@@ -304,3 +304,16 @@ fn sled_failed(folder: &Path, error: sled::Error) -> StoreError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_sled_is_damage() {
+        let folder = Path::new("/data");
+        let told = guarded::<()>(folder, || panic!("a segment that cannot be"));
+        assert!(matches!(told, Err(StoreError::Corrupt { path, .. }) if path == folder));
+        assert_eq!(guarded(folder, || Ok(5)).unwrap(), 5);
+    }
+}

@@ -9,6 +9,8 @@
 //!   r NAME           a VM's record                                           JSON
 //! ```
 //!
+//! A field that a record gains and an older program may pass over, as the site of a history's entry, keeps the version.
+//!
 //! Beside them are batches that have not become such keys yet (`journal`).
 //!
 //! sled guards every page with a checksum, so values have none of their own.
