@@ -2,7 +2,7 @@
 
 /// Moves of a VM that a record's history tells of; older ones are forgotten. Every node has every record in memory and sends
 /// all of them to one that is filled anew: this is what they are made of.
-pub const HISTORY_MOVES_MAX: usize = 8;
+pub const HISTORY_MOVES_MAX: usize = 4;
 
 /// Changes of its settings that a history tells of.
 pub const HISTORY_SETTINGS_MAX: usize = 4;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use antipode_certs::{Identity, Name};
 use raft::eraftpb::{ConfState, Entry, HardState, Message};
@@ -158,7 +159,7 @@ pub struct Batch {
     /// What was applied, if that changed.
     pub applied: Option<AppliedMark>,
     /// Records that changed.
-    pub records: BTreeMap<Name, Record>,
+    pub records: BTreeMap<Name, Arc<Record>>,
 }
 
 /// How far the state has come, and the membership there.

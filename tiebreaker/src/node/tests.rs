@@ -279,6 +279,20 @@ fn a_leader_of_lower_priority_hands_over() {
     assert_eq!(cluster.nodes.iter().filter(|node| node.leads()).count(), 1);
 }
 
+/// Check-quorum and pre-vote: who hears nobody leads no longer, and brings no new term to the others when it is back.
+#[test]
+fn a_node_that_hears_nobody_neither_leads_nor_raises_its_term() {
+    let mut cluster = Cluster::new();
+    let (term, _) = cluster.nodes[0].leadership();
+    for alone in [0, 2] {
+        for _ in 0..10 * ELECTION_TICKS {
+            cluster.nodes[alone].step([Event::Tick]);
+        }
+        assert!(!cluster.nodes[alone].leads());
+        assert_eq!(cluster.nodes[alone].leadership(), (term, None));
+    }
+}
+
 #[test]
 fn a_day_of_claims_leaves_a_short_log() {
     let mut cluster = Cluster::new();
@@ -341,7 +355,7 @@ fn the_longest_record_fits_into_its_bound() {
             Applied::Answer(answer) => assert_eq!(answer.verdict, Ok(())),
             Applied::Seat(_) => panic!("it was a change"),
         }
-        machine.records[&vm].clone()
+        Record::clone(&machine.records[&vm])
     };
     let site = format!("site/{}", long("s"));
     apply(&site, 0, 0, Operation::Register { boot: Boot(u64::MAX) });
@@ -386,7 +400,7 @@ fn what_an_operator_has_decided_is_not_pushed_out_by_what_sites_do() {
             }
             Applied::Seat(_) => panic!("it was a change"),
         }
-        machine.records[&vm].clone()
+        Record::clone(&machine.records[&vm])
     };
     apply("site/a", 1, Operation::Register { boot: Boot(1) });
     let force = Operation::Force {
@@ -578,7 +592,7 @@ fn the_time_of_a_holder_is_that_of_the_last_change_of_holder() {
             },
         });
     }
-    let mut record = machine.records[&name("vm")].clone();
+    let mut record = Record::clone(&machine.records[&name("vm")]);
     assert_eq!((record.history.len(), summary(&record)), (2, Some(5)));
     record.generation = Generation(1 << 32);
     assert_eq!(summary(&record), Some(5), "of a cluster that was restored");

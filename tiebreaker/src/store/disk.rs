@@ -67,9 +67,7 @@ impl DiskStore {
             sled: Some(sled),
             file,
         };
-        tree.work(folder, |sled| {
-            write_tree(sled, &layout::beginning(owner, content))
-        })?;
+        tree.work(folder, |sled| write_tree(sled, layout::beginning(owner, content)))?;
         // sled writes its last word when it is closed.
         drop(tree);
         for file in [SLED_FILE, "conf", "blobs", "."] {
@@ -173,7 +171,7 @@ impl Store for DiskStore {
         let write = self.journal.take(layout::of_batch(batch, number), number);
         self.tree.work(&self.folder, |sled| match write {
             Write::One(key, value) => sled.insert(key, value).and_then(|_| sled.flush()).map(drop),
-            Write::All(writes) => write_tree(sled, &writes),
+            Write::All(writes) => write_tree(sled, writes),
         })?;
         self.sync()?;
         self.batches = number;
@@ -228,7 +226,7 @@ fn open_tree(path: &Path) -> sled::Result<sled::Db> {
         .open()
 }
 
-fn write_tree(tree: &sled::Db, writes: &Writes) -> sled::Result<()> {
+fn write_tree(tree: &sled::Db, writes: Writes) -> sled::Result<()> {
     let mut batch = sled::Batch::default();
     if writes.clears {
         for key in tree.iter().keys() {
@@ -238,11 +236,12 @@ fn write_tree(tree: &sled::Db, writes: &Writes) -> sled::Result<()> {
             }
         }
     }
-    for key in &writes.removed {
-        batch.remove(key.as_slice());
+    for key in writes.removed {
+        batch.remove(key);
     }
-    for (key, value) in &writes.put {
-        batch.insert(key.as_slice(), value.as_slice());
+    // Each goes as it is taken over: a node that is filled anew writes all that there is.
+    for (key, value) in writes.put {
+        batch.insert(key, value);
     }
     tree.apply_batch(batch)?;
     tree.flush().map(|_| ())

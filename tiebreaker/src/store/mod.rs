@@ -23,7 +23,7 @@
 //!   on from there.
 
 mod disk;
-mod journal;
+pub mod journal;
 pub mod layout;
 
 use std::io;

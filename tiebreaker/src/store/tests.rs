@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState};
 use tempfile::TempDir;
@@ -67,7 +68,7 @@ fn record() -> crate::Record {
         },
     };
     machine.apply(&command);
-    machine.records[&name("vm")].clone()
+    crate::Record::clone(&machine.records[&name("vm")])
 }
 
 fn append(range: std::ops::Range<u64>) -> Batch {
@@ -96,7 +97,7 @@ fn what_was_written_is_there_again() {
     let batch = Batch {
         removed: vec![2..3, 3..4],
         applied: Some(mark.clone()),
-        records: [(name("vm"), record())].into(),
+        records: [(name("vm"), Arc::new(record()))].into(),
         ..Batch::default()
     };
     store.write(&batch).unwrap();
@@ -104,7 +105,7 @@ fn what_was_written_is_there_again() {
     let (_store, _, content) = open(folder.path()).unwrap();
     assert_eq!(content.entries, entries(4..6));
     assert_eq!((content.applied, content.hard_state.commit), (mark, 5));
-    assert_eq!(content.records[&name("vm")], record());
+    assert_eq!(*content.records[&name("vm")], record());
 }
 
 #[test]
@@ -117,8 +118,9 @@ fn a_snapshot_replaces_everything() {
         base: Base { index: 500, term: 2 },
         ..beginning().applied
     };
-    let records: BTreeMap<Name, crate::Record> =
-        (0..500).map(|vm| (name(&format!("vm-{vm}")), record())).collect();
+    let records: BTreeMap<Name, Arc<crate::Record>> = (0..500)
+        .map(|vm| (name(&format!("vm-{vm}")), Arc::new(record())))
+        .collect();
     let batch = Batch {
         replaces_all: true,
         hard_state: Some(HardState {

@@ -421,7 +421,11 @@ impl World {
         if let (Flaw::ReadAnywhere, Demand::Read(antipode_tiebreaker::node::Query::Show { vm })) =
             (self.flaw, &demand)
         {
-            let record = node.machine().records.get(vm).cloned().map(Box::new);
+            let record = node
+                .machine()
+                .records
+                .get(vm)
+                .map(|record| Box::new(antipode_tiebreaker::Record::clone(record)));
             return self.put(Parcel::Reply(client, attempt, Reply::Record(record)));
         }
         self.tickets += 1;

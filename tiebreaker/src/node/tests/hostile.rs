@@ -1,5 +1,7 @@
 //! What no node says is refused, and the node that hears it goes on.
 
+use std::sync::Arc;
+
 use raft::eraftpb::{ConfState, EntryType, Snapshot};
 
 use super::*;
@@ -195,7 +197,7 @@ fn a_state_that_cannot_be_is_refused() {
     }
     let altered = |alter: fn(&mut Record)| {
         let mut machine = good.clone();
-        alter(machine.records.get_mut(&name("vm")).unwrap());
+        alter(Arc::make_mut(machine.records.get_mut(&name("vm")).unwrap()));
         with(&machine, |_| {})
     };
     is_refused(altered(|record| record.generation = Generation(u64::MAX)));
