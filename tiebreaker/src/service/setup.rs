@@ -82,7 +82,13 @@ pub async fn rejoin(
         lost,
         nonce: surroundings.seed,
     };
-    match client.ask(&demand, within).await? {
+    let reply = match client.ask(&demand, within).await {
+        Err(ClientError::Unreachable {
+            maybe_done: false, ..
+        }) if is_followed(settings, &mut client).await => Err(ClientError::SeatTaken),
+        other => other,
+    };
+    match reply? {
         Reply::Seat { id, era, seats } => {
             let owner = owner(settings, era, id);
             DiskStore::create(&settings.data, &owner, &Recovered::joining(seats))?;
@@ -90,6 +96,17 @@ pub async fn rejoin(
         }
         _ => Err(ClientError::Odd(settings.name.clone()).into()),
     }
+}
+
+/// Whether another node takes this seat's own one for the leader: it runs, then, and is the one that would have to be asked.
+async fn is_followed(settings: &ServiceSettings, client: &mut Client) -> bool {
+    for name in settings.seats.keys().filter(|name| **name != settings.name) {
+        let status = client.status(name, Duration::from_millis(REPLY_MS_MAX)).await;
+        if status.is_ok_and(|status| status.leader.as_ref() == Some(&settings.name)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The id that this node's seat has, by what the others say. One that is behind says an old id, which is refused then.

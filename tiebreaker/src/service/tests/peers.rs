@@ -105,15 +105,18 @@ async fn a_node_that_runs_does_not_rejoin_and_is_told_why() {
     let mut town = Town::new();
     town.all().await;
     town.wait_for("c", |status| status.role == "leader").await;
-    let surroundings = town.surroundings();
-    let elsewhere = ServiceSettings {
-        data: town.data("other"),
-        ..town.settings("b")
-    };
-    let told = rejoin(&elsewhere, &surroundings, Duration::from_secs(1)).await;
-    assert!(
-        matches!(told, Err(SetupError::Client(ClientError::SeatTaken))),
-        "{told:?}"
-    );
-    assert!(!town.data("other").exists());
+    // A follower, and the leader itself.
+    for node in ["b", "c"] {
+        let surroundings = town.surroundings();
+        let elsewhere = ServiceSettings {
+            data: town.data("other"),
+            ..town.settings(node)
+        };
+        let told = rejoin(&elsewhere, &surroundings, Duration::from_secs(1)).await;
+        assert!(
+            matches!(told, Err(SetupError::Client(ClientError::SeatTaken))),
+            "{node}: {told:?}"
+        );
+        assert!(!town.data("other").exists());
+    }
 }
