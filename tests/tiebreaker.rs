@@ -36,11 +36,6 @@ struct Town {
 
 impl Town {
     fn new(test: u8) -> Self {
-        Self::with_heartbeat(test, 20)
-    }
-
-    /// Its nodes' times follow from their heartbeat's, in milliseconds.
-    fn with_heartbeat(test: u8, heartbeat_ms: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let now = UnixTime::from_seconds(wall_clock_unix_seconds());
         let authority = Authority::create(AuthorityDays::default(), now).unwrap();
@@ -70,7 +65,7 @@ impl Town {
             let file = issued.file_name();
             issued.save(&folder.path().join(&file), Existing::Keep).unwrap();
             let mut config = format!(
-                "cluster = \"prod\"\n[certificates]\ncredentials = \"{file}\"\n[timing]\nheartbeat_ms = {heartbeat_ms}\n{seats}"
+                "cluster = \"prod\"\n[certificates]\ncredentials = \"{file}\"\n[timing]\nheartbeat_ms = 20\n{seats}"
             );
             let name = identity.name.as_str();
             if let Some(index) = NODES.iter().position(|node| *node == name) {
@@ -252,18 +247,26 @@ fn a_cluster_from_its_making_to_a_lost_disk() {
 
 #[test]
 fn an_operator_sets_and_retires_but_forces_no_site_that_is_in_touch() {
-    // So slow that a site that spoke once is in touch to the end, on a machine as busy as may be.
-    let mut town = Town::with_heartbeat(1, 200);
+    let mut town = Town::new(1);
     town.all();
     town.status(0);
     register(&town);
+    let change = |command: &[&'static str], generation: &'static str| {
+        [command, &["--generation", generation, "--config", "alice.toml"]].concat()
+    };
+    let force = [
+        "force",
+        "redis-1",
+        "--site",
+        "paris",
+        "--reason",
+        "berlin burnt down",
+    ];
+    town.refused(&change(&force, "1"), 63, "berlin is in touch");
     assert!(
         town.done(&["vm", "list", "--config", "alice.toml"])
             .contains("live at berlin alone")
     );
-    let change = |command: &[&'static str], generation: &'static str| {
-        [command, &["--generation", generation, "--config", "alice.toml"]].concat()
-    };
     let configure = [
         "vm",
         "configure",
@@ -282,15 +285,6 @@ fn an_operator_sets_and_retires_but_forces_no_site_that_is_in_touch() {
     );
     assert_eq!(shown["history"][1]["by"], "antipode://operator/alice");
 
-    let force = [
-        "force",
-        "redis-1",
-        "--site",
-        "paris",
-        "--reason",
-        "berlin burnt down",
-    ];
-    town.refused(&change(&force, "1"), 63, "berlin is in touch");
     town.refused(
         &["vm", "show", "other", "--config", "alice.toml"],
         63,
@@ -343,6 +337,54 @@ fn a_backup_is_restored_on_all_nodes() {
     let status = town.status(0);
     assert_eq!(status["vms"][0]["vm"], "redis-1");
     assert!(status["vms"][0]["generation"].as_u64().unwrap() > 1 << 32);
+}
+
+#[test]
+fn what_cannot_be_restored_or_opened_is_refused_with_the_way_back() {
+    let mut town = Town::new(5);
+    town.all();
+    town.status(0);
+    register(&town);
+    town.done(&["backup", "all.json", "--config", "alice.toml"]);
+    let running = fs::read_to_string(town.path().join("east.toml")).unwrap();
+    let again = running.replace("data-east", "data-again");
+    fs::write(town.path().join("again.toml"), again).unwrap();
+    town.refused(
+        &["rejoin", "--config", "again.toml"],
+        63,
+        "runs, or did a moment ago",
+    );
+    for node in NODES {
+        town.stop(node);
+    }
+    let good = fs::read_to_string(town.path().join("all.json")).unwrap();
+    let too_far = good.replace(
+        "\"generation\":1,\"state\"",
+        "\"generation\":18446744073709551615,\"state\"",
+    );
+    assert_ne!(good, too_far);
+    fs::write(town.path().join("bad.json"), too_far).unwrap();
+    let restore = [
+        "restore",
+        "bad.json",
+        "--every-site-is-stopped",
+        "--config",
+        "again.toml",
+    ];
+    town.refused(&restore, 60, "record of VM redis-1 is damaged");
+    assert!(!town.path().join("data-again").exists());
+
+    let file = town.path().join("data-east/store/db");
+    let mut bytes = fs::read(&file).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[..used]
+        .iter_mut()
+        .step_by(97)
+        .for_each(|byte| *byte ^= 0x41);
+    fs::write(&file, bytes).unwrap();
+    for _ in 0..2 {
+        town.refused(&["run", "--config", "east.toml"], 60, "rejoin");
+    }
 }
 
 /// A disk that takes no more is played by a limit on the length of files, which needs no root.

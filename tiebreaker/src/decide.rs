@@ -242,6 +242,10 @@ fn granted(mut record: Record, grant: Grant, request: &Request, caller: &Identit
         generation: record.generation,
         by: caller.clone(),
         operation: request.operation.name(),
+        site: match &request.operation {
+            Operation::Force { site, .. } => Some(site.clone()),
+            _ => None,
+        },
         reason: reason_of(&request.operation).cloned(),
         at_unix_seconds: request.at_unix_seconds,
     });

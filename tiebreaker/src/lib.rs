@@ -41,7 +41,7 @@ pub mod wire;
 pub use decide::decide;
 pub use record::{
     Boot, Flush, Generation, HistoryEntry, Incarnation, OperationName, Outcome, PairingId, Position, Record,
-    Remembered, Settings, State,
+    RecordError, Remembered, Settings, State,
 };
 pub use request::{Answer, Hold, Operation, Reason, ReasonError, Refusal, Request, RequestId};
 

@@ -1,7 +1,20 @@
 //! Every named maximum of this package.
 
-/// Changes that a record's history tells of; older ones are forgotten.
-pub const HISTORY_ENTRIES_MAX: usize = 32;
+/// Moves of a VM that a record's history tells of; older ones are forgotten. Every node has every record in memory and sends
+/// all of them to one that is filled anew: this is what they are made of.
+pub const HISTORY_MOVES_MAX: usize = 4;
+
+/// Changes of its settings that a history tells of.
+pub const HISTORY_SETTINGS_MAX: usize = 4;
+
+/// Decisions of operators, with their reasons, that a history tells of.
+pub const HISTORY_DECISIONS_MAX: usize = 16;
+
+/// Entries of a history that is read: so many there were once.
+pub const HISTORY_ENTRIES_READ_MAX: usize = 32;
+
+/// Changes that a record has counted: of more than any cluster makes, whoever tells of them is not believed.
+pub const CHANGES_MAX: u64 = 1 << 62;
 
 /// Requesters of one role whose last answer a record keeps; the one that has been silent longest goes first. Two sites
 /// are in a record, a third while one replaces another.
@@ -18,6 +31,12 @@ pub const NODES: usize = 3;
 
 /// Bytes of one command in the log. The longest holds two names, an operator's reason and a few numbers.
 pub const COMMAND_BYTES_MAX: usize = 2 * 1024;
+
+/// Bytes of what a leader puts beside a command, or asks with a read.
+pub const CONTEXT_BYTES_MAX: usize = 64;
+
+/// By how much a term or an index from another node may be ahead of this node's own: more than any cluster lives to see.
+pub const NUMBERS_AHEAD_MAX: u64 = 1 << 32;
 
 /// Bytes of one record in JSON.
 pub const RECORD_BYTES_MAX: usize = 48 * 1024;
@@ -101,8 +120,12 @@ pub const ELECTION_TICKS: usize = 50;
 /// Ticks by which nodes of neighbouring priority differ in their patience.
 pub const PATIENCE_STEP_TICKS: usize = 10;
 
-/// Ticks without a word from a site after which it counts as unreachable to an operator's override.
-pub const SITE_SILENT_TICKS: u64 = 500;
+/// Milliseconds without a word from a site after which it counts as unreachable to an operator's override. A site says
+/// something every few seconds, whatever the heartbeat between nodes is.
+pub const SITE_SILENT_MS: u64 = 10_000;
+
+/// Heartbeats that this takes at the least: a site may have asked nodes that did not lead, over two elections.
+pub const SITE_SILENT_HEARTBEATS: u64 = 20;
 
 /// Milliseconds between heartbeats that a configuration may ask for.
 pub const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 20..=1000;
@@ -110,8 +133,24 @@ pub const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 20..=1000;
 /// Milliseconds between heartbeats, where nothing is said.
 pub const HEARTBEAT_MS_DEFAULT: u64 = 100;
 
+/// The ticks of a node with this heartbeat after which a site is silent ([`SITE_SILENT_MS`]).
+#[must_use]
+pub const fn site_silent_ticks(heartbeat_ms: u64) -> u64 {
+    let ticks = HEARTBEAT_TICKS as u64;
+    let (by_time, by_heartbeats) = (
+        (SITE_SILENT_MS * ticks).div_ceil(heartbeat_ms),
+        SITE_SILENT_HEARTBEATS * ticks,
+    );
+    if by_time > by_heartbeats {
+        by_time
+    } else {
+        by_heartbeats
+    }
+}
+
 // raft-rs: a follower must miss several heartbeats before it doubts its leader.
 const _: () = assert!(ELECTION_TICKS >= 10 * HEARTBEAT_TICKS);
+const _: () = assert!(SITE_SILENT_HEARTBEATS * HEARTBEAT_TICKS as u64 >= 2 * ELECTION_TICKS as u64);
 // The jitter of one node's patience stays within its step.
 const _: () = assert!(PATIENCE_STEP_TICKS > HEARTBEAT_TICKS);
 // The least patient node gives up before twice the base, so that answers are there again within that time.
@@ -119,11 +158,13 @@ const _: () = assert!(PATIENCE_STEP_TICKS * NODES < ELECTION_TICKS);
 const _: () = assert!(APPEND_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!((COMMAND_BYTES_MAX as u64) < APPEND_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < VALUE_BYTES_MAX && VALUE_BYTES_MAX < 64 * 1024);
+const _: () =
+    assert!(HISTORY_MOVES_MAX + HISTORY_SETTINGS_MAX + HISTORY_DECISIONS_MAX <= HISTORY_ENTRIES_READ_MAX);
 const _: () = assert!(REASON_BYTES_MAX * 4 < COMMAND_BYTES_MAX);
 // A record of the longest history and answers fits: each holds at most a reason (escaped: twice its bytes), four names
 // and some 300 bytes of keys and numbers.
 const _: () = assert!(
-    HISTORY_ENTRIES_MAX * (2 * REASON_BYTES_MAX + 400)
+    HISTORY_ENTRIES_READ_MAX * (2 * REASON_BYTES_MAX + 475)
         + 2 * REMEMBERED_PER_ROLE_MAX * (2 * REASON_BYTES_MAX + 1500)
         < RECORD_BYTES_MAX
 );

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use antipode_certs::{Identity, Name};
+use antipode_certs::{Identity, Name, Role};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::limits::{HISTORY_ENTRIES_MAX, REMEMBERED_PER_ROLE_MAX};
+use crate::limits::{
+    CHANGES_MAX, HISTORY_DECISIONS_MAX, HISTORY_ENTRIES_READ_MAX, HISTORY_MOVES_MAX, HISTORY_SETTINGS_MAX,
+    REMEMBERED_PER_ROLE_MAX,
+};
 use crate::request::{Answer, Operation, Reason, RequestId};
 
 macro_rules! numbers {
@@ -142,10 +145,44 @@ pub struct HistoryEntry {
     /// The name of the operation.
     #[serde(deserialize_with = "operation_name")]
     pub operation: OperationName,
+    /// Of `force`, the site that may start. A record from before this was kept has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
     /// Why, where an operator had to say it.
     pub reason: Option<Reason>,
     /// When, in seconds since 1970 on the clock of the node that took the request. For readers alone.
     pub at_unix_seconds: i64,
+}
+
+/// Entries of one kind push out each other alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A site has moved the VM.
+    Move,
+    /// An operator has set what the VM prefers.
+    Setting,
+    /// An operator has decided by hand, and said why.
+    Decision,
+}
+
+impl Kind {
+    const fn entries_max(self) -> usize {
+        match self {
+            Self::Move => HISTORY_MOVES_MAX,
+            Self::Setting => HISTORY_SETTINGS_MAX,
+            Self::Decision => HISTORY_DECISIONS_MAX,
+        }
+    }
+}
+
+impl HistoryEntry {
+    fn kind(&self) -> Kind {
+        match (&self.by.role, &self.reason) {
+            (_, Some(_)) => Kind::Decision,
+            (Role::Operator, None) => Kind::Setting,
+            _ => Kind::Move,
+        }
+    }
 }
 
 fn operation_name<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
@@ -182,10 +219,21 @@ pub struct Record {
     pub state: State,
     /// What an operator has set.
     pub settings: Settings,
-    /// The last changes, the newest last.
+    /// The last changes of each kind, the newest last: what sites do never pushes out what an operator has decided.
     pub history: Vec<HistoryEntry>,
     /// The last answers, the newest last.
     pub remembered: Vec<Remembered>,
+}
+
+/// A record that no node has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A longer history, or more answers, than are kept.
+    #[error("it keeps more than a record does")]
+    TooLong,
+    /// A generation or incarnation that is never reached.
+    #[error("it counts more changes than there can have been")]
+    Count,
 }
 
 /// What [`crate::decide`] makes of a record and a request.
@@ -204,6 +252,22 @@ impl Record {
         self.remembered.iter().find(|last| last.by == *by)
     }
 
+    /// Whether it is within the bounds of every record: of one that comes from elsewhere.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn check(&self) -> Result<(), RecordError> {
+        if self.history.len() > HISTORY_ENTRIES_READ_MAX
+            || self.remembered.len() > 2 * REMEMBERED_PER_ROLE_MAX
+        {
+            return Err(RecordError::TooLong);
+        }
+        if self.generation.0.max(self.incarnation.0) > CHANGES_MAX {
+            return Err(RecordError::Count);
+        }
+        Ok(())
+    }
+
     pub(crate) fn remember(&mut self, last: Remembered) {
         self.remembered.retain(|other| other.by != last.by);
         let of_role = |other: &&Remembered| other.by.role == last.by.role;
@@ -216,9 +280,14 @@ impl Record {
     }
 
     pub(crate) fn note(&mut self, entry: HistoryEntry) {
-        if self.history.len() >= HISTORY_ENTRIES_MAX {
-            self.history.remove(0);
-        }
+        let alike = |other: &HistoryEntry| other.kind() == entry.kind();
+        let count = self.history.iter().filter(|other| alike(other)).count();
+        let mut surplus = (count + 1).saturating_sub(entry.kind().entries_max());
+        self.history.retain(|other| {
+            let goes = surplus > 0 && alike(other);
+            surplus -= usize::from(goes);
+            !goes
+        });
         self.history.push(entry);
     }
 }

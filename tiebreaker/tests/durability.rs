@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use antipode_certs::{Identity, Name};
-use antipode_tiebreaker::node::{Demand, Event, Node, NodeId, NodeSettings, Recovered, Reply, Seats, Ticket};
+use antipode_tiebreaker::node::{
+    Demand, Event, Impossible, Node, NodeId, NodeSettings, Recovered, Reply, Seats, Ticket,
+};
 use antipode_tiebreaker::service::{Driver, Outbox};
 use antipode_tiebreaker::store::{DiskStore, Owner};
 use antipode_tiebreaker::{Boot, Flush, Generation, Operation, Request, RequestId};
@@ -52,6 +54,10 @@ impl Outbox for Speaker {
             line.len()
         );
     }
+
+    fn refuse(&mut self, from: NodeId, why: Impossible) {
+        panic!("a lone node refuses {from}: {why}");
+    }
 }
 
 async fn serve(folder: &Path) {
@@ -63,6 +69,7 @@ async fn serve(folder: &Path) {
         id: NodeId(1),
         era: 0,
         priorities: BTreeMap::new(),
+        site_silent_ticks: 500,
         seed: 1,
     };
     let mut driver = Driver::new(Node::new(settings, content), store);

@@ -335,13 +335,43 @@ fn a_ca_is_replaced_without_a_restart() {
     );
 }
 
+/// The first message of a client that knows TLS 1.2 alone, in its record.
+fn hello_of_tls_1_2() -> Vec<u8> {
+    let extensions: [&[u8]; 2] = [
+        // supported_groups: x25519, secp256r1
+        &[0, 10, 0, 6, 0, 4, 0, 0x1d, 0, 0x17],
+        // signature_algorithms: ecdsa_secp256r1_sha256, ed25519
+        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 7],
+    ];
+    let extensions = extensions.concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        // No session; ECDHE_ECDSA with AES-128 and AES-256; no compression.
+        &[0, 0, 4, 0xc0, 0x2b, 0xc0, 0x2c, 1, 0],
+        &u16::try_from(extensions.len()).unwrap().to_be_bytes(),
+        &extensions,
+    ]
+    .concat();
+    let length = u16::try_from(body.len()).unwrap();
+    let message = [&[1, 0][..], &length.to_be_bytes(), &body].concat();
+    let length = u16::try_from(message.len()).unwrap();
+    [&[0x16, 3, 1][..], &length.to_be_bytes(), &message].concat()
+}
+
 #[test]
 fn tls_1_2_is_not_spoken() {
-    assert!(!provider().cipher_suites.is_empty());
-    assert!(
-        provider()
-            .cipher_suites
-            .iter()
-            .all(|suite| suite.tls13().is_some())
-    );
+    let (authority, clock) = (TestAuthority::new(), TestClock::at(NOW));
+    let server = live(&authority, "antipode://site/paris", &clock);
+    let config = Arc::new(server.server_config(ANYONE()).unwrap());
+    let mut server = ServerConnection::new(config).unwrap();
+    let hello = hello_of_tls_1_2();
+    assert_eq!(server.read_tls(&mut hello.as_slice()).unwrap(), hello.len());
+    let told = server.process_new_packets().unwrap_err();
+    let versions = rustls::PeerIncompatible::SupportedVersionsExtensionRequired;
+    assert_eq!(told, Error::PeerIncompatible(versions));
+    let mut alert = Vec::new();
+    server.write_tls(&mut alert).unwrap();
+    // A fatal alert: protocol_version.
+    assert_eq!((alert[0], &alert[5..]), (0x15, &[2, 70][..]));
 }

@@ -1,6 +1,7 @@
 //! What goes wrong with a tiebreaker, as the operator is told.
 
 use antipode_tiebreaker::client::ClientError;
+use antipode_tiebreaker::limits::{SITE_SILENT_HEARTBEATS, SITE_SILENT_MS};
 use antipode_tiebreaker::service::{BackupError, ServiceError, SetupError};
 use antipode_tiebreaker::store::StoreError;
 
@@ -52,6 +53,7 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         let mend = match error {
             BackupError::Newer => "use the antipode that made it",
+            BackupError::Record { .. } | BackupError::TooMany(_) => "use another backup of this cluster",
             _ => "name a file that `antipode tiebreaker backup` wrote for this cluster",
         };
         Self::new(ExitCode::DataRefused, Problem::new(error.to_string(), mend))
@@ -60,6 +62,11 @@ impl From<BackupError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
+        let silent = format!(
+            "stop the VM at that site in order; if the site is dead, ask again when it has been silent for {} seconds \
+             and {SITE_SILENT_HEARTBEATS} heartbeats of the tiebreaker",
+            SITE_SILENT_MS / 1000
+        );
         let (code, mend) = match &error {
             ClientError::Unreachable { maybe_done: true, .. } => (
                 ExitCode::Unreachable,
@@ -73,9 +80,10 @@ impl From<ClientError> for Failure {
                 ExitCode::Refused,
                 "see that the configuration names the right cluster, and a certificate that may",
             ),
-            ClientError::PeerReachable(_) => (
+            ClientError::PeerReachable(_) => (ExitCode::Refused, silent.as_str()),
+            ClientError::SeatTaken => (
                 ExitCode::Refused,
-                "stop the VM at that site in order; if the site is dead, wait ten seconds and ask again",
+                "stop the node if it runs anywhere; if it does not, ask again in a moment",
             ),
             ClientError::Odd(_) => (
                 ExitCode::Unreachable,

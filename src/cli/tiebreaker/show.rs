@@ -353,11 +353,11 @@ fn write_record(vm: &Name, record: &Record, output: &mut dyn Write) -> io::Resul
     writeln!(output, "  flushes at:  {}", flush_words(record.settings.flush))?;
     for entry in &record.history {
         let at = UnixTime::from_seconds(entry.at_unix_seconds);
-        write!(
-            output,
-            "  {at}  {:>6}  {} by {}",
-            entry.generation, entry.operation, entry.by
-        )?;
+        write!(output, "  {at}  {:>6}  {}", entry.generation, entry.operation)?;
+        if let Some(site) = &entry.site {
+            write!(output, " to {site}")?;
+        }
+        write!(output, " by {}", entry.by)?;
         match &entry.reason {
             Some(reason) => writeln!(output, ": {reason}")?,
             None => writeln!(output)?,

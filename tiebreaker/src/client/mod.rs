@@ -61,6 +61,9 @@ pub enum ClientError {
     /// An override is refused: this site is in touch with the tiebreaker, or was a moment ago.
     #[error("site {0} is in touch with the tiebreaker, or was a moment ago")]
     PeerReachable(Name),
+    /// A seat is not given anew: its node answers, or did a moment ago.
+    #[error("the node of this seat runs, or did a moment ago")]
+    SeatTaken,
     /// A node answered something else than was asked: it is of another version.
     #[error("node {0} answered something else than was asked")]
     Odd(Name),
@@ -217,7 +220,7 @@ impl Client {
     pub async fn ask(&mut self, demand: &Demand, within: Duration) -> Result<Reply, ClientError> {
         let deadline = Instant::now() + within;
         let changes = matches!(demand, Demand::Change { .. } | Demand::Reseat { .. });
-        let (mut tried, mut maybe_done) = (BTreeMap::new(), false);
+        let (mut tried, mut maybe_done, mut taken) = (BTreeMap::new(), false, false);
         let mut next = self.favourite.clone();
         let mut hops = 0;
         let mut turns = Turns::default();
@@ -229,7 +232,13 @@ impl Client {
                 return Err(self.unreachable(tried, maybe_done));
             };
             if left.is_zero() {
-                return Err(self.unreachable(tried, maybe_done));
+                let unreachable = self.unreachable(tried, maybe_done);
+                let is_taken = taken && !maybe_done;
+                return Err(if is_taken {
+                    ClientError::SeatTaken
+                } else {
+                    unreachable
+                });
             }
             self.favourite = Some(name.clone());
             let patience = left.min(self.patience);
@@ -237,8 +246,20 @@ impl Client {
             let now = Instant::now();
             turns.note(&name, now, now - begun);
             match came {
-                Try::Done(Reply::Forbidden(why)) => return Err(ClientError::Forbidden(why)),
-                Try::Done(Reply::PeerReachable { site }) => return Err(ClientError::PeerReachable(site)),
+                Try::Done(Reply::Forbidden(why)) if !maybe_done => return Err(ClientError::Forbidden(why)),
+                Try::Done(Reply::PeerReachable { site }) if !maybe_done => {
+                    return Err(ClientError::PeerReachable(site));
+                }
+                // A guard refuses this copy. An earlier one may be granted all the same: the record will tell.
+                Try::Done(Reply::Forbidden(why)) => drop(tried.insert(name, why)),
+                Try::Done(Reply::PeerReachable { site }) => {
+                    tried.insert(name, format!("site {site} is in touch with it"));
+                }
+                // It may have ended just now: as long as there is time, it is asked again.
+                Try::Done(Reply::SeatTaken) => {
+                    taken = true;
+                    tried.insert(name, ClientError::SeatTaken.to_string());
+                }
                 Try::Done(reply) => return Ok(reply),
                 Try::Elsewhere(leader, what) => {
                     tried.insert(name.clone(), what);
@@ -288,7 +309,6 @@ impl Client {
                         Try::Elsewhere(Some(leader), what)
                     }
                     Reply::Busy => Try::Elsewhere(None, "it is busy".to_owned()),
-                    Reply::SeatTaken => Try::Elsewhere(None, "the node runs, or did a moment ago".to_owned()),
                     Reply::Stalled(why) => Try::Elsewhere(None, why),
                     Reply::Unknown => Try::Silence("it stopped leading".to_owned()),
                     reply => Try::Done(reply),

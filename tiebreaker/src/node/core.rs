@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use antipode_certs::{Identity, Name, Role};
-use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChange, Entry, EntryType, Message, Snapshot};
 use raft::{Config, INVALID_ID, RawNode, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
 use super::event::{Batch, Demand, Effect, Event, Reply, Ticket};
 use super::log::{Log, Recovered, decode_snapshot};
-use super::machine::{Applied, Command, Machine};
+use super::machine::{Applied, Command, Machine, log_decision};
 use super::patience::Patience;
 use super::reads::Reads;
 use super::seats::{NodeId, Seats};
 use super::status::{self, NodeStatus};
+use super::vet::vet;
 use crate::limits::{
     APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_TICKS,
     UNCOMMITTED_BYTES_MAX, WAITING_REQUESTS_MAX,
@@ -30,6 +31,8 @@ pub struct NodeSettings {
     pub era: u64,
     /// The priority of each seat: the higher, the rather it leads.
     pub priorities: BTreeMap<Name, u32>,
+    /// Ticks without a word from a site after which an operator may override it: [`crate::limits::site_silent_ticks`].
+    pub site_silent_ticks: u64,
     /// Drawn anew at each start: moves its patience, and tells its tickets from those of an earlier run.
     pub seed: u64,
 }
@@ -182,7 +185,7 @@ impl Node {
         }
         match event {
             Event::Tick => self.tick(),
-            Event::Message(message) => self.take_message(*message),
+            Event::Message(message) => self.take_message(*message, effects),
             Event::Request {
                 ticket,
                 from,
@@ -221,14 +224,12 @@ impl Node {
         }
     }
 
-    fn take_message(&mut self, message: Message) {
-        // What a peer sends in place of a state is not taken as one: the peer is of another version, or broken.
-        let unreadable = message.get_msg_type() == MessageType::MsgSnapshot
-            && decode_snapshot(message.get_snapshot()).is_none();
-        if unreadable {
+    fn take_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
+        let from = NodeId(message.from);
+        if let Err(why) = vet(&self.raw.raft, &message) {
+            effects.push(Effect::Refuse(from, why));
             return;
         }
-        let from = NodeId(message.from);
         if self.seats().name_of(from).is_some() {
             self.spoke.insert(from, self.ticks);
             let seats = &self.raw.store().machine.seats;
@@ -410,7 +411,8 @@ impl Node {
         let machine = &mut self.raw.mut_store().machine;
         let applied = machine.apply(&command);
         self.mark_due |= matches!(applied, Applied::Seat(_));
-        if let Command::Change { vm, .. } = command {
+        if let Command::Change { vm, caller, request } = command {
+            log_decision(&vm, &caller, &request, &applied);
             self.changed.insert(vm);
         }
         let ticket = own_ticket(&entry.context, self.settings.seed);

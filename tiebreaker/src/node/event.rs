@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use antipode_certs::{Identity, Name};
 use raft::eraftpb::{ConfState, Entry, HardState, Message};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::log::Base;
 use super::seats::{NodeId, Seats};
 use super::status::{NodeStatus, Summary};
+use super::vet::Impossible;
 use crate::{Answer, Record, Request};
 
 /// Names a request within one run of a node.
@@ -157,7 +159,7 @@ pub struct Batch {
     /// What was applied, if that changed.
     pub applied: Option<AppliedMark>,
     /// Records that changed.
-    pub records: BTreeMap<Name, Record>,
+    pub records: BTreeMap<Name, Arc<Record>>,
 }
 
 /// How far the state has come, and the membership there.
@@ -182,6 +184,8 @@ pub enum Effect {
     Send(Vec<Message>),
     /// Tell the client.
     Answer(Ticket, Reply),
+    /// Listen to this node no longer: it has said what no node says. Its word was not taken.
+    Refuse(NodeId, Impossible),
     /// Stop, and say why: this program cannot go on with this log.
     Halt(&'static str),
 }

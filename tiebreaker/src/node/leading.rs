@@ -7,23 +7,30 @@ use super::core::Node;
 use super::event::Reply;
 use super::seats::NodeId;
 use super::status::{self, Standing};
-use crate::limits::{ELECTION_TICKS, LOG_CUT_EVERY, RECORDS_MAX, SITE_SILENT_TICKS};
+use crate::limits::{ELECTION_TICKS, LOG_CUT_EVERY, RECORDS_MAX};
 use crate::{Operation, Request};
 
 impl Node {
     /// What stands against `request` besides the record: room, and of an override a site that is in touch (T4).
     pub(super) fn guard(&self, vm: &Name, request: &Request) -> Option<Reply> {
         let records = &self.machine().records;
+        let guarded = matches!(
+            request.operation,
+            Operation::Register { .. } | Operation::Force { .. }
+        );
+        if guarded && !self.knows_what_is_committed() {
+            return Some(Reply::Busy);
+        }
         match (&request.operation, records.get(vm)) {
             (Operation::Register { .. }, None) if records.len() >= RECORDS_MAX => {
                 Some(Reply::Forbidden(format!("there are {RECORDS_MAX} VMs already")))
             }
-            // An old generation is refused anyway, and the record says why. Not so one that seems too new: this leader
-            // may not have applied yet what makes it the present one.
+            // An old generation is refused anyway, and the record says why, or what a copy of the request was told. Not
+            // so one that seems too new: what makes it the present one may be on its way.
             (Operation::Force { site, .. }, Some(record)) if request.expected >= record.generation => {
                 let in_touch = |other: &&Name| {
                     let since = self.heard.get(*other).copied().max(self.leading_since);
-                    since.is_none_or(|since| self.ticks - since < SITE_SILENT_TICKS)
+                    since.is_none_or(|since| self.ticks - since < self.settings.site_silent_ticks)
                 };
                 let other = record
                     .state
@@ -35,6 +42,12 @@ impl Node {
             }
             _ => None,
         }
+    }
+
+    /// Whether the state in memory has all that any leader has answered. A new leader has it once it has committed in its
+    /// own term; before, a guard would refuse by a record of the past what may be granted already.
+    fn knows_what_is_committed(&self) -> bool {
+        self.raw.raft.commit_to_current_term() && self.raw.store().applied == self.raw.raft.raft_log.committed
     }
 
     /// A seat is given anew if its node does not answer, and to nobody but who has its name.

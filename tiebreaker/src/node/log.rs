@@ -2,6 +2,7 @@
 //! told of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use antipode_certs::Name;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -33,7 +34,7 @@ pub struct Recovered {
     /// The entries behind the base, in order.
     pub entries: Vec<Entry>,
     /// Every record.
-    pub records: BTreeMap<Name, Record>,
+    pub records: BTreeMap<Name, Arc<Record>>,
 }
 
 /// A store whose parts do not fit together. It was not this program that left it so.
@@ -82,7 +83,7 @@ impl Recovered {
                 seats,
             },
             entries: Vec::new(),
-            records,
+            records: shared(records),
         }
     }
 
@@ -292,6 +293,11 @@ impl Storage for Log {
         snapshot.data = state.into();
         Ok(snapshot)
     }
+}
+
+pub(super) fn shared(records: BTreeMap<Name, Record>) -> BTreeMap<Name, Arc<Record>> {
+    let records = records.into_iter();
+    records.map(|(vm, record)| (vm, Arc::new(record))).collect()
 }
 
 /// The state in a snapshot, if it is one.

@@ -1,13 +1,14 @@
 //! What nodes agree on: the records of all VMs, and the seats. A pure function of the log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use antipode_certs::{Identity, Name};
 use serde::{Deserialize, Serialize};
 
 use super::seats::{NodeId, Seats};
 use crate::limits::COMMAND_BYTES_MAX;
-use crate::{Answer, Record, Request, decide};
+use crate::{Answer, Operation, Record, Request, decide};
 
 /// What this program understands. A node that finds a newer command in the log stops: it would apply it otherwise than
 /// the others. So all nodes are upgraded before any of them makes one.
@@ -88,10 +89,58 @@ pub enum Applied {
 /// The state that all nodes share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Of every VM that was ever registered.
-    pub records: BTreeMap<Name, Record>,
+    /// Of every VM that was ever registered. Shared with the batch that writes them: a node that is filled anew would hold
+    /// all of them twice.
+    #[serde(with = "shared")]
+    pub records: BTreeMap<Name, Arc<Record>>,
     /// Who has which seat.
     pub seats: Seats,
+}
+
+/// Records as if they were not shared.
+mod shared {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use antipode_certs::Name;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::Record;
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &BTreeMap<Name, Arc<Record>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(records.iter().map(|(vm, record)| (vm, record.as_ref())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<Name, Arc<Record>>, D::Error> {
+        let records = BTreeMap::<Name, Record>::deserialize(from)?;
+        Ok(super::super::log::shared(records))
+    }
+}
+
+/// What an operator decides by hand is in each node's log, which outlives the record.
+pub(super) fn log_decision(vm: &Name, caller: &Identity, request: &Request, applied: &Applied) {
+    let Applied::Answer(Answer {
+        verdict: Ok(()),
+        generation,
+        ..
+    }) = applied
+    else {
+        return;
+    };
+    match &request.operation {
+        Operation::Force { site, reason } => tracing::warn!(
+            "{caller} has forced VM {vm}: site {site} may start it, in generation {generation}: {reason}"
+        ),
+        Operation::Retire { reason } => {
+            tracing::warn!("{caller} has retired VM {vm} in generation {generation}: {reason}");
+        }
+        _ => {}
+    }
 }
 
 impl Machine {
@@ -108,9 +157,9 @@ impl Machine {
     pub fn apply(&mut self, command: &Command) -> Applied {
         match command {
             Command::Change { caller, vm, request } => {
-                let outcome = decide(self.records.remove(vm), request, caller);
+                let outcome = decide(self.records.remove(vm).map(Arc::unwrap_or_clone), request, caller);
                 if let Some(record) = outcome.record {
-                    self.records.insert(vm.clone(), record);
+                    self.records.insert(vm.clone(), Arc::new(record));
                 }
                 Applied::Answer(outcome.answer)
             }

@@ -34,6 +34,7 @@ mod patience;
 mod reads;
 mod seats;
 mod status;
+mod vet;
 
 pub use self::core::{Node, NodeSettings};
 pub use event::{AppliedMark, Batch, Demand, Effect, Event, Query, Reply, Ticket};
@@ -42,6 +43,7 @@ pub use machine::{Applied, COMMAND_VERSION, Command, Machine, NewerCommand};
 pub use patience::Patience;
 pub use seats::{NodeId, Seats};
 pub use status::{NodeStatus, PeerStatus, Standing, Summary};
+pub use vet::Impossible;
 
 #[cfg(test)]
 mod tests;

@@ -105,7 +105,7 @@ impl Summary {
 pub(super) fn answer(log: &Log, query: &Query) -> Reply {
     let records = &log.machine.records;
     match query {
-        Query::Show { vm } => Reply::Record(records.get(vm).cloned().map(Box::new)),
+        Query::Show { vm } => Reply::Record(records.get(vm).map(|record| Box::new(Record::clone(record)))),
         Query::List { after } => {
             let behind = records.range(behind(after.as_ref()));
             let (page, more) = page(behind.map(|(vm, record)| Summary::of(vm, record)));
@@ -113,7 +113,7 @@ pub(super) fn answer(log: &Log, query: &Query) -> Reply {
         }
         Query::Export { after } => {
             let behind = records.range(behind(after.as_ref()));
-            let (page, more) = page(behind.map(|(vm, record)| (vm.clone(), record.clone())));
+            let (page, more) = page(behind.map(|(vm, record)| (vm.clone(), Record::clone(record))));
             Reply::Records { page, more }
         }
     }

@@ -2,16 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use antipode_certs::{Identity, Name};
+use antipode_certs::{Identity, Name, Role};
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::*;
+
+mod hostile;
+
 use crate::limits::{
-    APPLIED_PER_MARK, ELECTION_TICKS, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_TICKS,
+    APPLIED_PER_MARK, ELECTION_TICKS, HEARTBEAT_MS, HEARTBEAT_MS_DEFAULT, HISTORY_MOVES_MAX,
+    HISTORY_SETTINGS_MAX, LOG_CUT_EVERY, LOG_ENTRIES_KEPT, PATIENCE_STEP_TICKS, SITE_SILENT_MS,
+    site_silent_ticks,
 };
 use crate::{
     Answer, Boot, Flush, Generation, Operation, PairingId, Reason, Record, Request, RequestId, State,
 };
+
+const SITE_SILENT_TICKS: u64 = site_silent_ticks(HEARTBEAT_MS_DEFAULT);
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -27,6 +34,7 @@ fn settings(seat: &str, id: u64) -> NodeSettings {
         id: NodeId(id),
         era: 0,
         priorities: [(name("a"), 1), (name("b"), 1), (name("c"), 2)].into(),
+        site_silent_ticks: SITE_SILENT_TICKS,
         seed: id,
     }
 }
@@ -76,6 +84,7 @@ impl Cluster {
                         assert!(self.replies.insert(*ticket, reply.clone()).is_none());
                     }
                     Effect::Persist(_) => {}
+                    Effect::Refuse(from, why) => panic!("node {from} is refused: {why}"),
                     Effect::Halt(why) => panic!("{why}"),
                 }
             }
@@ -157,7 +166,7 @@ fn spoken_too_early(effects: &[Effect]) -> Option<&Effect> {
     effects[..last_write].iter().find(|effect| match effect {
         Effect::Send(messages) => messages.iter().any(promises),
         Effect::Answer(_, reply) => matches!(reply, Reply::Answer(_) | Reply::Seat { .. }),
-        Effect::Persist(_) | Effect::Halt(_) => false,
+        Effect::Persist(_) | Effect::Refuse(..) | Effect::Halt(_) => false,
     })
 }
 
@@ -270,6 +279,20 @@ fn a_leader_of_lower_priority_hands_over() {
     assert_eq!(cluster.nodes.iter().filter(|node| node.leads()).count(), 1);
 }
 
+/// Check-quorum and pre-vote: who hears nobody leads no longer, and brings no new term to the others when it is back.
+#[test]
+fn a_node_that_hears_nobody_neither_leads_nor_raises_its_term() {
+    let mut cluster = Cluster::new();
+    let (term, _) = cluster.nodes[0].leadership();
+    for alone in [0, 2] {
+        for _ in 0..10 * ELECTION_TICKS {
+            cluster.nodes[alone].step([Event::Tick]);
+        }
+        assert!(!cluster.nodes[alone].leads());
+        assert_eq!(cluster.nodes[alone].leadership(), (term, None));
+    }
+}
+
 #[test]
 fn a_day_of_claims_leaves_a_short_log() {
     let mut cluster = Cluster::new();
@@ -332,7 +355,7 @@ fn the_longest_record_fits_into_its_bound() {
             Applied::Answer(answer) => assert_eq!(answer.verdict, Ok(())),
             Applied::Seat(_) => panic!("it was a change"),
         }
-        machine.records[&vm].clone()
+        Record::clone(&machine.records[&vm])
     };
     let site = format!("site/{}", long("s"));
     apply(&site, 0, 0, Operation::Register { boot: Boot(u64::MAX) });
@@ -351,6 +374,77 @@ fn the_longest_record_fits_into_its_bound() {
         bytes > crate::limits::RECORD_BYTES_MAX / 4,
         "the bound is far off: {bytes}"
     );
+}
+
+/// Who forced which site, and why, is told however often the VM moves and is set after that.
+#[test]
+fn what_an_operator_has_decided_is_not_pushed_out_by_what_sites_do() {
+    let (vm, mut machine) = (name("vm"), Machine::new(Seats::first([name("a")])));
+    let mut generation = 0;
+    let mut apply = |by: &str, id: u64, operation: Operation| {
+        let request = Request {
+            id: RequestId(id),
+            expected: Generation(generation),
+            operation,
+            at_unix_seconds: 0,
+        };
+        let command = Command::Change {
+            caller: identity(by),
+            vm: vm.clone(),
+            request,
+        };
+        match machine.apply(&command) {
+            Applied::Answer(answer) => {
+                assert_eq!(answer.verdict, Ok(()));
+                generation = answer.generation.0;
+            }
+            Applied::Seat(_) => panic!("it was a change"),
+        }
+        Record::clone(&machine.records[&vm])
+    };
+    apply("site/a", 1, Operation::Register { boot: Boot(1) });
+    let force = Operation::Force {
+        site: name("b"),
+        reason: Reason::new("a burnt down").unwrap(),
+    };
+    apply("operator/o", 1, force);
+    apply("site/b", 1, Operation::ColdStart { boot: Boot(2) });
+    for id in 2..100 {
+        apply("site/b", id, Operation::CancelPair { boot: Boot(2) });
+    }
+    let mut record = None;
+    for id in 2..100 {
+        let configure = Operation::Configure {
+            preferred: None,
+            flush: Flush::Site,
+        };
+        record = Some(apply("operator/o", id, configure));
+    }
+    let mut record = record.unwrap();
+    assert_eq!(record.history.len(), 1 + HISTORY_MOVES_MAX + HISTORY_SETTINGS_MAX);
+    let told = &record.history[0];
+    assert_eq!((told.operation, told.generation), ("force", Generation(2)));
+    assert_eq!(
+        (&told.by, &told.site),
+        (&identity("operator/o"), &Some(name("b")))
+    );
+    assert_eq!(told.reason, Some(Reason::new("a burnt down").unwrap()));
+    let last_move = record
+        .history
+        .iter()
+        .rposition(|entry| entry.by.role == Role::Site);
+    assert_eq!(
+        last_move,
+        Some(HISTORY_MOVES_MAX),
+        "what set it last is still told"
+    );
+
+    // One from before the site was kept is read.
+    let text = serde_json::to_string(&record)
+        .unwrap()
+        .replace("\"site\":\"b\",\"reason\"", "\"reason\"");
+    record.history[0].site = None;
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
 }
 
 #[test]
@@ -375,6 +469,18 @@ fn an_override_waits_until_the_other_site_is_silent() {
         boot: None,
     };
     assert_eq!(cluster.record().unwrap().state, solo);
+}
+
+#[test]
+fn a_site_is_never_silent_before_its_time_whatever_the_heartbeat() {
+    for heartbeat_ms in HEARTBEAT_MS {
+        let ticks = site_silent_ticks(heartbeat_ms);
+        let ms = ticks * heartbeat_ms / crate::limits::HEARTBEAT_TICKS as u64;
+        assert!(ms >= SITE_SILENT_MS, "{heartbeat_ms}: {ms}");
+        assert!(ticks >= 2 * ELECTION_TICKS as u64, "{heartbeat_ms}: {ticks}");
+    }
+    assert_eq!(site_silent_ticks(20), 2_500);
+    assert_eq!(site_silent_ticks(HEARTBEAT_MS_DEFAULT), 500);
 }
 
 /// A leader that has just been elected has heard nobody, and that proves nothing.
@@ -416,6 +522,52 @@ fn a_new_leader_takes_every_site_for_reachable() {
     assert_eq!(node.step([request]), [Effect::Answer(Ticket(1), reachable)]);
 }
 
+/// What its predecessor answered may not be applied yet: the record in memory proves nothing.
+#[test]
+fn a_leader_that_has_not_committed_yet_refuses_nothing_by_what_it_remembers() {
+    let mut cluster = Cluster::new();
+    cluster.ask("site/a", register());
+    let force = |expected| {
+        let reason = Reason::new("a burnt down").unwrap();
+        let site = name("b");
+        change(1, expected, Operation::Force { site, reason })
+    };
+    // Votes arrive, entries do not.
+    let mut heir = false;
+    for _ in 0..2 * ELECTION_TICKS {
+        for index in 0..2 {
+            let mut waiting: VecDeque<Effect> = cluster.nodes[index].step([Event::Tick]).into();
+            while let Some(effect) = waiting.pop_front() {
+                let Effect::Send(messages) = effect else { continue };
+                for message in messages {
+                    let is_entry = message.get_msg_type() == MessageType::MsgAppend;
+                    if message.to < 3 && !is_entry {
+                        let to = usize::try_from(message.to).unwrap() - 1;
+                        waiting.extend(cluster.nodes[to].step([Event::Message(Box::new(message))]));
+                    }
+                }
+            }
+        }
+        heir |= cluster.nodes[0].leads();
+        if heir {
+            break;
+        }
+    }
+    assert!(heir, "the other of the two leads");
+    let mut ask = |demand| {
+        let request = Event::Request {
+            ticket: Ticket(900),
+            from: identity("operator/o"),
+            at_unix_seconds: 0,
+            demand,
+        };
+        cluster.nodes[0].step([request])
+    };
+    let busy = [Effect::Answer(Ticket(900), Reply::Busy)];
+    assert_eq!(ask(force(1)), busy);
+    assert_eq!(ask(register()), busy);
+}
+
 #[test]
 fn the_time_of_a_holder_is_that_of_the_last_change_of_holder() {
     let mut machine = Machine::new(Seats::first([name("a")]));
@@ -440,7 +592,7 @@ fn the_time_of_a_holder_is_that_of_the_last_change_of_holder() {
             },
         });
     }
-    let mut record = machine.records[&name("vm")].clone();
+    let mut record = Record::clone(&machine.records[&name("vm")]);
     assert_eq!((record.history.len(), summary(&record)), (2, Some(5)));
     record.generation = Generation(1 << 32);
     assert_eq!(summary(&record), Some(5), "of a cluster that was restored");

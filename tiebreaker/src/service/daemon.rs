@@ -15,8 +15,8 @@ use super::driver::{Driver, Outbox, Stop};
 use super::inbox::{self, Inbox, View, Work};
 use super::outbound::Outbound;
 use super::{ServiceError, ServiceSettings, Surroundings, session};
-use crate::limits::{HEARTBEAT_TICKS, OUTBOX_MESSAGES_MAX, REOPEN_TICKS, SESSIONS_MAX};
-use crate::node::{Demand, Event, Node, NodeId, NodeSettings, NodeStatus, Reply, Ticket};
+use crate::limits::{HEARTBEAT_TICKS, OUTBOX_MESSAGES_MAX, REOPEN_TICKS, SESSIONS_MAX, site_silent_ticks};
+use crate::node::{Demand, Event, Impossible, Node, NodeId, NodeSettings, NodeStatus, Reply, Ticket};
 use crate::store::{DiskStore, Owner, StoreError};
 use crate::wire::{Hello, Listener};
 
@@ -83,6 +83,7 @@ pub async fn serve(
         waiting: BTreeMap::new(),
         tickets: 0,
         unsent: Vec::new(),
+        speaking: BTreeMap::new(),
         leader: None,
     };
     let node = desk.node(&owner, content, 0);
@@ -152,6 +153,8 @@ struct Desk {
     tickets: u64,
     /// Messages that found no room, or nobody: consensus is told.
     unsent: Vec<Message>,
+    /// How to end the session that each node speaks through.
+    speaking: BTreeMap<NodeId, mpsc::Sender<Impossible>>,
     /// Who leads, as was last logged.
     leader: Option<NodeId>,
 }
@@ -168,6 +171,7 @@ impl Desk {
                 .iter()
                 .map(|(name, seat)| (name.clone(), seat.priority))
                 .collect(),
+            site_silent_ticks: site_silent_ticks(self.settings.heartbeat_ms),
             seed: self.surroundings.seed.wrapping_add(restarts),
         };
         Node::new(settings, content)
@@ -248,6 +252,10 @@ impl Desk {
     fn event(&mut self, work: Work) -> Event {
         match work {
             Work::Event(event) => event,
+            Work::Message { message, end } => {
+                self.speaking.insert(NodeId(message.from), end);
+                Event::Message(message)
+            }
             Work::Request { from, demand, reply } => self.request(from, demand, reply),
         }
     }
@@ -288,7 +296,7 @@ impl Desk {
                     });
                 }
                 Work::Event(Event::Tick) => ticks += 1,
-                Work::Event(_) => {}
+                Work::Event(_) | Work::Message { .. } => {}
             }
             if ticks >= REOPEN_TICKS && matches!(stop, Stop::Store(_)) {
                 ticks = 0;
@@ -328,6 +336,13 @@ impl Outbox for Desk {
         if let Some(waiting) = self.waiting.remove(&ticket) {
             // A client that has gone needs no answer.
             let _ = waiting.send(reply);
+        }
+    }
+
+    fn refuse(&mut self, from: NodeId, why: Impossible) {
+        if let Some(end) = self.speaking.remove(&from) {
+            // It has ended by itself, or is told already.
+            let _ = end.try_send(why);
         }
     }
 }

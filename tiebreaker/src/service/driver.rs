@@ -2,7 +2,7 @@
 
 use raft::eraftpb::Message;
 
-use crate::node::{Effect, Event, Node, Reply, Ticket};
+use crate::node::{Effect, Event, Impossible, Node, NodeId, Reply, Ticket};
 use crate::store::{Store, StoreError};
 
 /// Where messages and replies go.
@@ -16,6 +16,9 @@ pub trait Outbox {
 
     /// To a client.
     fn answer(&mut self, ticket: Ticket, reply: Reply);
+
+    /// Ends the session of a node that has said what cannot be.
+    fn refuse(&mut self, from: NodeId, why: Impossible);
 }
 
 /// Why a node goes no further.
@@ -64,6 +67,7 @@ impl<S: Store> Driver<S> {
                 }
                 Effect::Send(messages) => messages.into_iter().for_each(|message| outbox.send(message)),
                 Effect::Answer(ticket, reply) => outbox.answer(ticket, reply),
+                Effect::Refuse(from, why) => outbox.refuse(from, why),
                 Effect::Halt(why) => return Err(Stop::Halted(why)),
             }
         }

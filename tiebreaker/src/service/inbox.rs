@@ -5,16 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use antipode_certs::{Identity, Name};
+use raft::eraftpb::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::INBOX_EVENTS_MAX;
-use crate::node::{Demand, Event, NodeId, Reply, Seats};
+use crate::node::{Demand, Event, Impossible, NodeId, Reply, Seats};
 use crate::store::Owner;
 
 /// What waits for the node.
 #[derive(Debug)]
 pub(super) enum Work {
     Event(Event),
+    /// What another node says, and how its session is ended if that cannot be.
+    Message {
+        message: Box<Message>,
+        end: mpsc::Sender<Impossible>,
+    },
     Request {
         from: Identity,
         demand: Demand,

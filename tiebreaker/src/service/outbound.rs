@@ -103,22 +103,21 @@ impl Outbound {
             Some(stream) => stream,
             None => connection.insert(self.connect().await?),
         };
-        let mut frames = Vec::new();
+        let mut piece = Vec::new();
         for message in messages {
-            let parts = parts_of(message);
-            if parts.is_empty() {
+            let mut parts = parts_of(message).peekable();
+            if parts.peek().is_none() {
                 return Err(io::Error::other("a message is longer than any that is taken").into());
             }
-            frames.extend(parts);
+            for part in parts {
+                piece.extend(part);
+                if piece.len() >= FRAME_BYTES_MAX {
+                    send_piece(stream, &piece).await?;
+                    piece.clear();
+                }
+            }
         }
-        // A frame at a time may take as long as the handshake: a snapshot has many.
-        for piece in frames.chunks(64) {
-            let piece = piece.concat();
-            let patience = u64::from(UNACKNOWLEDGED_MS_MAX) + HANDSHAKE_MS_MAX;
-            let sending = timeout(Duration::from_millis(patience), stream.send(&piece));
-            sending.await.unwrap_or(Err(StreamError::Late(patience)))?;
-        }
-        Ok(())
+        send_piece(stream, &piece).await
     }
 
     async fn connect(&self) -> Result<Stream, StreamError> {
@@ -143,4 +142,11 @@ impl Outbound {
             }
         }
     }
+}
+
+/// A piece at a time may take as long as the handshake: a snapshot has many.
+async fn send_piece(stream: &mut Stream, piece: &[u8]) -> Result<(), StreamError> {
+    let patience = u64::from(UNACKNOWLEDGED_MS_MAX) + HANDSHAKE_MS_MAX;
+    let sending = timeout(Duration::from_millis(patience), stream.send(piece));
+    sending.await.unwrap_or(Err(StreamError::Late(patience)))
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use antipode_certs::{Identity, Role};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::inbox::{Inbox, View, Work};
 use crate::limits::{HANDSHAKE_MS_MAX, SILENT_CLIENT_MS_MAX};
-use crate::node::{Demand, Event, NodeId, Query, Reply};
+use crate::node::{Demand, Impossible, NodeId, Query, Reply};
 use crate::wire::{Assembler, Hello, HelloError, Kind, Listener, MessageError, Stream, StreamError};
 
 /// Whether the holder of a certificate may ask for `demand`. Of a change, the record decides whose it is.
@@ -43,6 +43,8 @@ pub(super) enum SessionError {
     Hello(#[from] HelloError),
     #[error(transparent)]
     Message(#[from] MessageError),
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
 }
 
 impl SessionError {
@@ -50,7 +52,7 @@ impl SessionError {
     const fn is_fault_of_peer(&self) -> bool {
         match self {
             Self::Stream(error) => error.is_fault_of_peer(),
-            Self::Hello(_) | Self::Message(_) => true,
+            Self::Hello(_) | Self::Message(_) | Self::Impossible(_) => true,
         }
     }
 }
@@ -109,11 +111,19 @@ async fn listen_to_node(
     view: &View,
 ) -> Result<(), SessionError> {
     let mut payload = Vec::new();
+    let (end, mut ended) = mpsc::channel::<Impossible>(1);
     loop {
-        let kind = stream.receive(&mut payload).await?;
+        let kind = tokio::select! {
+            // What was half received then is of no use.
+            Some(why) = ended.recv() => return Err(why.into()),
+            kind = stream.receive(&mut payload) => kind?,
+        };
         match assembler.take(kind, &payload) {
             Ok(Some(message)) => {
-                inbox.post(Work::Event(Event::Message(Box::new(message))));
+                inbox.post(Work::Message {
+                    message: Box::new(message),
+                    end: end.clone(),
+                });
             }
             Ok(None) => {}
             // Ids rise: the sender is not behind, this node is.

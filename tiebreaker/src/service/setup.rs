@@ -13,7 +13,7 @@ use crate::client::{Client, ClientError, Cluster};
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, REPLY_MS_MAX};
 use crate::node::{Demand, NodeId, Recovered, Reply, Seats};
 use crate::store::{DiskStore, Owner, StoreError};
-use crate::{Generation, Record};
+use crate::{Generation, Record, RecordError};
 
 /// Generations by which a restored record is ahead of its backup: no request that names one from before is granted.
 const RESTORED_GENERATIONS: u64 = 1 << 32;
@@ -82,7 +82,13 @@ pub async fn rejoin(
         lost,
         nonce: surroundings.seed,
     };
-    match client.ask(&demand, within).await? {
+    let reply = match client.ask(&demand, within).await {
+        Err(ClientError::Unreachable {
+            maybe_done: false, ..
+        }) if is_followed(settings, &mut client).await => Err(ClientError::SeatTaken),
+        other => other,
+    };
+    match reply? {
         Reply::Seat { id, era, seats } => {
             let owner = owner(settings, era, id);
             DiskStore::create(&settings.data, &owner, &Recovered::joining(seats))?;
@@ -90,6 +96,17 @@ pub async fn rejoin(
         }
         _ => Err(ClientError::Odd(settings.name.clone()).into()),
     }
+}
+
+/// Whether another node takes this seat's own one for the leader: it runs, then, and is the one that would have to be asked.
+async fn is_followed(settings: &ServiceSettings, client: &mut Client) -> bool {
+    for name in settings.seats.keys().filter(|name| **name != settings.name) {
+        let status = client.status(name, Duration::from_millis(REPLY_MS_MAX)).await;
+        if status.is_ok_and(|status| status.leader.as_ref() == Some(&settings.name)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The id that this node's seat has, by what the others say. One that is behind says an old id, which is refused then.
@@ -125,6 +142,7 @@ pub fn restore(settings: &ServiceSettings, backup: Backup) -> Result<Owner, Setu
     }
     let mut records = backup.records;
     for record in records.values_mut() {
+        // A record that was read counts far less.
         record.generation = Generation(record.generation.0 + RESTORED_GENERATIONS);
         record.remembered.clear();
     }
@@ -195,6 +213,17 @@ pub enum BackupError {
     /// Longer than any.
     #[error("it is longer than any backup")]
     TooLong,
+    /// More records than a cluster has.
+    #[error("it has {0} records, and a cluster has at most {RECORDS_MAX}")]
+    TooMany(usize),
+    /// A record that no node has made.
+    #[error("its record of VM {vm} is damaged: {why}")]
+    Record {
+        /// Of which VM.
+        vm: Name,
+        /// What is wrong with it.
+        why: RecordError,
+    },
 }
 
 impl Backup {
@@ -240,6 +269,15 @@ impl Backup {
         if format != Self::FORMAT {
             return Err(BackupError::Newer);
         }
-        serde_json::from_str(text).map_err(malformed)
+        let backup: Self = serde_json::from_str(text).map_err(malformed)?;
+        if backup.records.len() > RECORDS_MAX {
+            return Err(BackupError::TooMany(backup.records.len()));
+        }
+        for (vm, record) in &backup.records {
+            record
+                .check()
+                .map_err(|why| BackupError::Record { vm: vm.clone(), why })?;
+        }
+        Ok(backup)
     }
 }

@@ -21,14 +21,16 @@ use tokio::task::JoinHandle;
 use super::outbound::Outbound;
 use super::*;
 use crate::client::{Client, ClientError, Cluster};
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, RECORDS_MAX};
 use crate::node::{
-    Batch, Demand, Event, Node, NodeId, NodeSettings, NodeStatus, Query, Recovered, Reply, Seats, Standing,
-    Ticket,
+    Batch, Demand, Event, Impossible, Node, NodeId, NodeSettings, NodeStatus, Query, Recovered, Reply, Seats,
+    Standing, Ticket,
 };
 use crate::store::{DiskStore, Store};
 use crate::wire::{Head, Hello, Kind, Listener, dial};
 use crate::{Boot, Flush, Generation, Operation, PairingId, Reason, Refusal, Request, RequestId};
+
+mod peers;
 
 const NOW: UnixTime = UnixTime::from_seconds(1_795_249_800);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -529,6 +531,28 @@ fn what_is_no_backup_is_refused() {
     }
     let newer = whole.replace("\"format\":1", "\"format\":2");
     assert_eq!(Backup::from_json(&newer), Err(BackupError::Newer));
+    let mut record = crate::decide(
+        None,
+        &request(1, 0, Operation::Register { boot: Boot(1) }),
+        &Identity::from_uri("antipode://site/a").unwrap(),
+    )
+    .record
+    .unwrap();
+    let with = |record: &crate::Record, count: usize| {
+        let records = (0..count).map(|number| (name(&format!("vm-{number}")), record.clone()));
+        Backup::from_json(&Backup::new(name("town"), 1, records.collect()).to_json())
+    };
+    assert!(with(&record, 2).is_ok());
+    assert_eq!(
+        with(&record, RECORDS_MAX + 1),
+        Err(BackupError::TooMany(RECORDS_MAX + 1))
+    );
+    let damaged = |told| matches!(told, Err(BackupError::Record { vm, .. }) if vm == name("vm-0"));
+    let generation = std::mem::replace(&mut record.generation, Generation(u64::MAX));
+    assert!(damaged(with(&record, 1)));
+    record.generation = generation;
+    record.history = vec![record.history[0].clone(); 33];
+    assert!(damaged(with(&record, 1)));
     let town = Town::new();
     let foreign = Backup::new(name("other"), 1, BTreeMap::new());
     assert!(matches!(
@@ -608,6 +632,10 @@ impl Outbox for Said {
     fn answer(&mut self, _ticket: Ticket, reply: Reply) {
         self.answers.push(reply);
     }
+
+    fn refuse(&mut self, from: NodeId, why: Impossible) {
+        panic!("a lone node refuses {from}: {why}");
+    }
 }
 
 fn lone_node(content: Recovered) -> Node {
@@ -616,6 +644,7 @@ fn lone_node(content: Recovered) -> Node {
         id: NodeId(1),
         era: 0,
         priorities: [(name("a"), 1)].into(),
+        site_silent_ticks: 500,
         seed: 1,
     };
     Node::new(settings, content)

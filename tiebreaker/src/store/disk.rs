@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,13 +27,20 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub struct DiskStore {
     folder: PathBuf,
-    /// Here until the store is closed.
-    tree: Option<sled::Db>,
-    /// sled's file, opened once more to sync it.
-    file: File,
+    tree: Tree,
     witness: File,
     batches: u64,
     journal: Journal,
+}
+
+/// sled's tree. sled answers some damage with a panic, when it opens, reads, writes or is closed: here alone that becomes an
+/// error.
+#[derive(Debug)]
+struct Tree {
+    /// Here until it is closed.
+    sled: Option<sled::Db>,
+    /// sled's file, opened once more to sync it.
+    file: File,
 }
 
 impl DiskStore {
@@ -53,11 +61,15 @@ impl DiskStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let tree = open_tree(&unfinished).map_err(|error| sled_failed(folder, error))?;
-        write_tree(&tree, &layout::beginning(owner, content)).map_err(|error| sled_failed(folder, error))?;
-        // sled writes its last word when it is closed.
+        let sled = guarded(folder, || open_tree(&unfinished))?;
         let file = File::open(unfinished.join(SLED_FILE)).map_err(failed)?;
-        close_tree(Some(tree), &file);
+        let tree = Tree {
+            sled: Some(sled),
+            file,
+        };
+        tree.work(folder, |sled| write_tree(sled, layout::beginning(owner, content)))?;
+        // sled writes its last word when it is closed.
+        drop(tree);
         for file in [SLED_FILE, "conf", "blobs", "."] {
             sync(&unfinished.join(file)).map_err(failed)?;
         }
@@ -84,7 +96,8 @@ impl DiskStore {
     /// Opens the store in `folder`, which must be of the node `name` of `cluster`.
     ///
     /// # Errors
-    /// Where there is none, it is in use, of another, damaged, or the host fails. It stays as it is.
+    /// Where there is none, it is in use, of another, damaged, or the host fails. It is not mended: what is refused once
+    /// is refused again. sled alone does away with what it takes for a torn end, before anything can be read.
     pub fn open(folder: &Path, cluster: &Name, name: &Name) -> Result<(Self, Owner, Recovered), StoreError> {
         if !folder.join(STORE).is_dir() {
             return Err(StoreError::Missing(folder.to_owned()));
@@ -102,12 +115,16 @@ impl DiskStore {
             io::ErrorKind::NotFound => corrupt("sled's file is missing".to_owned()),
             _ => failed(folder, error),
         })?;
-        let tree = open_tree(&path).map_err(|error| sled_failed(folder, error))?;
-        let pairs = tree
-            .iter()
-            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| sled_failed(folder, error))?;
+        let sled = guarded(folder, || open_tree(&path))?;
+        let tree = Tree {
+            sled: Some(sled),
+            file,
+        };
+        let pairs = tree.work(folder, |sled| {
+            let pairs = sled.iter();
+            let owned = pairs.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
+            owned.collect::<Result<Vec<_>, _>>()
+        })?;
         let read = Journal::replay(pairs)
             .and_then(|(journal, pairs)| layout::read(pairs).map(|content| (journal, content)));
         let (journal, (owner, batches, content)) = read.map_err(|error| match error {
@@ -130,8 +147,7 @@ impl DiskStore {
         }
         let store = Self {
             folder: folder.to_owned(),
-            tree: Some(tree),
-            file,
+            tree,
             witness,
             batches,
             journal,
@@ -142,19 +158,21 @@ impl DiskStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|error| failed(&self.folder, error))
+        self.tree
+            .file
+            .sync_data()
+            .map_err(|error| failed(&self.folder, error))
     }
 }
 
 impl Store for DiskStore {
     fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let number = self.batches + 1;
-        let tree = self.tree.as_ref().expect("a store that is closed is gone");
-        let written = match self.journal.take(layout::of_batch(batch, number), number) {
-            Write::One(key, value) => tree.insert(key, value).and_then(|_| tree.flush()).map(drop),
-            Write::All(writes) => write_tree(tree, &writes),
-        };
-        written.map_err(|error| sled_failed(&self.folder, error))?;
+        let write = self.journal.take(layout::of_batch(batch, number), number);
+        self.tree.work(&self.folder, |sled| match write {
+            Write::One(key, value) => sled.insert(key, value).and_then(|_| sled.flush()).map(drop),
+            Write::All(writes) => write_tree(sled, writes),
+        })?;
         self.sync()?;
         self.batches = number;
         self.witness
@@ -163,25 +181,41 @@ impl Store for DiskStore {
     }
 }
 
-impl Drop for DiskStore {
-    fn drop(&mut self) {
-        close_tree(self.tree.take(), &self.file);
+impl Tree {
+    fn work<T>(
+        &self,
+        folder: &Path,
+        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        let sled = self.sled.as_ref().expect("a tree that is closed is gone");
+        guarded(folder, || work(sled))
     }
 }
 
 /// Closes sled, and waits until it has let go of its file: its own threads may hold that for a moment longer, and whoever
 /// opens the store next would be told that it is in use.
-fn close_tree(tree: Option<sled::Db>, file: &File) {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    const PAUSE: Duration = Duration::from_millis(1);
-    drop(tree);
-    let mut waited = Duration::ZERO;
-    while file.try_lock().is_err() && waited < PATIENCE {
-        std::thread::park_timeout(PAUSE);
-        waited += PAUSE;
+impl Drop for Tree {
+    fn drop(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        const PAUSE: Duration = Duration::from_millis(1);
+        let sled = self.sled.take();
+        // Whoever needed its last word has waited for it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(sled)));
+        let mut waited = Duration::ZERO;
+        while self.file.try_lock().is_err() && waited < PATIENCE {
+            std::thread::park_timeout(PAUSE);
+            waited += PAUSE;
+        }
+        // A lock that was not taken need not be given back.
+        let _ = self.file.unlock();
     }
-    // A lock that was not taken need not be given back.
-    let _ = file.unlock();
+}
+
+/// After a panic nothing is read from what sled held: it is given up as a whole.
+fn guarded<T>(folder: &Path, work: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or(Err(sled::Error::Corruption { at: None, bt: () }))
+        .map_err(|error| sled_failed(folder, error))
 }
 
 fn open_tree(path: &Path) -> sled::Result<sled::Db> {
@@ -192,7 +226,7 @@ fn open_tree(path: &Path) -> sled::Result<sled::Db> {
         .open()
 }
 
-fn write_tree(tree: &sled::Db, writes: &Writes) -> sled::Result<()> {
+fn write_tree(tree: &sled::Db, writes: Writes) -> sled::Result<()> {
     let mut batch = sled::Batch::default();
     if writes.clears {
         for key in tree.iter().keys() {
@@ -202,11 +236,12 @@ fn write_tree(tree: &sled::Db, writes: &Writes) -> sled::Result<()> {
             }
         }
     }
-    for key in &writes.removed {
-        batch.remove(key.as_slice());
+    for key in writes.removed {
+        batch.remove(key);
     }
-    for (key, value) in &writes.put {
-        batch.insert(key.as_slice(), value.as_slice());
+    // Each goes as it is taken over: a node that is filled anew writes all that there is.
+    for (key, value) in writes.put {
+        batch.insert(key, value);
     }
     tree.apply_batch(batch)?;
     tree.flush().map(|_| ())
@@ -266,5 +301,18 @@ fn sled_failed(folder: &Path, error: sled::Error) -> StoreError {
             path: folder.to_owned(),
             what: damage.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_sled_is_damage() {
+        let folder = Path::new("/data");
+        let told = guarded::<()>(folder, || panic!("a segment that cannot be"));
+        assert!(matches!(told, Err(StoreError::Corrupt { path, .. }) if path == folder));
+        assert_eq!(guarded(folder, || Ok(5)).unwrap(), 5);
     }
 }

@@ -1,4 +1,4 @@
-//! Batches that are in the store as one key each, until they are taken apart. Pure.
+//! Batches that are in the store as one key each, until they are taken apart. Pure: the simulator keeps them so, too.
 //!
 //! ```text
 //!   j NUMBER          what batch NUMBER does, which is in no other key yet
@@ -21,8 +21,8 @@ const JOURNAL: u8 = b'j';
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What was not taken apart yet.
-#[derive(Debug, Default)]
-pub(super) struct Journal {
+#[derive(Debug, Clone, Default)]
+pub struct Journal {
     keys: Vec<Vec<u8>>,
     /// What they do together: of each key its value, or none of one that goes.
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -30,7 +30,7 @@ pub(super) struct Journal {
 
 /// How a batch is written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Write {
+pub enum Write {
     /// As one key with its value.
     One(Vec<u8>, Vec<u8>),
     /// As a transaction that does what the whole journal does, too.
@@ -39,7 +39,10 @@ pub(super) enum Write {
 
 impl Journal {
     /// Splits what is in a store into its journal and the rest, and does to the rest what the journal says.
-    pub(super) fn replay(pairs: Pairs) -> Result<(Self, Pairs), ContentError> {
+    ///
+    /// # Errors
+    /// Where the journal has what is no batch.
+    pub fn replay(pairs: Pairs) -> Result<(Self, Pairs), ContentError> {
         let (journalled, rest): (Pairs, Pairs) = pairs
             .into_iter()
             .partition(|(key, _)| key.first() == Some(&JOURNAL));
@@ -61,7 +64,7 @@ impl Journal {
     }
 
     /// How to write the store's `number`th batch; it counts as written.
-    pub(super) fn take(&mut self, writes: Writes, number: u64) -> Write {
+    pub fn take(&mut self, writes: Writes, number: u64) -> Write {
         if !writes.clears && self.keys.len() < JOURNAL_BATCHES_MAX {
             let value = encode(&writes);
             if value.len() <= JOURNAL_BYTES_MAX {
@@ -74,10 +77,12 @@ impl Journal {
         if writes.clears {
             changes.retain(|key, _| !is_cleared(key));
         }
-        changes.extend(changes_of(&writes));
+        let clears = writes.clears;
+        changes.extend(writes.removed.into_iter().map(|key| (key, None)));
+        changes.extend(writes.put.into_iter().map(|(key, value)| (key, Some(value))));
         changes.extend(keys.into_iter().map(|key| (key, None)));
         let mut all = Writes {
-            clears: writes.clears,
+            clears,
             ..Writes::default()
         };
         for (key, change) in changes {

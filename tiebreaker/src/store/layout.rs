@@ -9,11 +9,14 @@
 //!   r NAME           a VM's record                                           JSON
 //! ```
 //!
+//! A field that a record gains and an older program may pass over, as the site of a history's entry, keeps the version.
+//!
 //! Beside them are batches that have not become such keys yet (`journal`).
 //!
 //! sled guards every page with a checksum, so values have none of their own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use antipode_certs::Name;
 use protobuf::Message as _;
@@ -103,7 +106,7 @@ pub fn of_batch(batch: &Batch, number: u64) -> Writes {
         put.push((MARK.to_vec(), json(&StoredMark::of(mark))));
     }
     for (name, record) in &batch.records {
-        let value = json(record);
+        let value = json(record.as_ref());
         assert!(value.len() <= RECORD_BYTES_MAX, "a record has bounded parts");
         put.push((record_key(name), value));
     }
@@ -151,7 +154,7 @@ pub fn read(
             (Some(&RECORD), [_, name @ ..]) => {
                 let name = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
                 let record = serde_json::from_slice(&value).map_err(|_| unreadable())?;
-                records.insert(name.ok_or_else(unreadable)?, record);
+                records.insert(name.ok_or_else(unreadable)?, Arc::new(record));
             }
             _ => return Err(ContentError::UnknownKey(key)),
         }

@@ -12,8 +12,10 @@
 //!   watches the system calls.
 //! - **All or nothing.** A batch is one key or one transaction of sled; a torn one is as if it had never been.
 //! - **Nothing is mended.** What cannot be read, does not fit together, belongs to another node or cluster, or has lost
-//!   what the witness saw is refused ([`StoreError`]), and stays as it is. The way back is a new seat
-//!   (`antipode tiebreaker rejoin`): a node that may have forgotten a vote must not vote under the same id.
+//!   what the witness saw is refused ([`StoreError`]), today and when it is opened again. The way back is a new seat
+//!   (`antipode tiebreaker rejoin`): a node that may have forgotten a vote must not vote under the same id. sled itself
+//!   empties what it takes for a torn end when it opens, before anything of it can be judged: whoever wants to look into
+//!   damaged data copies it first.
 //! - **The witness costs no wait.** It is written after each batch and not synced, so it never knows more than the disk,
 //!   and a crash of the process does not lose it. sled takes a damaged end of its log for a torn write and drops it: the
 //!   witness tells the two apart.
@@ -21,7 +23,7 @@
 //!   on from there.
 
 mod disk;
-mod journal;
+pub mod journal;
 pub mod layout;
 
 use std::io;
@@ -57,7 +59,7 @@ pub struct Owner {
     pub id: NodeId,
 }
 
-/// A store that cannot be used. Nothing was changed, unless a write failed.
+/// A store that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is none.

@@ -8,7 +8,9 @@ use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::limits::{HISTORY_ENTRIES_MAX, REMEMBERED_PER_ROLE_MAX};
+use crate::limits::{
+    HISTORY_DECISIONS_MAX, HISTORY_MOVES_MAX, HISTORY_SETTINGS_MAX, REMEMBERED_PER_ROLE_MAX,
+};
 use crate::*;
 
 const CALLERS: &[&str] = &[
@@ -229,7 +231,8 @@ fn check_own_place(before: Option<&State>, after: &State, caller: &Identity, ope
 }
 
 fn check_bounds(record: &Record) {
-    assert!(record.history.len() <= HISTORY_ENTRIES_MAX);
+    assert!(record.history.len() <= HISTORY_MOVES_MAX + HISTORY_SETTINGS_MAX + HISTORY_DECISIONS_MAX);
+    assert_eq!(record.check(), Ok(()));
     for role in Role::ALL {
         let count = record
             .remembered

@@ -14,7 +14,7 @@
 //!   travels in parts.
 //! - Who speaks is in the certificate, not in the Hello; that a Hello's node id belongs to that name is checked.
 //! - The first thing that is wrong ends the session, and is counted. TLS guards the bytes: there is no checksum.
-//! - A Hello names the version. Both ends speak the older one of the two versions that they know.
+//! - A Hello names the latest version that its sender knows. There is one so far.
 
 mod frame;
 mod hello;

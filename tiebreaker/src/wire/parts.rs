@@ -34,24 +34,26 @@ pub enum MessageError {
 ///
 /// # Panics
 /// Never: raft-rs's messages have no required fields.
-#[must_use]
-pub fn parts_of(message: &Message) -> Vec<Vec<u8>> {
+pub fn parts_of(message: &Message) -> impl Iterator<Item = Vec<u8>> + use<> {
     let bytes = message
         .write_to_bytes()
         .expect("raft-rs's messages have no required fields");
-    if bytes.len() <= FRAME_BYTES_MAX {
-        return vec![Head::frame(Kind::Message, &bytes)];
-    }
-    if bytes.len() > SNAPSHOT_BYTES_MAX {
-        return Vec::new();
-    }
-    let parts = bytes.chunks(FRAME_BYTES_MAX);
-    let last = parts.len() - 1;
-    let kind = |index| if index == last { Kind::LastPart } else { Kind::Part };
-    parts
-        .enumerate()
-        .map(|(index, part)| Head::frame(kind(index), part))
-        .collect()
+    let is_whole = bytes.len() <= FRAME_BYTES_MAX;
+    let end = if bytes.len() > SNAPSHOT_BYTES_MAX {
+        0
+    } else {
+        bytes.len()
+    };
+    // One at a time: of a snapshot, all of them are as long as everything that there is.
+    (0..end).step_by(FRAME_BYTES_MAX).map(move |at| {
+        let part = &bytes[at..bytes.len().min(at + FRAME_BYTES_MAX)];
+        let kind = match at + part.len() == bytes.len() {
+            _ if is_whole => Kind::Message,
+            true => Kind::LastPart,
+            false => Kind::Part,
+        };
+        Head::frame(kind, part)
+    })
 }
 
 /// Puts messages together again.

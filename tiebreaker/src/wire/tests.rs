@@ -62,7 +62,7 @@ fn assemble(frames: &[Vec<u8>]) -> Result<Vec<Message>, MessageError> {
 fn a_message_arrives_whole_or_in_parts() {
     for bytes in [0, 100, FRAME_BYTES_MAX, 3 * FRAME_BYTES_MAX] {
         let sent = message(1, 2, bytes);
-        let frames = parts_of(&sent);
+        let frames: Vec<_> = parts_of(&sent).collect();
         assert_eq!(frames.len() > 1, bytes >= FRAME_BYTES_MAX);
         assert_eq!(assemble(&frames), Ok(vec![sent]));
     }
@@ -71,19 +71,19 @@ fn a_message_arrives_whole_or_in_parts() {
 #[test]
 fn messages_that_are_none_or_anothers_are_refused() {
     assert_eq!(
-        assemble(&parts_of(&message(3, 2, 9))),
+        assemble(&parts_of(&message(3, 2, 9)).collect::<Vec<_>>()),
         Err(MessageError::Sender(3))
     );
     assert_eq!(
-        assemble(&parts_of(&message(1, 3, 9))),
+        assemble(&parts_of(&message(1, 3, 9)).collect::<Vec<_>>()),
         Err(MessageError::Recipient(3))
     );
     let garbage = Head::frame(Kind::Message, &[0xff; 40]);
     assert_eq!(assemble(&[garbage]), Err(MessageError::Malformed));
     let reply = Head::frame(Kind::Reply, b"{}");
     assert_eq!(assemble(&[reply]), Err(MessageError::Kind(Kind::Reply)));
-    let long = parts_of(&message(1, 2, 2 * FRAME_BYTES_MAX));
-    let whole = parts_of(&message(1, 2, 9));
+    let long: Vec<_> = parts_of(&message(1, 2, 2 * FRAME_BYTES_MAX)).collect();
+    let whole: Vec<_> = parts_of(&message(1, 2, 9)).collect();
     assert_eq!(
         assemble(&[long[0].clone(), whole[0].clone()]),
         Err(MessageError::Interrupted)

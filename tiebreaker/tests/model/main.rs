@@ -25,7 +25,7 @@
 //! runs alone. A model that cannot fail proves nothing: rules of the protocol are left out one by one ([`Flaw`]), and
 //! each time the checker must find the harm. That each thing does happen is demanded too.
 //!
-//! Bounds: two outputs, one crash, one override, two requests a site ([`requests_per_site_max`]) and what must follow on
+//! Bounds: two outputs, one crash or two ([`Scope::crashes_max`]), one override, two requests a site ([`requests_per_site_max`]) and what must follow on
 //! them. A [`Scope`] says which operations are explored together.
 #![expect(clippy::unwrap_used, reason = "a test: what fails is shown where it fails")]
 
@@ -36,7 +36,6 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use system::{Forced, Mode, OPERATOR, Site, System};
 
 const OUTPUTS_MAX: usize = 2;
-const CRASHES_MAX: u8 = 1;
 
 /// A rule of the protocol that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +79,16 @@ enum Scope {
     Park,
     /// From a pairing: an operator overrides.
     Force,
+}
+
+impl Scope {
+    /// Two, so that both sites are down at once, where who may start then is the question.
+    const fn crashes_max(self) -> u8 {
+        match self {
+            Self::Takeover | Self::Park => 2,
+            Self::Renounce | Self::Swap | Self::Force => 1,
+        }
+    }
 }
 
 /// Requests that each site may send; `ANTIPODE_MODEL_REQUESTS` says another number. A story that begins with a pairing
@@ -142,6 +151,30 @@ impl Protocol {
         }
     }
 
+    /// What holds, and happens, in every scope.
+    fn properties_of_all(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("one history", |_, system: &System| system.sound),
+            Property::always("one site alone", |_, system: &System| {
+                let alone = |site: &&Site| matches!(site.mode, Mode::Solo | Mode::Settling);
+                system.sites.iter().filter(alone).count() <= 1
+            }),
+            Property::sometimes("takeover", |_, system: &System| {
+                let heir = &system.sites[1];
+                (heir.mode, heir.boot) == (Mode::Solo, Boot(1)) && !system.shown.is_empty()
+            }),
+            Property::sometimes("cold start", |_, system: &System| {
+                system.sites[0].mode == Mode::Solo && system.sites[0].boot > Boot(1)
+            }),
+        ];
+        if self.scope.crashes_max() > 1 {
+            properties.push(Property::sometimes("both down", |_, system: &System| {
+                system.sites.iter().all(|site| site.mode == Mode::Down)
+            }));
+        }
+        properties
+    }
+
     /// What `site` may do next.
     fn steps_of(&self, system: &System, site: usize, steps: &mut Vec<Step>) {
         let peer = &system.sites[1 - site];
@@ -188,7 +221,7 @@ impl Protocol {
         if self.flaw == Flaw::ResumeInDoubt {
             steps.push(Step::Resume(site));
         }
-        if own.mode != Mode::Down && system.crashes < CRASHES_MAX {
+        if own.mode != Mode::Down && system.crashes < self.scope.crashes_max() {
             steps.push(Step::Crash(site));
         }
         if own.answer.is_some() {
@@ -260,20 +293,7 @@ impl Model for Protocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![
-            Property::always("one history", |_, system: &System| system.sound),
-            Property::always("one site alone", |_, system: &System| {
-                let alone = |site: &&Site| matches!(site.mode, Mode::Solo | Mode::Settling);
-                system.sites.iter().filter(alone).count() <= 1
-            }),
-            Property::sometimes("takeover", |_, system: &System| {
-                let heir = &system.sites[1];
-                (heir.mode, heir.boot) == (Mode::Solo, Boot(1)) && !system.shown.is_empty()
-            }),
-            Property::sometimes("cold start", |_, system: &System| {
-                system.sites[0].mode == Mode::Solo && system.sites[0].boot > Boot(1)
-            }),
-        ];
+        let mut properties = self.properties_of_all();
         properties.extend(match self.scope {
             Scope::Takeover => vec![Property::sometimes(
                 "new pairing after a takeover",

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use antipode_tiebreaker::node::{Batch, Recovered};
+use antipode_tiebreaker::store::journal::{Journal, Write};
 use antipode_tiebreaker::store::layout::{self, Writes};
 use antipode_tiebreaker::store::{ContentError, Owner};
 
@@ -17,6 +18,7 @@ pub(crate) struct Disk {
     /// What a crash leaves for certain.
     synced: usize,
     batches: u64,
+    journal: Journal,
 }
 
 impl Disk {
@@ -30,7 +32,15 @@ impl Disk {
 
     pub(crate) fn append(&mut self, batch: &Batch) {
         self.batches += 1;
-        self.write(&layout::of_batch(batch, self.batches));
+        let writes = layout::of_batch(batch, self.batches);
+        let written = match self.journal.take(writes, self.batches) {
+            Write::One(key, value) => Writes {
+                put: vec![(key, value)],
+                ..Writes::default()
+            },
+            Write::All(all) => all,
+        };
+        self.write(&written);
     }
 
     pub(crate) fn sync(&mut self) {
@@ -77,6 +87,8 @@ impl Disk {
         }
         self.file.truncate(at);
         self.synced = at;
+        let (journal, pairs) = Journal::replay(pairs.into_iter().collect())?;
+        self.journal = journal;
         let (owner, batches, content) = layout::read(pairs)?;
         self.batches = batches;
         Ok((owner, content))

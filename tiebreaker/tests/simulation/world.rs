@@ -284,6 +284,7 @@ impl World {
             id: owner.id,
             era: 0,
             priorities: [(name("a"), 1), (name("b"), 1), (name("c"), 2)].into(),
+            site_silent_ticks: 500,
             seed: self
                 .seed
                 .wrapping_mul(31)
@@ -321,6 +322,7 @@ impl World {
                         self.put(Parcel::Reply(client, attempt, reply));
                     }
                 }
+                Effect::Refuse(from, why) => panic!("node {index} refuses a sound node, {from}: {why}"),
                 Effect::Halt(why) => panic!("node {index} halts: {why}"),
             }
         }
@@ -419,7 +421,11 @@ impl World {
         if let (Flaw::ReadAnywhere, Demand::Read(antipode_tiebreaker::node::Query::Show { vm })) =
             (self.flaw, &demand)
         {
-            let record = node.machine().records.get(vm).cloned().map(Box::new);
+            let record = node
+                .machine()
+                .records
+                .get(vm)
+                .map(|record| Box::new(antipode_tiebreaker::Record::clone(record)));
             return self.put(Parcel::Reply(client, attempt, Reply::Record(record)));
         }
         self.tickets += 1;

@@ -23,6 +23,7 @@ use std::time::Duration;
 use antipode_certs::Name;
 use antipode_certs::tls::LiveCredentials;
 use antipode_tiebreaker::Incarnation;
+use antipode_tiebreaker::limits::SITE_SILENT_MS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::figures::Figures;
@@ -52,6 +53,8 @@ const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
 /// How often the tiebreaker hears of this site, with nothing to ask: an operator's override knows by it that the site is
 /// there (T4), and the way to the tiebreaker is open when it matters.
 const IN_TOUCH_EVERY: Duration = Duration::from_secs(3);
+// Two words of a site may be lost, and it is still in touch.
+const _: () = assert!(SITE_SILENT_MS > 3 * 1000 * IN_TOUCH_EVERY.as_secs());
 
 /// The VM on its thread.
 #[derive(Debug)]

@@ -227,9 +227,9 @@ impl Town {
     pub(crate) fn resident_bytes(&self) -> Result<Vec<u64>> {
         let of = |child: &Child| {
             let text = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-            let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
             let kibibytes = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
-            Ok(kibibytes.context("no VmRSS")? * 1024)
+            Ok(kibibytes.context("no VmHWM")? * 1024)
         };
         self.children.iter().flatten().map(of).collect()
     }

@@ -15,7 +15,7 @@
 //!   and a follower's. That is measured in one piece, by a bare commit: sockets and files do it, through a proxy like those
 //!   between the nodes. So what waking a process costs on this machine is in it, as it is in any commit. Its parts are
 //!   probed by themselves too: an echo through such a proxy, and the sync by three writers at once, as all nodes share this
-//!   disk; claims are compared with their sum as well, without a bound.
+//!   disk; claims are held to their sum as well.
 //! - **etcd speaks plain HTTP/2**, between nodes and with clients; ours is mutual TLS. Its clients speak to its leader.
 //!   Heartbeats and election timeouts are the same.
 //! - **Leader loss**: from the kill or the freeze to the answer of a claim that was asked at that moment.

@@ -3,7 +3,8 @@
 use super::HEARTBEAT_MS;
 use crate::host::RunDirectory;
 use crate::tiebreaker::town::{self, NODES, OPERATOR_CONFIG, Plan, Town};
-use antipode_certs::{Identity, Name};
+use antipode_certs::{Identity, Name, Role};
+use antipode_tiebreaker::limits::HISTORY_MOVES_MAX;
 use antipode_tiebreaker::service::Backup;
 use antipode_tiebreaker::{
     Boot, Flush, Generation, Operation, PairingId, Record, Request, RequestId, decide,
@@ -29,7 +30,7 @@ pub(super) struct Figures {
     pub(super) status: Duration,
     /// From the start of a node that lost its disk until it has all records.
     pub(super) snapshot: Duration,
-    /// Of the largest node, after all that.
+    /// The most that any node has had in memory through all that.
     pub(super) resident_bytes: u64,
 }
 
@@ -86,26 +87,57 @@ pub(super) fn measure(run: &RunDirectory, antipode: &Path, count: u32) -> Result
     Ok(figures)
 }
 
-/// A VM that is protected, as two sites would have made it.
+/// A VM that is protected, and has been for long: as two sites would have made it that took over from each other until
+/// its history is full.
 fn record() -> Result<Record> {
-    let site = Identity::from_uri("antipode://site/berlin")?;
-    let pair = Operation::Pair {
-        boot: Boot(1),
-        backup: "paris".parse()?,
-        pairing: PairingId(1),
-        flush: Flush::Site,
-    };
+    const MOVES: u64 = 2 * HISTORY_MOVES_MAX as u64;
+    let names: [Name; 2] = ["berlin".parse()?, "paris".parse()?];
     let mut record = None;
-    for (number, operation) in (0..).zip([Operation::Register { boot: Boot(1) }, pair]) {
+    for number in 0..MOVES {
+        // The holder pairs, the other one claims: it is the holder then.
+        let turn = usize::try_from(number / 2)? % 2;
+        let (holder, other) = (&names[turn], &names[1 - turn]);
+        let pair = |boot| Operation::Pair {
+            boot,
+            backup: other.clone(),
+            pairing: PairingId(number),
+            flush: Flush::Site,
+        };
+        let (by, operation) = match number {
+            0 => (holder, Operation::Register { boot: Boot(1) }),
+            _ if number % 2 == 1 => (holder, pair(Boot(number))),
+            _ => {
+                let claim = Operation::Claim {
+                    pairing: PairingId(number - 1),
+                    boot: Boot(number + 1),
+                };
+                (holder, claim)
+            }
+        };
         let request = Request {
             id: RequestId(number + 1),
             expected: Generation(number),
             operation,
-            at_unix_seconds: 1,
+            at_unix_seconds: 1_795_249_800,
         };
-        record = decide(record, &request, &site).record;
+        let by = Identity {
+            role: Role::Site,
+            name: by.clone(),
+        };
+        let outcome = decide(record, &request, &by);
+        ensure!(
+            outcome.answer.verdict.is_ok(),
+            "change {number} is refused: {:?}",
+            outcome.answer
+        );
+        record = outcome.record;
     }
-    record.context("a VM that was registered has a record")
+    let record: Record = record.context("a VM that was registered has a record")?;
+    ensure!(
+        record.history.len() == HISTORY_MOVES_MAX && record.remembered.len() == names.len(),
+        "the record is shorter than those of real VMs"
+    );
+    Ok(record)
 }
 
 fn status(town: &Town, antipode: &Path, count: u32) -> Result<Duration> {

@@ -66,7 +66,7 @@ impl Report {
             free("claim_ms_p50", claim[0]),
             free("claim_ms_p99", claim[1]),
             bounded("claim_vs_needs", claim[0] / needed, 1.2),
-            free("claim_vs_parts", claim[0] / parts),
+            bounded("claim_vs_parts", claim[0] / parts, 1.2),
             free("etcd_ms_p50", transaction[0]),
             free("etcd_ms_p99", transaction[1]),
             free("latency_vs_etcd_p50", claim[0] / transaction[0]),
@@ -149,7 +149,7 @@ mod tests {
         Samples {
             claims: vec![ms(4), ms(3), ms(9)],
             transactions: vec![ms(2)],
-            syncs: vec![ms(1)],
+            syncs: vec![ms(2)],
             round_trips: vec![ms(1)],
             bare_commits: vec![ms(4)],
             claims_per_s: vec![300.0, 100.0, 200.0],
@@ -174,7 +174,7 @@ mod tests {
         let expected = [
             ("raft_needs_ms", 4.0),
             ("claim_vs_needs", 1.0),
-            ("claim_vs_parts", 1.333),
+            ("claim_vs_parts", 0.8),
             ("latency_vs_etcd_p50", 2.0),
             ("latency_vs_etcd_p99", 4.5),
             ("throughput_vs_etcd", 0.5),
@@ -190,10 +190,15 @@ mod tests {
     #[test]
     fn each_bound_is_told_when_it_is_broken() {
         let mut slow = samples();
-        slow.claims = vec![Duration::from_millis(5)];
+        slow.claims = vec![Duration::from_millis(7)];
         slow.leader_kills.push(Duration::from_millis(2001));
         slow.records.resident_bytes = 101 << 20;
-        let broken = ["claim_vs_needs", "leader_kill_ms_max", "resident_mib"];
+        let broken = [
+            "claim_vs_needs",
+            "claim_vs_parts",
+            "leader_kill_ms_max",
+            "resident_mib",
+        ];
         assert_eq!(Report::of(&slow).broken(), broken);
         assert!(
             !Report::of(&Samples::default()).broken().is_empty(),

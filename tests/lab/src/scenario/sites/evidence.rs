@@ -195,6 +195,7 @@ mod tests {
                 generation: Generation(generation),
                 by: Identity::from_uri(&format!("antipode://{by}")).unwrap(),
                 operation,
+                site: None,
                 reason: None,
                 at_unix_seconds: 0,
             });
