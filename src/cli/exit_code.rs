@@ -103,7 +103,7 @@ exit_codes! {
     /// A replica's metadata cannot be used.
     ReplicaRefused = 53, "replica-refused", "A replica's metadata is missing, damaged, or of another version; or the replica is not clean, and a VM shall run on it.", "Make it with `antipode disk create`, or restore it; a damaged replica is made anew with `--empty` and synced, one that is not clean is synced.";
     /// The data of a tiebreaker's node cannot be used.
-    DataRefused = 60, "data-refused", "The data of this tiebreaker node is missing, there already, in use, another's, or damaged; nothing was changed.", "Do what the message says; docs/tiebreaker.md tells how a node comes back.";
+    DataRefused = 60, "data-refused", "The data of this tiebreaker node is missing, there already, in use, another's, or damaged; or the backup is none that can be restored. Nothing was mended or made.", "Do what the message says; docs/tiebreaker.md tells how a node comes back.";
     /// Nobody can be listened to at the address.
     ListenRefused = 61, "listen-refused", "The daemon cannot listen on its address.", "Mend the address, or stop the other process that has it.";
     /// No node answered.
