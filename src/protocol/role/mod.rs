@@ -245,6 +245,7 @@ impl Role {
 
     fn tick(&mut self, gauges: Gauges) {
         self.gauges = gauges;
+        self.set_fence();
         self.ask_again();
         match self.phase {
             Phase::Stunned => self.tick_stunned(),

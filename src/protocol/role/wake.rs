@@ -20,8 +20,9 @@ use crate::protocol::moment::Moment;
 /// This site may have been replaced while it slept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Doubt {
-    /// The last log frame that was handed to the channel before.
-    fence: LogSeq,
+    /// A log frame that was handed to the channel no earlier than the last before the sleep: acknowledgements up to it may be
+    /// as old as the sleep. It is known from the first tick after it on, as a gauge of before misses what came after the gauge.
+    fence: Option<LogSeq>,
     /// The reading that was under way.
     then: Option<Purpose>,
 }
@@ -75,10 +76,7 @@ impl Role {
                 .map(|reading| reading.purpose)
                 .filter(|purpose| *purpose != Purpose::Wake)
                 .or(self.doubt.and_then(|doubt| doubt.then));
-            self.doubt = Some(Doubt {
-                fence: self.gauges.logged,
-                then,
-            });
+            self.doubt = Some(Doubt { fence: None, then });
             self.emit(Effect::HoldOutputs);
             self.read_record(Purpose::Wake);
             self.emit(Effect::Report);
@@ -96,8 +94,16 @@ impl Role {
 
     /// The backup has what was logged up to `received`: it had not claimed when it got that.
     pub(super) fn reassured_by(&mut self, received: LogSeq) {
-        if self.doubt.is_some_and(|doubt| received > doubt.fence) {
+        let fence = self.doubt.and_then(|doubt| doubt.fence);
+        if fence.is_some_and(|fence| received > fence) {
             self.end_doubt();
+        }
+    }
+
+    /// The gauges are of after the sleep.
+    pub(super) fn set_fence(&mut self) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.fence.get_or_insert(self.gauges.logged);
         }
     }
 

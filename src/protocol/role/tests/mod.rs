@@ -550,20 +550,30 @@ fn a_sick_backup_is_suspected_though_it_is_heard() {
 
 #[test]
 fn a_primary_that_slept_shows_nothing_until_it_is_confirmed() {
+    let logged = |seq| {
+        Event::Tick(Gauges {
+            logged: LogSeq::new(seq),
+            ..Gauges::default()
+        })
+    };
     let mut story = Story::primary();
     story.acked(5);
     story.done.clear();
     story.now = story.now + Duration::from_secs(60);
+    story.tell(logged(6));
+    assert_eq!(story.effects(), ["HoldOutputs", "ReadRecord"]);
     story.acked(6);
-    assert_eq!(story.effects(), ["HoldOutputs", "ReadRecord", "release 6"]);
+    assert_eq!(story.effects(), [""; 0]);
+    story.acked(7);
+    assert_eq!(story.effects(), ["release 7"]);
 
+    // Frame 6 was logged after the last gauge and before the sleep.
     let mut replaced = Story::primary();
-    replaced.tell(Event::Tick(Gauges {
-        logged: LogSeq::new(6),
-        ..Gauges::default()
-    }));
+    replaced.tell(logged(5));
     replaced.taken_by("b");
     replaced.now = replaced.now + Duration::from_secs(60);
+    replaced.acked(6);
+    replaced.tell(logged(6));
     replaced.acked(6);
     assert_eq!(
         replaced.done,
