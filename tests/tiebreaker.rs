@@ -80,6 +80,13 @@ impl Town {
         }
     }
 
+    /// Writes the file `from` with `what` replaced, which it holds, as the file `to`.
+    fn alter(&self, from: &str, what: &str, by: &str, to: &str) {
+        let text = fs::read_to_string(self.path().join(from)).unwrap();
+        assert!(text.contains(what), "{text}");
+        fs::write(self.path().join(to), text.replace(what, by)).unwrap();
+    }
+
     fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -346,9 +353,7 @@ fn what_cannot_be_restored_or_opened_is_refused_with_the_way_back() {
     town.status(0);
     register(&town);
     town.done(&["backup", "all.json", "--config", "alice.toml"]);
-    let running = fs::read_to_string(town.path().join("east.toml")).unwrap();
-    let again = running.replace("data-east", "data-again");
-    fs::write(town.path().join("again.toml"), again).unwrap();
+    town.alter("east.toml", "data-east", "data-again", "again.toml");
     town.refused(
         &["rejoin", "--config", "again.toml"],
         63,
@@ -357,13 +362,12 @@ fn what_cannot_be_restored_or_opened_is_refused_with_the_way_back() {
     for node in NODES {
         town.stop(node);
     }
-    let good = fs::read_to_string(town.path().join("all.json")).unwrap();
-    let too_far = good.replace(
+    town.alter(
+        "all.json",
         "\"generation\":1,\"state\"",
         "\"generation\":18446744073709551615,\"state\"",
+        "bad.json",
     );
-    assert_ne!(good, too_far);
-    fs::write(town.path().join("bad.json"), too_far).unwrap();
     let restore = [
         "restore",
         "bad.json",
@@ -539,9 +543,12 @@ fn mistakes_in_the_configuration_are_told_with_their_lines() {
         ]
     );
     town.refused(&["run", "--config", "alice.toml"], 10, "[here]");
-    let wrong_role = fs::read_to_string(town.path().join("north.toml")).unwrap();
-    let wrong_role = wrong_role.replace("tiebreaker-north.pem", "site-berlin.pem");
-    fs::write(town.path().join("wrong.toml"), wrong_role).unwrap();
+    town.alter(
+        "north.toml",
+        "tiebreaker-north.pem",
+        "site-berlin.pem",
+        "wrong.toml",
+    );
     town.refused(
         &["run", "--config", "wrong.toml"],
         40,

@@ -312,7 +312,7 @@ impl Source<'_> {
             }
             let took = self.now().saturating_sub(begun);
             left = self.machine.take_written().ok_or(SourceError::Ended)?;
-            let left_bytes = (left.len() * PAGE_SIZE) as u64;
+            let left_bytes = bytes_in(&left);
             match passes.after(sent, took, left_bytes) {
                 Next::Stun => {
                     (self.tell)(News::RamInSync);
@@ -324,13 +324,13 @@ impl Source<'_> {
             }
         }
         Err(SourceError::NeverCalm {
-            left_bytes: (left.len() * PAGE_SIZE) as u64,
+            left_bytes: bytes_in(&left),
         })
     }
 
     /// Reads and sends the pages at `addresses`. Answers how many bytes were sent.
     fn send_pages(&mut self, copy: &mut RamCopy, addresses: &[u64]) -> Result<u64, SourceError> {
-        let total = (addresses.len() * PAGE_SIZE) as u64;
+        let total = bytes_in(addresses);
         let (mut looked_at, mut sent) = (0, 0);
         for addresses in addresses.chunks(PAGES_AT_ONCE) {
             let mut body = Vec::with_capacity(addresses.len() * (8 + PAGE_SIZE));
@@ -346,7 +346,7 @@ impl Source<'_> {
             if !body.is_empty() {
                 self.stream.put(&Head::Pages, &body)?;
             }
-            looked_at += (addresses.len() * PAGE_SIZE) as u64;
+            looked_at += bytes_in(addresses);
             self.progress(looked_at, total)?;
         }
         Ok(sent)
@@ -392,6 +392,11 @@ impl Source<'_> {
         (self.tell)(News::PeerReady);
         Ok(())
     }
+}
+
+/// Bytes of the pages at `addresses`.
+fn bytes_in(addresses: &[u64]) -> u64 {
+    (addresses.len() * PAGE_SIZE) as u64
 }
 
 fn bytes_of(disk: &Disk, leaves: &LeafSet) -> u64 {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use antipode_disk_sync::disk::{DiskError, NewDisk, Origin, Paths, State, SyncTarget, create, state_of};
@@ -167,6 +168,19 @@ impl Reception for Desk {
     }
 }
 
+/// The other end on a thread of its own: what it has in the end.
+fn receiving(mut stream: Stream, mut desk: Desk) -> JoinHandle<Result<Desk, TargetError>> {
+    std::thread::spawn(move || receive(&mut stream, &mut desk).map(|()| desk))
+}
+
+/// Why the other end took nothing.
+fn refusal(receiving: JoinHandle<Result<Desk, TargetError>>) -> String {
+    let Err(error) = receiving.join().unwrap() else {
+        panic!("it has taken all");
+    };
+    error.to_string()
+}
+
 fn sent(stream: Stream, machine: &dyn RunningMachine) -> (Result<(), SourceError>, Vec<News>) {
     sent_by(stream, machine, &SystemClock)
 }
@@ -201,11 +215,8 @@ fn sent_by(
 
 #[test]
 fn a_machine_arrives_as_it_is_when_it_stands_still() {
-    let (here, mut there) = streams();
-    let receiving = std::thread::spawn(move || {
-        let mut desk = Desk::default();
-        receive(&mut there, &mut desk).map(|()| desk)
-    });
+    let (here, there) = streams();
+    let receiving = receiving(there, Desk::default());
     let machine = Machine::new();
     let (outcome, news) = sent(here, &machine);
     outcome.unwrap();
@@ -309,11 +320,8 @@ impl RunningMachine for Busy<'_> {
 
 #[test]
 fn a_guest_that_writes_faster_than_the_line_is_slowed_until_it_fits() {
-    let (here, mut there) = streams();
-    let receiving = std::thread::spawn(move || {
-        let mut desk = Desk::default();
-        receive(&mut there, &mut desk).map(|()| desk)
-    });
+    let (here, there) = streams();
+    let receiving = receiving(there, Desk::default());
     let clock = Ticking::default();
     let busy = Busy::new(&clock, true);
     let (outcome, _) = sent_by(here, &busy, &clock);
@@ -324,8 +332,8 @@ fn a_guest_that_writes_faster_than_the_line_is_slowed_until_it_fits() {
 
 #[test]
 fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
-    let (here, mut there) = streams();
-    let receiving = std::thread::spawn(move || receive(&mut there, &mut Desk::default()));
+    let (here, there) = streams();
+    let receiving = receiving(there, Desk::default());
     let clock = Ticking::default();
     let (outcome, news) = sent_by(here, &Busy::new(&clock, false), &clock);
     assert!(
@@ -343,33 +351,29 @@ fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
 
 #[test]
 fn a_site_that_refuses_says_why() {
-    let (here, mut there) = streams();
-    let receiving = std::thread::spawn(move || {
-        let mut desk = Desk {
-            refuses: Some("no room here".into()),
-            ..Desk::default()
-        };
-        receive(&mut there, &mut desk).unwrap_err().to_string()
-    });
+    let (here, there) = streams();
+    let desk = Desk {
+        refuses: Some("no room here".into()),
+        ..Desk::default()
+    };
+    let receiving = receiving(there, desk);
     let (outcome, _) = sent(here, &Machine::new());
     let said = outcome.unwrap_err().to_string();
     assert!(said.contains("no room here"), "{said}");
-    assert_eq!(receiving.join().unwrap(), "no room here");
+    assert_eq!(refusal(receiving), "no room here");
 }
 
 #[test]
 fn a_target_that_gives_up_ends_the_transfer_and_says_why() {
-    let (here, mut there) = streams();
-    let receiving = std::thread::spawn(move || {
-        let mut desk = Desk {
-            has_enough: true,
-            ..Desk::default()
-        };
-        receive(&mut there, &mut desk).unwrap_err().to_string()
-    });
+    let (here, there) = streams();
+    let desk = Desk {
+        has_enough: true,
+        ..Desk::default()
+    };
+    let receiving = receiving(there, desk);
     let (outcome, _) = sent(here, &Machine::new());
     assert!(outcome.is_err());
-    assert_eq!(receiving.join().unwrap(), "nothing more is wanted");
+    assert_eq!(refusal(receiving), "nothing more is wanted");
 }
 
 #[test]

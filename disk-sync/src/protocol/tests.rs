@@ -50,18 +50,27 @@ pub(crate) fn both(source: Place<'_>, target: Place<'_>, options: &Options) -> (
     both_on(source, target, options, &Ticking::default())
 }
 
-fn both_on(source: Place<'_>, target: Place<'_>, options: &Options, clock: &dyn Clock) -> (Outcome, Outcome) {
-    let end = |role, (image, replica, link): Place<'_>| {
-        let (summary, marks) = (Summary::of(replica, false), replica.dirty().clone());
-        let side = Side {
-            role,
-            image,
-            ledger: replica,
-            summary,
-            marks,
-        };
-        run(side, link, options, clock, &mut |_| ())
+/// One end, told how far it is.
+fn end(
+    role: Role,
+    (image, replica, link): Place<'_>,
+    options: &Options,
+    clock: &dyn Clock,
+    watch: &mut dyn FnMut(&Status),
+) -> Outcome {
+    let (summary, marks) = (Summary::of(replica, false), replica.dirty().clone());
+    let side = Side {
+        role,
+        image,
+        ledger: replica,
+        summary,
+        marks,
     };
+    run(side, link, options, clock, watch)
+}
+
+fn both_on(source: Place<'_>, target: Place<'_>, options: &Options, clock: &dyn Clock) -> (Outcome, Outcome) {
+    let end = |role, place: Place<'_>| end(role, place, options, clock, &mut |_| ());
     std::thread::scope(|scope| {
         let target = scope.spawn(move || end(Role::Target, target));
         (end(Role::Source, source), target.join().unwrap())
@@ -417,17 +426,8 @@ fn told(role: Role, bytes: &[u8]) -> RunError {
     let (mut stranger, here) = UnixStream::pair().unwrap();
     stranger.write_all(bytes).unwrap();
     stranger.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut replica = site.open();
-    let (summary, marks) = (Summary::of(&replica, false), replica.dirty().clone());
-    let side = Side {
-        role,
-        image: &site.image,
-        ledger: &mut replica,
-        summary,
-        marks,
-    };
-    let link = Link::local(here).unwrap();
-    run(side, link, &options(), &Ticking::default(), &mut |_| ()).unwrap_err()
+    let place: Place<'_> = (&site.image, &mut site.open(), Link::local(here).unwrap());
+    end(role, place, &options(), &Ticking::default(), &mut |_| ()).unwrap_err()
 }
 
 #[test]
@@ -478,17 +478,9 @@ fn what_is_still_to_arrive_is_not_done() {
     let to_send = leaves as u64 / 2 * LEAF_BYTES;
     let (here, there) = Link::pair().unwrap();
     let watched = |role, site: &Site, link| {
-        let mut replica = site.open();
-        let (summary, marks) = (Summary::of(&replica, false), replica.dirty().clone());
-        let side = Side {
-            role,
-            image: &site.image,
-            ledger: &mut replica,
-            summary,
-            marks,
-        };
         let mut seen = Vec::new();
-        run(side, link, &options(), &Ticking::default(), &mut |status| {
+        let place: Place<'_> = (&site.image, &mut site.open(), link);
+        end(role, place, &options(), &Ticking::default(), &mut |status| {
             seen.push(*status);
         })
         .unwrap();

@@ -232,12 +232,9 @@ impl Client {
                 return Err(self.unreachable(tried, maybe_done));
             };
             if left.is_zero() {
-                let unreachable = self.unreachable(tried, maybe_done);
-                let is_taken = taken && !maybe_done;
-                return Err(if is_taken {
-                    ClientError::SeatTaken
-                } else {
-                    unreachable
+                return Err(match taken && !maybe_done {
+                    true => ClientError::SeatTaken,
+                    false => self.unreachable(tried, maybe_done),
                 });
             }
             self.favourite = Some(name.clone());

@@ -4,22 +4,10 @@ use antipode_tiebreaker::Operation;
 
 use super::*;
 
-/// Site a, with `pair` asked, of a VM whose flushes the operator wants as `flush`.
-fn pairing(flush: Flush) -> Story {
-    let mut story = Story::alone();
-    story.record.as_mut().unwrap().settings.flush = flush;
-    story.tell(Event::Command(Command::Protect { pairing: PAIRING }));
-    story.tell(Event::DiskInSync);
-    story.tell(Event::RamInSync);
-    story.read();
-    story.tell(Event::PeerReady);
-    story
-}
-
 #[test]
 fn lockstep_begins_with_the_flushes_that_are_asked_of_the_tiebreaker_and_shown() {
     for flush in [Flush::Site, Flush::Both] {
-        let mut story = pairing(flush);
+        let mut story = Story::pairing_of(flush);
         assert!(story.done.contains(&Effect::BeginLockstep(flush)));
         let Operation::Pair { flush: asked, .. } = story.asked().operation else {
             panic!("{:?}", story.asked());
@@ -37,13 +25,12 @@ fn lockstep_begins_with_the_flushes_that_are_asked_of_the_tiebreaker_and_shown()
 
 #[test]
 fn a_flush_goes_with_what_the_other_disk_has_and_each_word_counts_once() {
-    let mut story = pairing(Flush::Both);
+    let mut story = Story::pairing_of(Flush::Both);
     story.done.clear();
     // Before `pair` is answered outputs are held; what two disks hold is true all the same.
     story.acked_durable(100);
     assert_eq!(story.effects(), ["flushed 100"]);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     story.effects();
     story.acked_durable(100);
@@ -55,7 +42,7 @@ fn a_flush_goes_with_what_the_other_disk_has_and_each_word_counts_once() {
 
 #[test]
 fn flushes_at_one_site_wait_for_no_acknowledgement() {
-    let mut story = pairing(Flush::Site);
+    let mut story = Story::pairing_of(Flush::Site);
     story.done.clear();
     story.acked_durable(100);
     assert_eq!(story.effects(), [""; 0]);
@@ -63,7 +50,7 @@ fn flushes_at_one_site_wait_for_no_acknowledgement() {
 
 #[test]
 fn a_flush_waits_until_the_claim_is_won() {
-    let mut story = pairing(Flush::Both);
+    let mut story = Story::pairing_of(Flush::Both);
     story.answer();
     story.pass(Duration::from_millis(400));
     assert_eq!(story.role.phase(), Phase::Claiming(Side::Primary));
@@ -71,8 +58,7 @@ fn a_flush_waits_until_the_claim_is_won() {
     // The channel is closed: what comes late is of a pairing that is over.
     story.acked_durable(200);
     assert_eq!(story.effects(), [""; 0]);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.done.last(), Some(&Effect::OpenOutputs));
     assert_eq!(story.role.view().flush, None);
@@ -80,21 +66,16 @@ fn a_flush_waits_until_the_claim_is_won() {
 
 #[test]
 fn a_backup_whose_disk_does_not_flush_is_suspected() {
-    let mut story = pairing(Flush::Both);
+    let mut story = Story::pairing_of(Flush::Both);
     story.answer();
     let since = story.now;
+    let waits = Waits {
+        output_since: None,
+        flush_since: Some(since),
+    };
     while story.role.phase() == Phase::Primary {
-        story.now = story.now + Duration::from_millis(37);
+        story.hear_while(waits);
         assert!(story.now.saturating_since(since) < Duration::from_secs(6));
-        story.tell(Event::PeerHeard(Heard::default()));
-        let waits = Waits {
-            output_since: None,
-            flush_since: Some(since),
-        };
-        story.tell(Event::Tick(Gauges {
-            waits,
-            ..Gauges::default()
-        }));
     }
     assert_eq!(story.asked().operation.name(), "claim");
     assert_eq!(
@@ -119,7 +100,7 @@ fn a_backup_shows_the_flushes_that_its_primary_told_it_of() {
 
 #[test]
 fn a_primary_that_slept_while_it_suspected_suspects_anew_and_claims() {
-    let mut story = pairing(Flush::Both);
+    let mut story = Story::pairing_of(Flush::Both);
     story.record.as_mut().unwrap().settings.preferred = Some("b".parse().unwrap());
     story.role.preferred = false;
     story.answer();

@@ -54,7 +54,13 @@ impl Story {
 
     /// Site a, with `pair` asked.
     fn pairing() -> Self {
+        Self::pairing_of(Flush::Site)
+    }
+
+    /// The same, of a VM whose flushes the operator wants as `flush`.
+    fn pairing_of(flush: Flush) -> Self {
         let mut story = Self::alone();
+        story.record.as_mut().unwrap().settings.flush = flush;
         story.tell(Event::Command(Command::Protect { pairing: PAIRING }));
         story.tell(Event::DiskInSync);
         story.tell(Event::RamInSync);
@@ -124,6 +130,22 @@ impl Story {
             self.tell(Event::PeerHeard(Heard::default()));
             self.tell(Event::Tick(Gauges::default()));
         }
+    }
+
+    /// A tick later the other site is heard, and something has waited for it.
+    fn hear_while(&mut self, waits: Waits) {
+        self.now = self.now + Duration::from_millis(37);
+        self.tell(Event::PeerHeard(Heard::default()));
+        self.tell(Event::Tick(Gauges {
+            waits,
+            ..Gauges::default()
+        }));
+    }
+
+    /// What waits for its answer is what was asked last, though what was done is forgotten.
+    fn recall_asked(&mut self) {
+        let ask = self.role.asked.as_ref().unwrap().ask.clone();
+        self.done.push(Effect::AskTiebreaker(ask));
     }
 
     fn asked(&self) -> Ask {
@@ -259,8 +281,7 @@ fn protecting_goes_through_its_phases_and_shows_nothing_before_it_is_confirmed()
     );
     story.acked(3);
     assert_eq!(story.effects(), [""; 0], "acknowledged, but not confirmed");
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["tell Confirmed", "release 3"]);
     story.acked(4);
@@ -294,8 +315,7 @@ fn a_pairing_is_taken_back_before_outputs_open() {
         ["tell Left", "CloseChannel", "Persist", "ask 3 cancel_pair"]
     );
     story.acked(9);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["OpenOutputs"]);
     assert_eq!(story.role.phase(), Phase::Alone);
@@ -334,9 +354,7 @@ fn an_unanswered_request_is_sent_again_with_its_number_and_nothing_is_guessed() 
     story.done.clear();
     for _ in 0..3 {
         story.pass_hearing(Duration::from_millis(200));
-        story.done.push(Effect::AskTiebreaker(
-            story.role.asked.as_ref().unwrap().ask.clone(),
-        ));
+        story.recall_asked();
         story.no_answer();
     }
     let names = story.effects();
@@ -423,8 +441,7 @@ fn a_backup_replays_and_makes_durable_in_the_timeout_and_goes_live_by_a_grant() 
     story.done.push(Effect::ReplayToEnd(story.role.backup_replay()));
     story.replayed(40, true);
     assert_eq!(story.effects()[1..], ["Persist", "ask 1 claim"]);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["GoLive", "OpenOutputs", "Announce"]);
     assert_eq!(story.role.view().role, PhaseName::Solo);
@@ -504,8 +521,7 @@ fn a_primary_claims_when_its_backup_leaves_and_opens_when_it_is_granted() {
     }));
     assert_eq!(story.effects(), ["CloseChannel", "Persist", "ask 3 claim"]);
     story.acked(9);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["OpenOutputs"]);
     assert_eq!(story.role.view().cause, Some(Cause::PeerLeft(why)));
@@ -534,12 +550,7 @@ fn a_sick_backup_is_suspected_though_it_is_heard() {
         flush_since: None,
     };
     for _ in 0..20 {
-        story.now = story.now + Duration::from_millis(37);
-        story.tell(Event::PeerHeard(Heard::default()));
-        story.tell(Event::Tick(Gauges {
-            waits,
-            ..Gauges::default()
-        }));
+        story.hear_while(waits);
     }
     assert_eq!(story.asked().operation.name(), "claim");
     assert_eq!(
@@ -611,8 +622,7 @@ fn an_answer_from_before_a_sleep_does_not_count() {
         answer: Some(Box::new(granted)),
     });
     assert_eq!(story.effects(), ["Persist", "ask 2 claim"]);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(
         story.effects()[1..],

@@ -36,8 +36,7 @@ fn a_clean_stop_parks_when_the_backup_is_durable_there() {
         position,
     }));
     assert_eq!(story.effects(), ["Persist", "ask 3 park"]);
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["tell Parked", "CloseChannel", "DestroyVm"]);
     assert_eq!(story.role.phase(), Phase::Stopped);
@@ -97,8 +96,7 @@ fn ending_protection_keeps_outputs_flowing_until_it_is_granted() {
         story.effects(),
         ["ReadRecord", "Persist", "ask 3 claim", "release 4"]
     );
-    let ask = story.role.asked.as_ref().unwrap().ask.clone();
-    story.done.push(Effect::AskTiebreaker(ask));
+    story.recall_asked();
     story.answer();
     assert_eq!(story.effects()[1..], ["tell Left", "CloseChannel", "OpenOutputs"]);
 

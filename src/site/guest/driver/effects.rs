@@ -327,7 +327,7 @@ impl Driver {
 
     pub(super) fn make_durable(&mut self) {
         let position = ExitOrdinal::new(self.parts.position.load(Ordering::Relaxed));
-        let disk = self.running.as_ref().and_then(|running| running.disk.clone());
+        let disk = self.disk().cloned();
         let happenings = self.parts.happenings.clone();
         tokio::task::spawn_blocking(move || {
             let flushed = match disk {
@@ -340,8 +340,7 @@ impl Driver {
     }
 
     pub(super) fn mark_stale(&mut self) {
-        let in_use = self.running.as_ref().and_then(|running| running.disk.as_ref());
-        match in_use.map(|disk| disk.mark_stale()) {
+        match self.disk().map(|disk| disk.mark_stale()) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::error!(%error, "the replica could not be marked as stale; this process ends");
