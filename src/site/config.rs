@@ -17,6 +17,8 @@ use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 
 /// The least and the most that the failure timeout's floor may be, in milliseconds.
 const FLOOR_MS: RangeInclusive<u64> = 50..=60_000;
+/// The least and the most that may be kept of a guest's frames, in MiB.
+const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
 /// Nodes of a tiebreaker.
 const NODES: usize = 3;
 
@@ -41,6 +43,8 @@ pub struct SiteConfig {
     pub tiebreaker: Cluster,
     /// No silence below this is a failure.
     pub failure_timeout_floor: Duration,
+    /// How much is kept of the frames that each guest puts out, for whoever checks two sites; nothing as a rule.
+    pub keep_frames_bytes: Option<u64>,
 }
 
 impl SiteConfig {
@@ -65,7 +69,7 @@ fn parse(text: &str, folder: &Path) -> Result<SiteConfig, Vec<ConfigMistake>> {
 
 /// `None` only if a mistake was noted.
 fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> Option<SiteConfig> {
-    let known = &["certificates", "site", "peer", "tiebreaker", "failure"];
+    let known = &["certificates", "site", "peer", "tiebreaker", "failure", "check"];
     let root = Section::root(document, known, mistakes);
     let path = |value: &DeValue<'_>| values::path(value, folder);
     let credentials = section(root, "certificates", &["credentials", "trust"], mistakes).map(|section| {
@@ -97,13 +101,8 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
         .and_then(|section| read_cluster(section, mistakes));
-    let floor = root
-        .subsection("failure", &["timeout_floor_ms"], mistakes)
-        .and_then(|section| {
-            section.optional("timeout_floor_ms", mistakes, |value| {
-                values::number(value, &FLOOR_MS)
-            })
-        });
+    let floor = lone_number(root, "failure", "timeout_floor_ms", &FLOOR_MS, mistakes);
+    let keep_frames = lone_number(root, "check", "keep_frames_mib", &KEEP_FRAMES_MIB, mistakes);
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
@@ -116,6 +115,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         allowed_differences: allowed_differences.unwrap_or_default(),
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
+        keep_frames_bytes: keep_frames.map(|mebibytes| mebibytes << 20),
     })
 }
 
@@ -137,6 +137,18 @@ fn section<'a, 'i>(
         );
     }
     found
+}
+
+/// The one value of a section, either of which may be absent.
+fn lone_number(
+    root: Section<'_, '_>,
+    name: &'static str,
+    key: &'static str,
+    range: &RangeInclusive<u64>,
+    mistakes: &mut Mistakes<'_>,
+) -> Option<u64> {
+    let section = root.subsection(name, &[key], mistakes)?;
+    section.optional(key, mistakes, |value| values::number(value, range))
 }
 
 fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Cluster> {
@@ -218,7 +230,8 @@ mod tests {
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
-                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\n";
+                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\n\
+                    [check]\nkeep_frames_mib = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -237,6 +250,7 @@ mod tests {
                 "allow_different \"moon\" is nothing that hosts are compared by",
             ),
             (11, "timeout_floor_ms is 1, which is out of range"),
+            (13, "keep_frames_mib is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

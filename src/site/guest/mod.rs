@@ -5,6 +5,7 @@ mod begin;
 mod driver;
 pub mod happening;
 mod inbound;
+mod kept_frames;
 mod line;
 mod log_ends;
 mod orders;

@@ -5,7 +5,6 @@ use super::super::boot::READY_TIMEOUT;
 use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, Watcher};
 use super::table::{Drawn, Fault, Moment, Scenario, Who};
 use super::verdict::Found;
-use crate::judge::live::SeenAlone;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::thread;
@@ -34,6 +33,7 @@ impl<'a> Campaign<'a> {
             rtt: RTT,
             seed,
             twin: false,
+            keep_frames: true,
         };
         let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
@@ -69,7 +69,7 @@ impl<'a> Campaign<'a> {
                 return Err(error);
             }
         };
-        let (judgement, granted) = self.sites.judge(&capture, &SeenAlone)?;
+        let (judgement, granted) = self.sites.judge(&capture, scenario.moment == Moment::Protected)?;
         let found = Found {
             before,
             granted,

@@ -29,12 +29,7 @@ impl Found {
     pub(super) fn violations(&self, scenario: &Scenario) -> Vec<String> {
         let mut found = self.client.violations();
         let (granted, changes) = (&self.granted, self.judgement.changes());
-        if self.judgement.split_frames > 0 {
-            found.push(format!(
-                "{} frames came from a site that was live no more",
-                self.judgement.split_frames
-            ));
-        }
+        found.extend(self.judgement.violations());
         if changes != (granted.len() as u64).saturating_sub(1) {
             found.push(format!(
                 "the switch saw {changes} changes of the live site, and the tiebreaker granted {granted:?}"
@@ -64,7 +59,7 @@ mod tests {
     use super::super::table::ALL;
     use super::*;
     use crate::judge::frames::Sighting;
-    use crate::judge::live::{SeenAlone, judge};
+    use crate::judge::live::{Winner, judge};
     use crate::load::watch::ledger::Ledger;
     use crate::load::watch::probe::Probe;
 
@@ -93,7 +88,7 @@ mod tests {
         Found {
             before: granted[0],
             granted: granted.to_vec(),
-            judgement: judge(&sightings, &ports, &SeenAlone),
+            judgement: judge(&sightings, &ports, Winner::default()),
             client: Report {
                 sequence: ledger.verdict(),
                 connection_survived: true,

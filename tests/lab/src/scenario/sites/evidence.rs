@@ -4,7 +4,8 @@ use super::product::kill_all;
 use super::site::Site;
 use super::{STATE, Sites};
 use crate::judge::frames::sightings;
-use crate::judge::live::{History, Judgement, judge};
+use crate::judge::live::{Judgement, Winner, judge};
+use crate::judge::made::Made;
 use crate::judge::replicas;
 use crate::scenario::stage::GUEST_MAC;
 use crate::scenario::store;
@@ -81,14 +82,34 @@ impl Sites<'_> {
     }
 
     /// Ends the capture and judges it by what the tiebreaker has granted meanwhile, from the site that was live at its
-    /// start on. The judgement, and who was granted to be live.
-    pub(crate) fn judge(&self, capture: &Capture, history: &dyn History) -> Result<(Judgement, Vec<Site>)> {
+    /// start on, and by what the site that was granted last has made: `follows_throughout` if it has done so from before
+    /// the capture began. The judgement, and who was granted to be live.
+    pub(crate) fn judge(
+        &self,
+        capture: &Capture,
+        follows_throughout: bool,
+    ) -> Result<(Judgement, Vec<Site>)> {
         self.stop_capture()?;
         let input = BufReader::new(File::open(&capture.file)?);
         let seen = sightings(&capture::read(input)?, GUEST_MAC);
         let granted = self.granted_since(capture.before)?;
         let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
-        Ok((judge(&seen, &ports, history), granted))
+        let winner = *granted.last().context("nobody was granted to be live")?;
+        let winner = Winner {
+            made: self.made(winner)?,
+            follows_throughout,
+        };
+        Ok((judge(&seen, &ports, winner), granted))
+    }
+
+    /// What the VM's guest has made at `site`.
+    fn made(&self, site: Site) -> Result<Made> {
+        let file = format!("{STATE}/vms/{}/frames", self.vm);
+        let host = self.host(site)?;
+        // There is none before the first is full.
+        let old = host.get(&format!("{file}.old")).ok();
+        let last = host.get(&file)?;
+        Made::read(old.as_deref(), &last).with_context(|| format!("{site}: {file}"))
     }
 
     /// Ends a capture that nobody will judge.
