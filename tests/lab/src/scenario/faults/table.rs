@@ -1,6 +1,7 @@
 //! The scenarios, as data.
 
 use crate::switch::random::Random;
+use antipode_tiebreaker::Flush;
 use std::time::Duration;
 
 /// Which of the two sites, by what it was when the scenario began.
@@ -107,6 +108,8 @@ pub(super) struct Scenario {
     pub(super) live: Live,
     /// Nobody may be live with certainty while the steps last: the client hears nothing from the first to the last.
     pub(super) held: bool,
+    /// When the guest's flushes are complete.
+    pub(super) flush: Flush,
 }
 
 impl Scenario {
@@ -149,6 +152,7 @@ const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Sce
         steps,
         live,
         held: false,
+        flush: Flush::Site,
     }
 }
 
@@ -160,6 +164,11 @@ impl Scenario {
 
     const fn held(mut self) -> Self {
         self.held = true;
+        self
+    }
+
+    const fn flushed_at_both(mut self) -> Self {
+        self.flush = Flush::Both;
         self
     }
 
@@ -199,6 +208,32 @@ pub(super) const ALL: &[Scenario] = &[
             Wait(2_000, 2_000),
         ],
     ),
+    // The client's writes are acknowledged when they are flushed, so these say that nothing which both disks were said to
+    // hold is lost, and that flushes go on when the other disk is gone.
+    scenario(
+        "power-cut-live-flush-both",
+        Live::Moves,
+        &[SOON, Break(Power(TheLive))],
+    )
+    .flushed_at_both(),
+    scenario(
+        "power-cut-backup-flush-both",
+        Live::Stays,
+        &[SOON, Break(Power(Other))],
+    )
+    .flushed_at_both(),
+    scenario(
+        "freeze-backup-flush-both",
+        Live::Stays,
+        &[
+            SOON,
+            Break(Freeze(Other)),
+            Wait(4_000, 7_000),
+            Mend(Freeze(Other)),
+            Wait(2_000, 2_000),
+        ],
+    )
+    .flushed_at_both(),
     scenario("kill-vm-live", Live::Moves, &[SOON, Break(VmProcess(TheLive))]),
     scenario("kill-vm-backup", Live::Stays, &[SOON, Break(VmProcess(Other))]).quick(),
     scenario(

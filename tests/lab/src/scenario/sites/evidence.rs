@@ -14,13 +14,13 @@ use crate::switch::control::Command;
 use crate::tiebreaker::town::{self, Town};
 use antipode_certs::Role;
 use antipode_tiebreaker::client::Client;
-use antipode_tiebreaker::{Generation, HistoryEntry, Record, State};
-use anyhow::{Context, Result};
+use antipode_tiebreaker::{Flush, Generation, HistoryEntry, Operation, Record, Request, RequestId, State};
+use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 /// How long a tiebreaker that works may take.
@@ -124,6 +124,34 @@ impl Sites<'_> {
         live.with_context(|| format!("by the tiebreaker's record, no site may be live with {}", self.vm))
     }
 
+    /// When the guest's flushes are complete, from the next pairing on.
+    pub(crate) fn flush_rule(&self) -> Result<Flush> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        Ok(record.settings.flush)
+    }
+
+    /// Sets that, as an operator does.
+    pub(crate) fn set_flush_rule(&self, flush: Flush) -> Result<()> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        let request = Request {
+            id: RequestId(u64::try_from(UNIX_EPOCH.elapsed()?.as_micros())?),
+            expected: record.generation,
+            operation: Operation::Configure {
+                preferred: record.settings.preferred,
+                flush,
+            },
+            at_unix_seconds: 0,
+        };
+        let mut witness = self.witness();
+        let Witness { client, runtime } = &mut *witness;
+        let answer = runtime.block_on(client.change(&self.vm.parse()?, &request, PATIENCE))?;
+        answer
+            .verdict
+            .map_err(|refusal| anyhow!("the rule for flushes cannot be set: {refusal}"))
+    }
+
     /// The tiebreaker's node that leads.
     pub(crate) fn tiebreaker_leader(&self) -> Result<usize> {
         let mut witness = self.witness();
@@ -205,7 +233,7 @@ fn granted(record: &Record, before: Option<(Site, Generation)>) -> Vec<Site> {
 mod tests {
     use super::*;
     use antipode_certs::Identity;
-    use antipode_tiebreaker::{Boot, Operation};
+    use antipode_tiebreaker::Boot;
 
     fn record(changes: &[(&str, &'static str)]) -> Record {
         let site = || "site-a".parse().unwrap();
@@ -229,7 +257,7 @@ mod tests {
             },
             settings: antipode_tiebreaker::Settings {
                 preferred: None,
-                flush: antipode_tiebreaker::Flush::Site,
+                flush: Flush::Site,
             },
             history: history.collect(),
             remembered: Vec::new(),
