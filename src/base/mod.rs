@@ -3,6 +3,7 @@
 //! Nothing here knows a device or a hypervisor; everything above may import it.
 
 pub mod buffer_pool;
+pub mod callers;
 pub mod clock;
 pub mod configuration;
 pub mod entropy;

@@ -10,10 +10,8 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use antipode_certs::PeerRule;
 use antipode_certs::tls::LiveCredentials;
@@ -26,15 +24,13 @@ use serde_json::json;
 use super::request::Proven;
 use super::sync::{as_json, credentials};
 use super::{Monotonic, failures};
+use crate::base::callers::take_calls;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
 use crate::cli::run::host_failure;
 
 /// Connections whose other end has not yet proven who it is; further ones are closed. Each has 20 s, however it spends them.
 const HANDSHAKES_MAX: usize = 16;
-
-/// After a connection that could not be taken: the host may be out of descriptors for a while.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What `disk serve` was asked for.
 pub(super) struct Service<'a> {
@@ -100,37 +96,10 @@ fn receive(
     rule: PeerRule,
 ) -> std::io::Result<Receiver<Meeting>> {
     let (met, meetings) = channel();
-    let under_way = Arc::new(AtomicUsize::new(0));
     thread::Builder::new().name("accept".into()).spawn(move || {
-        loop {
-            let (stream, from) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("a connection could not be taken: {error}");
-                    thread::park_timeout(PAUSE);
-                    continue;
-                }
-            };
-            if under_way.load(Ordering::Relaxed) >= HANDSHAKES_MAX {
-                tracing::warn!(%from, "too many connections wait to be proven; this one is closed");
-                continue;
-            }
-            under_way.fetch_add(1, Ordering::Relaxed);
-            let (live, rule, met, ours) = (
-                Arc::clone(&live),
-                rule.clone(),
-                met.clone(),
-                Arc::clone(&under_way),
-            );
-            let spawned = thread::Builder::new().name("handshake".into()).spawn(move || {
-                prove(stream, from, &live, rule, &met);
-                ours.fetch_sub(1, Ordering::Relaxed);
-            });
-            if let Err(error) = spawned {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                tracing::warn!(%from, "a connection could not be taken: {error}");
-            }
-        }
+        take_calls(&listener, HANDSHAKES_MAX, move |stream, from| {
+            prove(stream, from, &live, rule.clone(), &met);
+        })
     })?;
     Ok(meetings)
 }
