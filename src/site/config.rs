@@ -225,6 +225,13 @@ mod tests {
         assert!(config.credentials.trust.ends_with(TRUST_FILE));
         assert_eq!(config.vm_ports, 7410..=7499);
         assert_eq!(config.allowed_differences, ["microcode"]);
+        assert_eq!(
+            config.keep_frames_bytes, None,
+            "traffic is kept only where that is asked for"
+        );
+        let checked = format!("{}\n[check]\nkeep_frames_mib = 64\n", sample());
+        let config = parse(&checked, Path::new("")).unwrap();
+        assert_eq!(config.keep_frames_bytes, Some(64 << 20));
     }
 
     #[test]

@@ -8,8 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
@@ -20,9 +19,12 @@ use serde_json::{Value, json};
 
 use super::config::SiteConfig;
 use super::guest::happening::Request;
-use super::peer::{self, Prepare, Prepared, Question};
+use super::guest::refusals::{Fault, Refusals};
+use super::peer::{self, Prepare, Prepared, Question, Unready};
 use super::store::VmFolder;
 use super::{control, definition};
+use crate::base::callers::take_calls;
+use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 use crate::machine::probe::HostKind;
 
@@ -57,6 +59,7 @@ pub struct Supervisor {
     config: SiteConfig,
     config_path: PathBuf,
     credentials: Arc<LiveCredentials>,
+    refusals: Mutex<Refusals>,
 }
 
 impl Supervisor {
@@ -73,6 +76,7 @@ impl Supervisor {
             credentials: credentials.map_err(|error| error.to_string())?,
             config_path: std::fs::canonicalize(path).map_err(|error| error.to_string())?,
             config,
+            refusals: Mutex::default(),
         })
     }
 
@@ -88,9 +92,14 @@ impl Supervisor {
         ready();
         let supervisor = Arc::new(self);
         let for_peers = Arc::clone(&supervisor);
-        let serving = std::thread::Builder::new()
-            .name("peers".into())
-            .spawn(move || for_peers.serve_peers(&peers));
+        let serving = std::thread::Builder::new().name("peers".into()).spawn(move || {
+            take_calls(&peers, CALLS_MAX, move |stream, from| {
+                if let Err(fault) = for_peers.serve_peer(stream) {
+                    tracing::warn!(%from, "a call of another site: {}", fault.why);
+                    for_peers.refused(&fault);
+                }
+            })
+        });
         serving.map_err(|error| error.to_string())?;
         for stream in socket.incoming() {
             let stream = stream.map_err(|error| error.to_string())?;
@@ -135,13 +144,14 @@ impl Supervisor {
                         "there is no VM {name} here; `antipode vm create` makes it known"
                     ));
                 }
-                self.ensure_process(name, None)?;
+                self.ensure_process(name, None)
+                    .map_err(|unready| unready.to_string())?;
                 control::ask(&folder.control(), &Request::Start).map_err(|error| error.to_string())
             }
             SiteRequest::List => {
                 let names = VmFolder::all(&self.config.state).map_err(|error| error.to_string())?;
                 let vms: Vec<Value> = names.iter().map(|name| self.shown(name)).collect();
-                Ok(json!({ "ok": true, "vms": vms }))
+                Ok(json!({ "ok": true, "vms": vms, "refused": self.refusals().shown() }))
             }
         }
     }
@@ -153,27 +163,32 @@ impl Supervisor {
     }
 
     /// Starts the VM's process if none runs, and waits until it can be asked.
-    fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, String> {
+    fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, Unready> {
         let folder = VmFolder::of(&self.config.state, name);
         if let Ok(status) = control::ask(&folder.control(), &Request::Status) {
             let is_over = matches!(status["role"].as_str(), Some("stale" | "stopped" | "idle"));
             match (is_over, join) {
-                (true, _) => end(&folder)?,
+                (true, _) => end(&folder).map_err(Unready::Failed)?,
                 (false, None) => {}
-                (false, Some(_)) => return Err(format!("VM {name} is {} there", status["role"])),
+                (false, Some(join)) => {
+                    return Err(Unready::Busy {
+                        vm: join.vm.clone(),
+                        role: status["role"].as_str().unwrap_or("busy").to_owned(),
+                    });
+                }
             }
         }
         if control::ask(&folder.control(), &Request::Ports).is_err() {
-            self.spawn(name, join)?;
+            self.spawn(name, join).map_err(Unready::Failed)?;
         }
         control::until(READY_PATIENCE, || {
             control::ask(&folder.control(), &Request::Ports).ok()
         })
         .ok_or_else(|| {
-            format!(
+            Unready::Failed(format!(
                 "the VM's process does not answer; see {}",
                 folder.file("log").display()
-            )
+            ))
         })
     }
 
@@ -211,56 +226,41 @@ impl Supervisor {
         waiting.map(drop).map_err(failed)
     }
 
-    /// Takes calls, each on a thread of its own: one that says nothing holds up nobody.
-    fn serve_peers(self: &Arc<Self>, listener: &TcpListener) {
-        let under_way = Arc::<AtomicUsize>::default();
-        for stream in listener.incoming() {
-            if under_way.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (supervisor, counted) = (Arc::clone(self), Arc::clone(&under_way));
-            let serving = std::thread::Builder::new().spawn(move || {
-                let served = stream
-                    .map_err(|error| error.to_string())
-                    .and_then(|stream| supervisor.serve_peer(stream));
-                counted.fetch_sub(1, Ordering::Relaxed);
-                if let Err(why) = served {
-                    tracing::warn!("a call of another site: {why}");
-                }
-            });
-            if let Err(error) = serving {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                tracing::warn!(%error, "a call of another site could not be taken");
-            }
-        }
-    }
-
-    fn serve_peer(&self, stream: TcpStream) -> Result<(), String> {
+    fn serve_peer(&self, stream: TcpStream) -> Result<(), Fault> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.config.peer.clone(),
         });
-        let link = Link::accept(stream, &self.credentials, rule).map_err(|error| error.to_string())?;
+        let link = Link::accept(stream, &self.credentials, rule).map_err(|error| Fault::from(&error))?;
         let (mut reader, mut writer) = link.into_streams();
-        let question: Question = peer::take(&mut reader)?;
+        let question: Question = peer::take(&mut reader).map_err(Fault::failed)?;
         let answer = self.prepare(&question);
-        peer::put(&mut writer, &answer)
+        if let Err(unready) = &answer {
+            self.refused(&Fault {
+                refusal: unready.name(),
+                why: format!("VM {}: {unready}", question.prepare.vm),
+            });
+        }
+        peer::put(&mut writer, &answer).map_err(Fault::failed)
     }
 
-    fn prepare(&self, question: &Question) -> Result<Prepared, String> {
+    fn refused(&self, fault: &Fault) {
+        self.refusals().note(wall_clock_unix_seconds(), fault);
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepare(&self, question: &Question) -> Result<Prepared, Unready> {
         let Question { prepare, host } = question;
-        let here = HostKind::of_this_host().map_err(|error| error.to_string())?;
+        let here = HostKind::of_this_host().map_err(|error| Unready::Failed(error.to_string()))?;
         let differences = here.differences(host, &self.config.allowed_differences);
         if !differences.is_empty() {
-            let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
-            return Err(format!(
-                "the hosts differ in {}; what may differ is named there in [peer] allow_different",
-                told.join(", ")
-            ));
+            return Err(Unready::HostsDiffer(differences));
         }
         let ports = self.ensure_process(prepare.vm.as_str(), Some(prepare))?;
-        serde_json::from_value(ports).map_err(|error| error.to_string())
+        serde_json::from_value(ports).map_err(|error| Unready::Failed(error.to_string()))
     }
 }
 

@@ -28,7 +28,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, Stream};
+pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, Stream, Unfit, UnfitKind};
 pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
 pub use target::{Arrived, Arriving, Reception, TargetError, receive};
 

@@ -2,7 +2,7 @@
 
 use antipode_disk_sync::disk::SyncTarget;
 
-use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use super::frame::{FrameError, Head, LineageOffer, Offer, Stream, Unfit, UnfitKind};
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
 use crate::machine::{CopiedPage, RamSums};
@@ -36,8 +36,8 @@ pub enum TargetError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// This site cannot become that machine.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(Unfit),
 }
 
 /// What this site makes of an offer.
@@ -45,13 +45,13 @@ pub trait Reception {
     /// Makes ready what the offer names, of the kernel and the initrd. Answers with the disk that is to be filled.
     ///
     /// # Errors
-    /// In words, why it cannot be.
+    /// Why it cannot be. Then the replica that is there is as it was.
     fn prepare(
         &mut self,
         offer: &Offer,
         kernel: Vec<u8>,
         initrd: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String>;
+    ) -> Result<Option<SyncTarget>, Unfit>;
 
     /// Takes a piece of the machine. False if nobody takes it any more.
     fn take(&mut self, piece: Arriving) -> bool;
@@ -59,14 +59,14 @@ pub trait Reception {
     /// Something has arrived: the other site is there. Said for every frame.
     ///
     /// # Errors
-    /// In words, why nothing more is wanted.
-    fn heard(&mut self) -> Result<(), String>;
+    /// Why nothing more is wanted.
+    fn heard(&mut self) -> Result<(), Unfit>;
 
     /// Waits until the machine is what was sent.
     ///
     /// # Errors
-    /// In words, what it is not.
-    fn restored(&mut self) -> Result<(), String>;
+    /// What it is not.
+    fn restored(&mut self) -> Result<(), Unfit>;
 }
 
 /// Receives a machine to its end: when this returns well, this site is that machine.
@@ -157,8 +157,7 @@ impl Target<'_> {
             .disk
             .as_mut()
             .ok_or(FrameError::OutOfTurn("a leaf of a disk"))?;
-        disk.write_leaf(index, bytes)
-            .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))
+        disk.write_leaf(index, bytes).map_err(|error| disk_fails(&error))
     }
 
     fn hand_on(&mut self, piece: Arriving) -> Result<(), TargetError> {
@@ -182,7 +181,7 @@ impl Target<'_> {
         match (self.disk.take(), lineage) {
             (Some(disk), Some(lineage)) => disk
                 .finish(lineage.current, lineage.history)
-                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?,
+                .map_err(|error| disk_fails(&error))?,
             (None, None) => {}
             _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
         }
@@ -196,6 +195,10 @@ impl Target<'_> {
         self.reception.restored().map_err(TargetError::Refused)?;
         Ok(self.stream.put(&Head::Ready, &[])?)
     }
+}
+
+fn disk_fails(error: &dyn std::error::Error) -> TargetError {
+    TargetError::Refused(Unfit::new(UnfitKind::Host, format!("the disk here: {error}")))
 }
 
 fn parse_pages(body: &[u8]) -> Result<Vec<CopiedPage>, FrameError> {

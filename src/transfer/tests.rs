@@ -132,7 +132,7 @@ impl RunningMachine for Machine {
 struct Desk {
     pages: BTreeMap<u64, u8>,
     machine: Option<Box<Arrived>>,
-    refuses: Option<String>,
+    refuses: Option<Unfit>,
     kernel_bytes: usize,
     has_enough: bool,
 }
@@ -143,7 +143,7 @@ impl Reception for Desk {
         _: &Offer,
         kernel: Vec<u8>,
         _: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String> {
+    ) -> Result<Option<SyncTarget>, Unfit> {
         self.kernel_bytes = kernel.len();
         self.refuses.clone().map_or(Ok(None), Err)
     }
@@ -156,14 +156,14 @@ impl Reception for Desk {
         true
     }
 
-    fn heard(&mut self) -> Result<(), String> {
+    fn heard(&mut self) -> Result<(), Unfit> {
         if self.has_enough {
-            return Err("nothing more is wanted".into());
+            return Err(Unfit::new(UnfitKind::GivenUp, "nothing more is wanted"));
         }
         Ok(())
     }
 
-    fn restored(&mut self) -> Result<(), String> {
+    fn restored(&mut self) -> Result<(), Unfit> {
         Ok(())
     }
 }
@@ -353,7 +353,7 @@ fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
 fn a_site_that_refuses_says_why() {
     let (here, there) = streams();
     let desk = Desk {
-        refuses: Some("no room here".into()),
+        refuses: Some(Unfit::new(UnfitKind::Host, "no room here")),
         ..Desk::default()
     };
     let receiving = receiving(there, desk);

@@ -49,6 +49,7 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         number(&status["output_hold_ms_p50"]),
         number(&status["output_hold_ms_p99"]),
     )?;
+    refusals(status, output)?;
     match status["flush"].as_str() {
         Some("both") => writeln!(
             output,
@@ -62,6 +63,19 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+fn refusals(of: &Value, output: &mut dyn Write) -> std::io::Result<()> {
+    for refusal in of["refused"].as_array().into_iter().flatten() {
+        let text = |key: &str| refusal[key].as_str().unwrap_or_default();
+        let (because, what) = (text("because"), text("what"));
+        writeln!(
+            output,
+            "  refused  {because} ({what}, {} times)",
+            refusal["count"]
+        )?;
+    }
+    Ok(())
 }
 
 fn number(value: &Value) -> String {
@@ -80,6 +94,7 @@ pub(super) fn list(answer: &Value, json: bool, output: &mut dyn Write) -> Result
         let colour = if vm["green"] == true { "well" } else { "not well" };
         written(writeln!(output, "{:<24}{:<14}{colour}", text("vm"), text("role")))?;
     }
+    written(refusals(answer, output))?;
     Ok(ExitCode::Done)
 }
 

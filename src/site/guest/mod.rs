@@ -12,6 +12,7 @@ mod orders;
 mod outbound;
 mod pair;
 pub mod process;
+pub(crate) mod refusals;
 mod vcpu;
 
 #[cfg(test)]

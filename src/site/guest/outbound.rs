@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::happening::{Happening, TransferNews};
 use super::orders::Order;
+use super::refusals::Fault;
 use super::vcpu::Handle;
 use crate::base::clock::SystemClock;
 use crate::machine::probe::HostKind;
@@ -46,8 +47,8 @@ impl Outbound {
         std::thread::Builder::new()
             .name("transfer".into())
             .spawn(move || {
-                if let Err(why) = self.run(&may_go) {
-                    self.tell(TransferNews::Failed(why));
+                if let Err(fault) = self.run(&may_go) {
+                    self.tell(TransferNews::Failed(fault));
                 }
             })?;
         Ok(go)
@@ -58,16 +59,17 @@ impl Outbound {
         let _ = self.happenings.send(Happening::Transfer(self.number, news));
     }
 
-    fn run(&self, may_go: &Receiver<Go>) -> Result<(), String> {
+    fn run(&self, may_go: &Receiver<Go>) -> Result<(), Fault> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.peer.clone(),
         });
         let question = Question {
             prepare: self.prepare.clone(),
-            host: HostKind::of_this_host().map_err(|error| error.to_string())?,
+            host: HostKind::of_this_host().map_err(Fault::failed)?,
         };
-        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &question)?;
+        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &question)
+            .map_err(|error| Fault::from(&error))?;
         self.tell(TransferNews::Ports {
             log: prepared.log_port,
         });
@@ -75,9 +77,11 @@ impl Outbound {
         let address = format!("{host}:{}", prepared.transfer_port);
         address
             .to_socket_addrs()
-            .map_err(|error| format!("{address}: {error}"))?;
-        let link = Link::connect(&address, &self.credentials, rule)
-            .map_err(|error| format!("{address}: {error}"))?;
+            .map_err(|error| Fault::failed(format!("{address}: {error}")))?;
+        let link = Link::connect(&address, &self.credentials, rule).map_err(|error| Fault {
+            why: format!("{address}: {error}"),
+            ..(&error).into()
+        })?;
         let (reader, writer) = link.into_streams();
         let mut stream = Stream::over(reader, writer);
         let machine = Machine(self);
@@ -92,7 +96,7 @@ impl Outbound {
         if let Some(disk) = &self.disk {
             disk.limit_writes(None);
         }
-        sent.map_err(|error| error.to_string())
+        sent.map_err(|error| (&error).into())
     }
 }
 

@@ -82,8 +82,9 @@ pub fn run(
     }));
     let (restored_here, restored) = channel();
     let is_given_up = Arc::<AtomicBool>::default();
-    if join.is_some() {
+    if let Some(asked) = &join {
         let inbound = Inbound {
+            asked: asked.clone(),
             listener: transfer,
             credentials: Arc::clone(&credentials),
             peer: config.peer.clone(),

@@ -66,7 +66,7 @@ pub(crate) struct Ways {
     pub(crate) order_here: std::sync::mpsc::Sender<Order>,
     /// Where it tells.
     pub(crate) reports: UnboundedSender<FromVcpu>,
-    /// Where it says which exit it has reached, as a backup.
+    /// Where it says which exit it has reached, alone or as a backup.
     pub(crate) position: Arc<AtomicU64>,
     /// Where the guest's frames are kept, if they are.
     pub(crate) keep_frames: Option<KeepFrames>,
@@ -87,6 +87,7 @@ pub(crate) fn boot(start: impl FnOnce() -> Result<StartedVm, LaunchError>, ways:
     let exit_cost = PreparedVm::exit_cost();
     let begun = start().and_then(|mut vm| {
         let live = vm.live(open_entropy()?, exit_cost)?;
+        let live = live.telling(Arc::clone(&ways.position));
         Thread::over(&mut vm, &ways);
         Ok((vm, Course::Alone(Box::new(live))))
     });

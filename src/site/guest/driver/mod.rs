@@ -32,6 +32,7 @@ use super::begin::Begin;
 use super::happening::Happening;
 use super::orders::FromVcpu;
 use super::pair::{LogEnd, Pair};
+use super::refusals::{Fault, Refusals};
 use super::vcpu::Handle;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::base::units::ExitOrdinal;
@@ -87,6 +88,7 @@ pub(super) struct Driver {
     asker: Asker,
     outputs: OutputRule<HeldOutput>,
     figures: Figures,
+    refusals: Refusals,
     running: Option<Running>,
     birth: Option<Birth>,
     pair: Option<Pair>,
@@ -115,7 +117,7 @@ pub(super) struct Driver {
 enum Woke {
     Happening(Happening),
     Vcpu(FromVcpu),
-    Drained(Result<(), String>),
+    Drained(Result<(), Fault>),
     Datagram(Vec<u8>),
     Time,
 }
@@ -128,6 +130,7 @@ impl Driver {
             asker,
             outputs: OutputRule::new(lease),
             figures: Figures::from(Duration::from_nanos(SystemClock.monotonic_ns())),
+            refusals: Refusals::default(),
             running: None,
             birth: None,
             pair: None,
@@ -239,6 +242,8 @@ impl Driver {
         }
         self.ask_for_echo(now);
         self.beat(now);
+        self.count_foreign_frames();
+        self.figures.ticked(now);
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
     }
@@ -292,6 +297,7 @@ impl Driver {
                 ..Gauges::default()
             },
             _ => Gauges {
+                position: ExitOrdinal::new(self.parts.position.load(Ordering::Relaxed)),
                 waits,
                 ..Gauges::default()
             },
@@ -326,9 +332,9 @@ impl Driver {
     }
 }
 
-async fn drain(writer: &mut Option<Writer>) -> Result<(), String> {
+async fn drain(writer: &mut Option<Writer>) -> Result<(), Fault> {
     match writer {
-        Some(writer) => writer.drain().await.map_err(|error| error.to_string()),
+        Some(writer) => writer.drain().await.map_err(|error| (&error).into()),
         None => std::future::pending().await,
     }
 }

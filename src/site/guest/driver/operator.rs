@@ -62,6 +62,7 @@ impl Driver {
             flush_hold_p99: flushes_waited(99),
             ..self.figures.measured(self.now())
         };
+        let refused = self.refusals.shown();
         let around = Surroundings {
             vm: &self.parts.name,
             peer: &self.parts.config.peer,
@@ -69,6 +70,7 @@ impl Driver {
             now_unix_seconds: wall_clock_unix_seconds(),
             trouble: self.trouble.as_deref(),
             measured,
+            refused: &refused,
         };
         Status::new(&self.parts.role.view(), &around)
     }
