@@ -3,6 +3,7 @@
 use antipode_disk_sync::disk::SyncTarget;
 
 use super::frame::{FrameError, Head, LineageOffer, Offer, Stream, Unfit, UnfitKind};
+use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
 use crate::machine::{CopiedPage, RamSums};
@@ -101,6 +102,9 @@ impl Target<'_> {
             (Head::Offer(offer), _) => *offer,
             (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
         };
+        if offer.kernel_bytes > KERNEL_FILE_BYTES_MAX || offer.initrd_bytes > Some(offer.memory_bytes) {
+            return Err(FrameError::Malformed("no machine boots from files that long".to_owned()).into());
+        }
         let kernel = self.take_file(&Head::Kernel, offer.kernel_bytes)?;
         let initrd = match offer.initrd_bytes {
             Some(byte_count) => Some(self.take_file(&Head::Initrd, byte_count)?),

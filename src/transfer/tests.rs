@@ -14,6 +14,7 @@ use antipode_disk_sync::replica::ReplicaId;
 use super::*;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::base::guest_memory::GuestMemory;
+use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::Part;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
 use crate::machine::launch::Birth;
@@ -347,6 +348,23 @@ fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
     );
     assert!(!news.contains(&News::RamInSync));
     assert!(receiving.join().unwrap().is_err());
+}
+
+#[test]
+fn files_that_nothing_boots_from_are_not_waited_for() {
+    let too_long = KERNEL_FILE_BYTES_MAX + 1;
+    for (kernel_bytes, initrd_bytes) in [(too_long, None), (1, Some(offer().memory_bytes + 1))] {
+        let (mut here, there) = streams();
+        let receiving = receiving(there, Desk::default());
+        let offer = Offer {
+            kernel_bytes,
+            initrd_bytes,
+            ..offer()
+        };
+        here.put(&frame::Head::Offer(Box::new(offer)), &[]).unwrap();
+        let said = refusal(receiving);
+        assert!(said.contains("files that long"), "{said}");
+    }
 }
 
 #[test]
