@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use antipode_disk_sync::protocol::LinkError;
 
-use crate::channel::{Misbehaviour, TransportError};
+use crate::channel::{Dropped, Misbehaviour, TransportError};
 use crate::protocol::status::Refusal;
 use crate::site::peer::PrepareError;
 use crate::transfer::{FrameError, SourceError, TargetError, Unfit};
@@ -144,6 +144,14 @@ impl Refusals {
         refusal.last = now_unix_seconds;
     }
 
+    /// Counts the datagrams that were dropped between `before` and `after`.
+    pub(crate) fn dropped(&mut self, now_unix_seconds: i64, before: Dropped, after: Dropped) {
+        let because = "datagrams that are no heartbeats of the other site were dropped";
+        for ((what, after), (_, before)) in after.by_name().into_iter().zip(before.by_name()) {
+            self.count(now_unix_seconds, what, because, after - before);
+        }
+    }
+
     /// For the status.
     pub(crate) fn shown(&self) -> Vec<Refusal> {
         self.0.values().cloned().collect()
@@ -232,15 +240,24 @@ mod tests {
         refusals.note(5, &Fault::refused("log-gap", "frame 4 came where 2 is due"));
         refusals.note(6, &Fault::failed("the cable"));
         refusals.note(7, &Fault::refused("log-gap", "frame 9 came where 8 is due"));
-        refusals.count(8, "heartbeat-forged", "made without the key", 3);
-        refusals.count(9, "heartbeat-replayed", "seen before", 0);
+        let seen = |forged, replayed| Dropped {
+            forged,
+            replayed,
+            ..Dropped::default()
+        };
+        refusals.dropped(8, seen(2, 4), seen(5, 4));
         let shown: Vec<_> = refusals
             .shown()
             .into_iter()
             .map(|refusal| (refusal.what, refusal.count, refusal.last, refusal.because))
             .collect();
         let expected = [
-            ("heartbeat-forged", 3, 8, "made without the key"),
+            (
+                "heartbeat-forged",
+                3,
+                8,
+                "datagrams that are no heartbeats of the other site were dropped",
+            ),
             ("log-gap", 2, 7, "frame 9 came where 8 is due"),
         ];
         assert_eq!(

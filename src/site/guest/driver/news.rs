@@ -346,14 +346,10 @@ impl Driver {
         let now = self.now();
         let heartbeats = self.pair.as_mut().and_then(|pair| pair.heartbeats.as_mut());
         let Some(heartbeats) = heartbeats else { return };
-        let before = heartbeats.dropped().by_name();
+        let before = heartbeats.dropped();
         let Some(heard) = heartbeats.receive(now, datagram) else {
-            let because = "datagrams that are no heartbeats of the other site were dropped";
-            let at = wall_clock_unix_seconds();
-            for ((name, now), (_, before)) in heartbeats.dropped().by_name().into_iter().zip(before) {
-                self.refusals.count(at, name, because, now - before);
-            }
-            return;
+            let dropped = heartbeats.dropped();
+            return self.refusals.dropped(wall_clock_unix_seconds(), before, dropped);
         };
         self.figures.peer_heard(now);
         self.todo.push_back(Event::PeerHeard(Heard {
