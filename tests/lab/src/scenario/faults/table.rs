@@ -215,7 +215,8 @@ pub(super) const ALL: &[Scenario] = &[
         Live::Moves,
         &[SOON, Break(Power(TheLive))],
     )
-    .flushed_at_both(),
+    .flushed_at_both()
+    .quick(),
     scenario(
         "power-cut-backup-flush-both",
         Live::Stays,
