@@ -115,6 +115,8 @@ impl Target<'_> {
             match frame {
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
+                    let paused = self.disk.as_mut().map_or(Ok(()), SyncTarget::pause);
+                    paused.map_err(of_disk)?;
                     let pages = parse_pages(&body)?;
                     self.hand_on(Arriving::Pages(pages))?;
                 }
@@ -157,8 +159,7 @@ impl Target<'_> {
             .disk
             .as_mut()
             .ok_or(FrameError::OutOfTurn("a leaf of a disk"))?;
-        disk.write_leaf(index, bytes)
-            .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))
+        disk.write_leaf(index, bytes).map_err(of_disk)
     }
 
     fn hand_on(&mut self, piece: Arriving) -> Result<(), TargetError> {
@@ -180,9 +181,7 @@ impl Target<'_> {
             .try_into()
             .map_err(|_| FrameError::Malformed("RAM's digest has another length".to_owned()))?;
         match (self.disk.take(), lineage) {
-            (Some(disk), Some(lineage)) => disk
-                .finish(lineage.current, lineage.history)
-                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?,
+            (Some(disk), Some(lineage)) => disk.finish(lineage.current, lineage.history).map_err(of_disk)?,
             (None, None) => {}
             _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
         }
@@ -196,6 +195,10 @@ impl Target<'_> {
         self.reception.restored().map_err(TargetError::Refused)?;
         Ok(self.stream.put(&Head::Ready, &[])?)
     }
+}
+
+fn of_disk(error: impl std::fmt::Display) -> TargetError {
+    TargetError::Refused(format!("the disk here: {error}"))
 }
 
 fn parse_pages(body: &[u8]) -> Result<Vec<CopiedPage>, FrameError> {
