@@ -119,6 +119,8 @@ impl Target<'_> {
             match frame {
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
+                    let paused = self.disk.as_mut().map_or(Ok(()), SyncTarget::pause);
+                    paused.map_err(disk_fails)?;
                     let pages = parse_pages(&body)?;
                     self.hand_on(Arriving::Pages(pages))?;
                 }
@@ -161,7 +163,7 @@ impl Target<'_> {
             .disk
             .as_mut()
             .ok_or(FrameError::OutOfTurn("a leaf of a disk"))?;
-        disk.write_leaf(index, bytes).map_err(|error| disk_fails(&error))
+        disk.write_leaf(index, bytes).map_err(disk_fails)
     }
 
     fn hand_on(&mut self, piece: Arriving) -> Result<(), TargetError> {
@@ -185,7 +187,7 @@ impl Target<'_> {
         match (self.disk.take(), lineage) {
             (Some(disk), Some(lineage)) => disk
                 .finish(lineage.current, lineage.history)
-                .map_err(|error| disk_fails(&error))?,
+                .map_err(disk_fails)?,
             (None, None) => {}
             _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
         }
@@ -201,7 +203,7 @@ impl Target<'_> {
     }
 }
 
-fn disk_fails(error: &dyn std::error::Error) -> TargetError {
+fn disk_fails(error: impl std::fmt::Display) -> TargetError {
     TargetError::Refused(Unfit::new(UnfitKind::Host, format!("the disk here: {error}")))
 }
 

@@ -477,14 +477,14 @@ fn a_target_says_syncing_until_all_is_there() {
         SyncTarget::begin(paths.clone(), &origin("other", bytes)),
         Err(DiskError::Refused { .. })
     ));
-    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
+    let mut target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
     target.write_leaf(0, &[5; 65_536]).unwrap();
     for (index, bytes) in [(0, 65_535), (4, 1), (u64::MAX, 65_536)] {
         assert!(target.write_leaf(index, &vec![0; bytes]).is_err(), "{index}");
     }
     drop(target);
     assert!(matches!(state_of(&paths), Ok(State::Syncing(_))));
-    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
+    let mut target = SyncTarget::begin(paths.clone(), &origin("redis", bytes)).unwrap();
     assert_eq!(std::fs::read(&paths.image).unwrap(), vec![0; 200_000 / 512 * 512]);
     target.write_leaf(0, &[5; 65_536]).unwrap();
     target.finish([7; 16], vec![[6; 16]]).unwrap();

@@ -47,6 +47,7 @@ pub(in crate::cli) fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
             ExitCode::DiskRefused,
             "restore the image's length; a disk that shall have another one is a new replica",
         ),
+        DiskError::Unverified { .. } => (ExitCode::DisksDiffer, ExitCode::DisksDiffer.remedy()),
         DiskError::OtherLength { .. } => (
             ExitCode::DiskRefused,
             "make a replica of the same size, or move this one away",
