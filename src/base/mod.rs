@@ -10,5 +10,6 @@ pub mod entropy;
 pub mod guest_memory;
 pub mod limits;
 pub mod parts;
+pub(crate) mod scheduling;
 pub mod spans;
 pub mod units;

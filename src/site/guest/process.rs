@@ -27,6 +27,7 @@ use super::inbound::Inbound;
 use super::kept_frames::KeepFrames;
 use super::orders::FromVcpu;
 use crate::base::clock::{HostClock, SystemClock};
+use crate::base::scheduling::let_others_run_on;
 use crate::channel::Listener;
 use crate::machine::config;
 use crate::machine::workers::HostEntropy;
@@ -162,6 +163,9 @@ fn drive(
     };
     std::thread::Builder::new().name("driver".into()).spawn(move || {
         let _end = EndWithThread;
+        if let Err(error) = let_others_run_on() {
+            tracing::warn!(%error, "the driver may take the guest's CPU at each word of it");
+        }
         runtime.block_on(serve);
         // Who has ended already needs no telling.
         let _ = begin.send(Begin::End);

@@ -54,6 +54,8 @@ const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
 /// How often the tiebreaker hears of this site, with nothing to ask: an operator's override knows by it that the site is
 /// there (T4), and the way to the tiebreaker is open when it matters.
 const IN_TOUCH_EVERY: Duration = Duration::from_secs(3);
+/// So much of what has happened is looked at before something is sent, and before the time is.
+const AT_ONCE_MAX: usize = 64;
 // Two words of a site may be lost, and it is still in touch.
 const _: () = assert!(SITE_SILENT_MS > 3 * 1000 * IN_TOUCH_EVERY.as_secs());
 
@@ -189,11 +191,31 @@ impl Driver {
                 Woke::Datagram(bytes) => self.heard(&bytes),
                 Woke::Time => {}
             }
+            self.settle();
+            self.take_what_waits(&mut happenings, &mut vcpu);
             self.tick_if_due();
             self.settle();
         }
         if let Some(running) = &self.running {
             running.handle.destroy();
+        }
+    }
+
+    /// Looks at what has happened meanwhile: it leaves in one write, and one acknowledgement answers it.
+    fn take_what_waits(
+        &mut self,
+        happenings: &mut UnboundedReceiver<Happening>,
+        vcpu: &mut UnboundedReceiver<FromVcpu>,
+    ) {
+        for _ in 0..AT_ONCE_MAX {
+            if let Ok(happening) = happenings.try_recv() {
+                self.happened(happening);
+            } else if let Ok(told) = vcpu.try_recv() {
+                self.vcpu_told(told);
+            } else {
+                return;
+            }
+            self.settle();
         }
     }
 
