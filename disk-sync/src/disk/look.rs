@@ -73,7 +73,8 @@ pub fn compare_here(
     )
 }
 
-/// What names the content of the image. `begins` and `progress` are as of [`digest`].
+/// What names the content of the image, a replica's or not. `begins` is told how many bytes there are to hash, then
+/// `progress` bytes as they are done; it answers whether to go on.
 ///
 /// # Errors
 /// [`DigestError`].

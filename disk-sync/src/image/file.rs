@@ -243,12 +243,6 @@ impl Image for FileImage {
         let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes.cast_signed(), advice);
     }
 
-    fn expect_reads(&self, range: &Range<u64>) {
-        let bytes = range.end.saturating_sub(range.start).cast_signed();
-        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-        let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes, advice);
-    }
-
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let end = self.length.bytes();
         if offset >= end {

@@ -163,8 +163,6 @@ impl Image for MemoryImage {
         }
     }
 
-    fn expect_reads(&self, _: &Range<u64>) {}
-
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let state = self.state();
         let data = |leaf: &u64| state.bytes[self.range_of(*leaf)].iter().any(|&byte| byte != 0);

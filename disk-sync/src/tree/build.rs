@@ -22,15 +22,11 @@ use super::value::{ZERO_LEAF, is_zero, plain_leaf, plain_over, plain_root_over, 
 use crate::image::Image;
 use crate::leaf_set::LeafSet;
 use crate::limits::{HASH_THREADS_MAX, HOLE_SPAN_REGIONS_MAX, SPAN_REGIONS};
-use crate::units::{ImageLength, LEAF_BYTES, MEBIBYTE, REGION_BYTES, REGION_LEAVES, Run, in_memory};
+use crate::units::{ImageLength, LEAF_BYTES, REGION_BYTES, REGION_LEAVES, Run, in_memory};
 
 /// Leaves that are read at once: with what they are copied from they fit a core's own cache (1 MiB is common), and
 /// the calls they take cost next to nothing.
 const PIECE_LEAVES: u64 = 4;
-
-/// Bytes behind what is being hashed that the host reads ahead: the threads' own calls, each from its own place, do not
-/// look like one reader to it.
-const READ_AHEAD_BYTES: u64 = 32 * MEBIBYTE;
 
 /// Bytes of a buffer to read by.
 const PIECE_BYTES: usize = in_memory(PIECE_LEAVES * LEAF_BYTES);
@@ -121,8 +117,6 @@ struct Span {
     is_hole: bool,
     /// All of it needs to be read.
     is_data: bool,
-    /// What will be read soon, and was not yet said to be.
-    soon: Range<u64>,
 }
 
 /// Where the next span begins.
@@ -131,8 +125,6 @@ struct Cursor<'a> {
     work: Option<&'a LeafSet>,
     wanted: Wanted,
     next: u64,
-    /// Up to where, in bytes, the host was told what will be read soon.
-    told: u64,
     /// The stretch of data at or after `next`, once it was asked for; empty at the end if there is none.
     data: Option<Range<u64>>,
 }
@@ -171,7 +163,6 @@ impl Cursor<'_> {
                 regions: Run::new(todo.first, holes.min(todo.count).min(most)),
                 is_hole: true,
                 is_data: false,
-                soon: 0..0,
             }
         } else {
             let with_data = data.end.div_ceil(REGION_BYTES) - todo.first;
@@ -181,23 +172,11 @@ impl Cursor<'_> {
                 regions,
                 is_hole: false,
                 is_data: data.start <= start && data.end >= end,
-                soon: self.tell_soon(end, &data),
             }
         };
         self.data = Some(data);
         self.next = span.regions.end();
         Ok(Some(span))
-    }
-
-    /// What of `data` follows a span that ends at `end`, and is to be read ahead now. Of a list of work it is not known.
-    fn tell_soon(&mut self, end: u64, data: &Range<u64>) -> Range<u64> {
-        let until = (end + READ_AHEAD_BYTES).min(data.end);
-        if self.work.is_some() || until <= self.told {
-            return 0..0;
-        }
-        let begins = end.max(self.told);
-        self.told = until;
-        begins..until
     }
 }
 
@@ -218,7 +197,6 @@ pub fn hash_regions(
         work,
         wanted,
         next: 0,
-        told: 0,
         data: None,
     });
     let stopped = AtomicBool::new(false);
@@ -228,12 +206,7 @@ pub fn hash_regions(
             let claimed = cursor.lock().unwrap_or_else(PoisonError::into_inner).claim(image);
             let found = match claimed {
                 Ok(None) => return Ok(()),
-                Ok(Some(span)) => {
-                    if !span.soon.is_empty() {
-                        image.expect_reads(&span.soon);
-                    }
-                    find(image, &span, wanted, &mut buffer)
-                }
+                Ok(Some(span)) => find(image, &span, wanted, &mut buffer),
                 Err(error) => Err(error),
             };
             if found.is_err() {

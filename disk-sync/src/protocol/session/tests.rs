@@ -577,9 +577,6 @@ fn a_disk_that_does_not_keep_what_is_written_is_noticed() {
         fn forget_cached(&self, range: Range<u64>) {
             self.0.forget_cached(range);
         }
-        fn expect_reads(&self, range: &Range<u64>) {
-            self.0.expect_reads(range);
-        }
         fn data_from(&self, offset: u64) -> std::io::Result<Option<Range<u64>>> {
             self.0.data_from(offset)
         }
