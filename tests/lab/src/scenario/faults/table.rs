@@ -181,10 +181,21 @@ impl Scenario {
 /// At any moment of lockstep.
 const SOON: Step = Wait(0, 2_000);
 
+// What is done under either rule for flushes.
+const LIVE_LOSES_POWER: &[Step] = &[SOON, Break(Power(TheLive))];
+const BACKUP_LOSES_POWER: &[Step] = &[SOON, Break(Power(Other))];
+const BACKUP_FREEZES: &[Step] = &[
+    SOON,
+    Break(Freeze(Other)),
+    Wait(4_000, 7_000),
+    Mend(Freeze(Other)),
+    Wait(2_000, 2_000),
+];
+
 /// Every scenario.
 pub(super) const ALL: &[Scenario] = &[
-    scenario("power-cut-live", Live::Moves, &[SOON, Break(Power(TheLive))]).quick(),
-    scenario("power-cut-backup", Live::Stays, &[SOON, Break(Power(Other))]).quick(),
+    scenario("power-cut-live", Live::Moves, LIVE_LOSES_POWER).quick(),
+    scenario("power-cut-backup", Live::Stays, BACKUP_LOSES_POWER).quick(),
     scenario(
         "freeze-live",
         Live::Moves,
@@ -197,44 +208,14 @@ pub(super) const ALL: &[Scenario] = &[
         ],
     )
     .quick(),
-    scenario(
-        "freeze-backup",
-        Live::Stays,
-        &[
-            SOON,
-            Break(Freeze(Other)),
-            Wait(4_000, 7_000),
-            Mend(Freeze(Other)),
-            Wait(2_000, 2_000),
-        ],
-    ),
+    scenario("freeze-backup", Live::Stays, BACKUP_FREEZES),
     // The client's writes are acknowledged when they are flushed, so these say that nothing which both disks were said to
     // hold is lost, and that flushes go on when the other disk is gone.
-    scenario(
-        "power-cut-live-flush-both",
-        Live::Moves,
-        &[SOON, Break(Power(TheLive))],
-    )
-    .flushed_at_both()
-    .quick(),
-    scenario(
-        "power-cut-backup-flush-both",
-        Live::Stays,
-        &[SOON, Break(Power(Other))],
-    )
-    .flushed_at_both(),
-    scenario(
-        "freeze-backup-flush-both",
-        Live::Stays,
-        &[
-            SOON,
-            Break(Freeze(Other)),
-            Wait(4_000, 7_000),
-            Mend(Freeze(Other)),
-            Wait(2_000, 2_000),
-        ],
-    )
-    .flushed_at_both(),
+    scenario("power-cut-live-flush-both", Live::Moves, LIVE_LOSES_POWER)
+        .flushed_at_both()
+        .quick(),
+    scenario("power-cut-backup-flush-both", Live::Stays, BACKUP_LOSES_POWER).flushed_at_both(),
+    scenario("freeze-backup-flush-both", Live::Stays, BACKUP_FREEZES).flushed_at_both(),
     scenario("kill-vm-live", Live::Moves, &[SOON, Break(VmProcess(TheLive))]),
     scenario("kill-vm-backup", Live::Stays, &[SOON, Break(VmProcess(Other))]).quick(),
     scenario(
