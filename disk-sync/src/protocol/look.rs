@@ -9,7 +9,7 @@
 //!     ◀──── Digested ─────────────────────────────
 //! ```
 
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::engine::{Line, RunError, heard};
@@ -17,8 +17,8 @@ use super::frame::{DigestRequest, Digested, Frame};
 use super::link::{Link, SILENCE_MAX};
 use super::pace::{Clock, Pacer};
 use super::session::{Event, SessionError};
-use crate::limits::FRAME_BYTES_MAX;
-use crate::units::{MEBIBYTE, in_memory};
+use super::wire::{NoFrame, read_frame, write_frame};
+use crate::units::MEBIBYTE;
 
 /// Bytes of hashing after which the other end is told at the latest.
 const TOLD_EVERY_BYTES: u64 = 256 * MEBIBYTE;
@@ -50,18 +50,10 @@ pub fn hear(mut link: Link) -> Result<(Wish, Link), RunError> {
 
 fn first_words(link: &mut Link) -> Result<Wish, RunError> {
     link.limit_silence(SILENCE_MAX).map_err(RunError::Link)?;
-    let mut length = [0; 4];
-    // No length: nothing but that the peer's process runs.
-    while length == [0; 4] {
-        link.reader.read_exact(&mut length).map_err(RunError::Link)?;
-    }
-    let count = in_memory(u64::from(u32::from_le_bytes(length)));
-    if count > FRAME_BYTES_MAX {
-        return Err(SessionError::Breach("a frame that is too long").into());
-    }
-    let mut body = vec![0; count];
-    link.reader.read_exact(&mut body).map_err(RunError::Link)?;
-    let frame = Frame::decode(&body).map_err(|_| SessionError::Breach("bytes that are no frame"))?;
+    let (frame, body) = read_frame(&mut link.reader).map_err(|none| match none {
+        NoFrame::Link(error) => RunError::Link(error),
+        NoFrame::Breach(what) => SessionError::Breach(what).into(),
+    })?;
     let wish = match frame {
         Frame::Hello(hello) if hello.summary.is_some() => Wish::Sync,
         Frame::Hello(_) => Wish::Compare,
@@ -69,17 +61,16 @@ fn first_words(link: &mut Link) -> Result<Wish, RunError> {
         Frame::Abort(reason) => return Err(SessionError::Aborted(reason).into()),
         frame => return Err(SessionError::Misplaced(frame.name()).into()),
     };
-    let words = Cursor::new([length.to_vec(), body].concat());
+    let mut words = Vec::new();
+    write_frame(&mut words, &body).map_err(RunError::Link)?;
     let rest = std::mem::replace(&mut link.reader, Box::new(io::empty()));
-    link.reader = Box::new(words.chain(rest));
+    link.reader = Box::new(Cursor::new(words).chain(rest));
     Ok(wish)
 }
 
 /// Tells a peer why it cannot have what it wants, if it still listens.
 pub fn refuse(mut link: Link, reason: &str) {
-    let body = Frame::Abort(reason.to_owned()).encode();
-    let length = u32::try_from(body.len()).unwrap_or_default().to_le_bytes();
-    let said = link.writer.write_all(&[length.to_vec(), body].concat());
+    let said = write_frame(&mut link.writer, &Frame::Abort(reason.to_owned()).encode());
     // It is refused all the same.
     let _ = said.and_then(|()| link.writer.finish());
 }
@@ -164,13 +155,14 @@ pub fn tell_digest(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
     use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
+    use crate::limits::FRAME_BYTES_MAX;
     use crate::tree::ContentRoot;
-    use crate::units::MEBIBYTE;
 
     struct Still;
 
@@ -248,8 +240,7 @@ mod tests {
     fn a_peer_that_hangs_up_ends_the_hashing() {
         let (near, far) = UnixStream::pair().unwrap();
         let frame = Frame::Digest(request(true)).encode();
-        let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
-        (&near).write_all(&[length.to_vec(), frame].concat()).unwrap();
+        write_frame(&mut &near, &frame).unwrap();
         let (_, far) = hear(Link::local(far).unwrap()).unwrap();
         drop(near);
         let ended = tell_digest(far, &Still, |teller| {
@@ -291,9 +282,9 @@ mod tests {
     #[test]
     fn a_peer_whose_first_words_make_no_sense_is_told_so() {
         let framed = |frame: Frame| {
-            let body = frame.encode();
-            let length = u32::try_from(body.len()).unwrap().to_le_bytes();
-            [length.to_vec(), body].concat()
+            let mut bytes = Vec::new();
+            write_frame(&mut bytes, &frame.encode()).unwrap();
+            bytes
         };
         let digest = framed(Frame::Digest(request(true)));
         let (wish, said) = heard_of(&[vec![0; 8], digest.clone()].concat());
