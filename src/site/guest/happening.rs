@@ -4,7 +4,7 @@ use antipode_tiebreaker::{Answer, Record, RequestId};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::channel::{Message, Opened};
+use crate::channel::{Message, Opened, Tag};
 use crate::machine::launch::Birth;
 use crate::protocol::role::ReadId;
 use crate::transfer::News;
@@ -25,6 +25,10 @@ pub enum Request {
     Unprotect,
     /// Stop the guest in order.
     Stop,
+    /// Let the other site go on in this one's place, or this one in the other's.
+    SwitchOver,
+    /// Do not, after all.
+    Stay,
     /// End the process.
     End,
 }
@@ -34,8 +38,8 @@ pub enum Request {
 pub(crate) enum Happening {
     /// A connection of the logging channel stands.
     Opened(Box<Opened>),
-    /// Something came over it.
-    Message(u64, Message),
+    /// Something came over it, in this session.
+    Message(u64, Tag, Message),
     /// It has ended.
     Lost(u64, String),
     /// A request was answered; none if the outcome is unknown.

@@ -1,7 +1,5 @@
 //! What happens to a driver, and what that means to the role.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::happening::{Happening, TransferNews};
@@ -9,22 +7,22 @@ use super::super::line;
 use super::super::log_ends::Feeder;
 use super::super::orders::{Ending, FromVcpu, Order};
 use super::super::pair::LogEnd;
+use super::turning::Standing;
 use super::{ANNOUNCEMENTS_MS, Driver, Running};
 use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::channel::{Heartbeats, Message, Opened, Receiver};
+use crate::channel::{Heartbeats, Message, Opened, Tag};
 use crate::devices::DiskOutcome;
 use crate::machine::Outcome;
 use crate::machine::workers::Disk;
 use crate::protocol::detector::Heard;
 use crate::protocol::role::{Acknowledged, Event, Progress, ReplayId, Word};
-use crate::replay::Deframer;
 use crate::transfer::News;
 
 impl Driver {
     pub(super) fn happened(&mut self, happening: Happening) {
         match happening {
             Happening::Opened(opened) => self.opened(*opened),
-            Happening::Message(number, message) => self.message(number, message),
+            Happening::Message(number, tag, message) => self.message(number, tag, message),
             Happening::Lost(number, why) => {
                 if self.pair.as_ref().is_some_and(|pair| pair.connection == number) {
                     self.lose_connection(&why);
@@ -80,6 +78,7 @@ impl Driver {
         match told {
             FromVcpu::Ready { handle, exits, disk } => {
                 self.ended_at = None;
+                self.standing = Standing::default();
                 self.running = Some(Running { handle, exits, disk });
             }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
@@ -103,7 +102,6 @@ impl Driver {
                 self.tell_transfer(Ok(()));
             }
             FromVcpu::Live(exits) => {
-                self.awaits_outside = false;
                 if let Some(running) = &mut self.running {
                     running.exits = exits;
                     lose_peer(running.disk.as_deref());
@@ -111,12 +109,10 @@ impl Driver {
                         disk.flushes().tell_to(None);
                     }
                 }
-                let now = self.now();
-                self.figures.live(now);
-                self.announcements = ANNOUNCEMENTS_MS
-                    .map(|after| now + Duration::from_millis(after))
-                    .into();
+                self.announce_from_now_on();
             }
+            FromVcpu::Stands { position } => self.stands(position),
+            FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
                 if let Some(running) = &self.running {
                     lose_peer(running.disk.as_deref());
@@ -124,6 +120,16 @@ impl Driver {
             }
             FromVcpu::Ended(how) => self.vm_ended(how),
         }
+    }
+
+    /// The VM's outside is attached here.
+    pub(super) fn announce_from_now_on(&mut self) {
+        let now = self.now();
+        self.awaits_outside = false;
+        self.figures.live(now);
+        self.announcements = ANNOUNCEMENTS_MS
+            .map(|after| now + Duration::from_millis(after))
+            .into();
     }
 
     pub(super) fn vm_ended(&mut self, how: Result<(Outcome, ExitOrdinal), Ending>) {
@@ -204,17 +210,12 @@ impl Driver {
     pub(super) fn restored(&mut self, position: ExitOrdinal, feeder: Feeder) {
         let Some(pair) = &mut self.pair else { return };
         let anchor = pair.hello.borrow().session.tag_bytes();
-        pair.log = LogEnd::Following {
-            receiver: Box::new(Receiver::new(position)),
-            deframer: Box::new(Deframer::anchored_to(&anchor, position)),
-            feeder,
-            unfed: Vec::new(),
-            position: Arc::clone(&self.parts.position),
-            ends: std::collections::BTreeMap::new(),
-            consumed: (LogSeq::NONE, position),
-            wanted: None,
-        };
-        self.parts.position.store(position.get(), Ordering::Relaxed);
+        pair.log = LogEnd::following_from(position, &anchor, feeder, &self.parts.position);
+        self.hear_flushes();
+    }
+
+    /// What this copy's flushes come to is told to the other site.
+    pub(super) fn hear_flushes(&self) {
         if let Some(disk) = self.disk() {
             let happenings = self.parts.happenings.clone();
             disk.flushes().tell_to(Some(Box::new(move |position, outcome| {
@@ -244,6 +245,7 @@ impl Driver {
         if let Some(reading) = pair.reader.take() {
             reading.abort();
         }
+        pair.turning = Some(reader.turning());
         pair.reader = Some(line::read(pair.connection, reader, self.parts.happenings.clone()));
         match &mut pair.heartbeats {
             Some(heartbeats) => heartbeats.rekey(keys),
@@ -253,6 +255,7 @@ impl Driver {
             }
         }
         self.writer = Some(writer);
+        self.expect_turned_again();
         self.todo.push_back(Event::ChannelResumed);
     }
 
@@ -271,7 +274,7 @@ impl Driver {
         self.todo.push_back(Event::ChannelLost);
     }
 
-    pub(super) fn message(&mut self, number: u64, message: Message) {
+    pub(super) fn message(&mut self, number: u64, tag: Tag, message: Message) {
         let now = self.now();
         let Some(pair) = &mut self.pair else { return };
         if pair.connection != number || pair.is_closed {
@@ -279,9 +282,15 @@ impl Driver {
         }
         self.figures.peer_heard(now);
         self.todo.push_back(Event::ChannelHeard);
+        // A word names its pairing. What else is of another session is of one that is over, or of one that this end does not
+        // know to have begun: then what comes next does not fit, and a new connection begins where it must.
+        if tag != pair.tag() && !matches!(message, Message::Word(_)) {
+            return;
+        }
         let fault = match message {
             Message::Log(frame) => {
                 let taken = pair.take(now, &frame);
+                self.go_on_with_the_log();
                 self.follow_an_ended_guest();
                 taken.err()
             }

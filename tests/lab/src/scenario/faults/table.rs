@@ -44,6 +44,10 @@ pub(super) enum Step {
     Mend(Fault),
     /// Wait for as long as the seed says, between so many milliseconds and so many.
     Wait(u64, u64),
+    /// Begin a switchover, asked for at this site. Its end is awaited after all steps.
+    Switch(Who),
+    /// Wait until the switchover that has begun last is done, which it must be.
+    Switched,
 }
 
 /// When the steps begin.
@@ -51,6 +55,8 @@ pub(super) enum Step {
 pub(super) enum Moment {
     /// In lockstep, some time after the protection is confirmed.
     Protected,
+    /// The VM is stopped in order out of lockstep, and started at this site: the steps.
+    Parked(Who),
     /// While `vm protect` copies the disk.
     Syncing,
     /// While it copies RAM.
@@ -71,7 +77,7 @@ impl Moment {
             Self::Cloning => &ORDER[1..],
             Self::Stunned => &ORDER[2..],
             Self::Pairing => &ORDER[3..],
-            Self::Protected => &ORDER[4..],
+            Self::Protected | Self::Parked(_) => &ORDER[4..],
         }
     }
 
@@ -80,7 +86,7 @@ impl Moment {
     pub(super) const fn bandwidth_bps(self) -> Option<u64> {
         match self {
             Self::Syncing | Self::Cloning => Some(60_000_000),
-            Self::Protected | Self::Stunned | Self::Pairing => None,
+            Self::Protected | Self::Parked(_) | Self::Stunned | Self::Pairing => None,
         }
     }
 }
@@ -94,6 +100,10 @@ pub(super) enum Live {
     Moves,
     /// One of the two: both may claim.
     Either,
+    /// The other one, and then the same again.
+    Returns,
+    /// The same, throughout or again.
+    MayReturn,
 }
 
 /// One scenario.
@@ -107,9 +117,16 @@ pub(super) struct Scenario {
     pub(super) live: Live,
     /// Nobody may be live with certainty while the steps last: the client hears nothing from the first to the last.
     pub(super) held: bool,
+    /// The guest stands still for no longer than a switchover may take.
+    pub(super) brief: bool,
 }
 
 impl Scenario {
+    /// Whether a switchover is asked for.
+    pub(super) fn switches(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Switch(_)))
+    }
+
     /// The steps with their waits drawn.
     pub(super) fn drawn(&self, seed: u64) -> Vec<Drawn> {
         let mut random = Random::new(seed, self.name);
@@ -118,6 +135,8 @@ impl Scenario {
             .map(|step| match *step {
                 Break(fault) => Drawn::Break(fault),
                 Mend(fault) => Drawn::Mend(fault),
+                Switch(who) => Drawn::Switch(who),
+                Switched => Drawn::Switched,
                 Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
                 )),
@@ -132,13 +151,15 @@ pub(super) enum Drawn {
     Break(Fault),
     Mend(Fault),
     Wait(Duration),
+    Switch(Who),
+    Switched,
 }
 
 /// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.
 pub(super) const HELD_MS: (u64, u64) = (8_000, 10_000);
 
 use Fault::{Daemon, Freeze, Loss, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
-use Step::{Break, Mend, Wait};
+use Step::{Break, Mend, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
 
 const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Scenario {
@@ -149,6 +170,7 @@ const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Sce
         steps,
         live,
         held: false,
+        brief: false,
     }
 }
 
@@ -163,6 +185,11 @@ impl Scenario {
         self
     }
 
+    const fn brief(mut self) -> Self {
+        self.brief = true;
+        self
+    }
+
     const fn when(mut self, moment: Moment) -> Self {
         self.moment = moment;
         self
@@ -171,6 +198,9 @@ impl Scenario {
 
 /// At any moment of lockstep.
 const SOON: Step = Wait(0, 2_000);
+
+/// At any step of a switchover that was asked for just before.
+const IN_ANY_STEP: Step = Wait(0, 500);
 
 /// Every scenario.
 pub(super) const ALL: &[Scenario] = &[
@@ -365,6 +395,103 @@ pub(super) const ALL: &[Scenario] = &[
         &[Wait(0, 1_000), Break(Power(Other))],
     )
     .when(Moment::Cloning),
+    scenario("switchover", Live::Moves, &[SOON, Switch(TheLive), Switched])
+        .brief()
+        .quick(),
+    scenario(
+        "switchover-from-backup",
+        Live::Moves,
+        &[SOON, Switch(Other), Switched],
+    )
+    .brief(),
+    scenario(
+        "switchover-and-back",
+        Live::Returns,
+        &[SOON, Switch(TheLive), Switched, SOON, Switch(TheLive), Switched],
+    ),
+    // What was asked for may be done, given up, or overtaken by a claim: whichever it is, one site goes on.
+    scenario(
+        "wan-cut-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Wan),
+            Wait(4_000, 7_000),
+            Mend(Wan),
+        ],
+    )
+    .quick(),
+    scenario(
+        "wan-cut-from-live-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(WanFrom(TheLive)),
+            Wait(4_000, 7_000),
+            Mend(WanFrom(TheLive)),
+        ],
+    ),
+    scenario(
+        "wan-cut-from-backup-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(WanFrom(Other)),
+            Wait(4_000, 7_000),
+            Mend(WanFrom(Other)),
+        ],
+    ),
+    scenario(
+        "wan-flaps-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Wan),
+            Wait(50, 300),
+            Mend(Wan),
+            Wait(2_000, 2_000),
+        ],
+    ),
+    scenario(
+        "tiebreaker-lost-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Tiebreaker),
+            Wait(4_000, 7_000),
+            Mend(Tiebreaker),
+        ],
+    ),
+    scenario(
+        "power-cut-live-in-switchover",
+        Live::Moves,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(Power(TheLive))],
+    ),
+    // The one that was live takes it back, if it was handed over already.
+    scenario(
+        "power-cut-backup-in-switchover",
+        Live::MayReturn,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(Power(Other))],
+    ),
+    scenario(
+        "kill-vm-backup-in-switchover",
+        Live::MayReturn,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(VmProcess(Other))],
+    ),
+    scenario("stop-and-start", Live::Stays, &[]).when(Moment::Parked(TheLive)),
+    scenario("stop-and-start-at-the-other-site", Live::Moves, &[])
+        .when(Moment::Parked(Other))
+        .quick(),
 ];
 
 #[cfg(test)]
@@ -373,13 +500,18 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_scenario_has_its_own_name_and_breaks_something() {
+    fn every_scenario_has_its_own_name_and_does_something() {
         let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), ALL.len());
         assert!(ALL.len() >= 20, "{} scenarios", ALL.len());
         for scenario in ALL {
+            let parks = matches!(scenario.moment, Moment::Parked(_));
             assert!(
-                scenario.steps.iter().any(|step| matches!(step, Break(_))),
+                parks
+                    || scenario
+                        .steps
+                        .iter()
+                        .any(|step| matches!(step, Break(_) | Switch(_))),
                 "{}",
                 scenario.name
             );
