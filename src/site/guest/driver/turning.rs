@@ -145,6 +145,8 @@ impl Driver {
             disk.flushes().open();
         }
         self.hear_flushes();
+        // The VM is elsewhere now.
+        self.announcements.clear();
         if let Some(writer) = &mut self.writer {
             writer.turn(&session);
         }
