@@ -1,17 +1,35 @@
 //! What an open connection lets through: frames of its own session, that the other end may send.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::fault::Misbehaviour;
 use super::frame::{Frame, Message};
-use super::session::{Side, Tag};
+use super::session::{Session, Side, Tag};
+
+/// The session that may follow over the same connection, with the two ends turned round (P7): said from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Turning(Arc<Mutex<Option<Tag>>>);
+
+impl Turning {
+    /// The other end may speak in `session` from now on; it has then left the one before.
+    pub fn expect(&self, session: &Session) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.tag());
+    }
+
+    /// Whether `tag` is what was expected; it is expected no more then.
+    fn take_if(&self, tag: Tag) -> bool {
+        let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.take_if(|expected| *expected == tag).is_some()
+    }
+}
 
 /// Judges each frame after the Hello.
 #[derive(Debug)]
 pub struct Gate {
     tag: Tag,
     from: Side,
+    turning: Turning,
     foreign: Arc<AtomicU64>,
 }
 
@@ -22,6 +40,7 @@ impl Gate {
         Self {
             tag,
             from,
+            turning: Turning::default(),
             foreign: Arc::default(),
         }
     }
@@ -31,6 +50,10 @@ impl Gate {
     /// # Errors
     /// Where the other end may not say that.
     pub fn admit(&mut self, frame: Frame) -> Result<Option<Message>, Misbehaviour> {
+        if frame.tag != self.tag && self.turning.take_if(frame.tag) {
+            self.tag = frame.tag;
+            self.from = self.from.other();
+        }
         if frame.tag != self.tag {
             self.foreign.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
@@ -48,6 +71,18 @@ impl Gate {
         } else {
             Err(Misbehaviour::OutOfPlace(frame.message.name()))
         }
+    }
+
+    /// The session whose frames it lets through.
+    #[must_use]
+    pub const fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// By which it is told which session may follow.
+    #[must_use]
+    pub fn turning(&self) -> Turning {
+        self.turning.clone()
     }
 
     /// How many frames were of other sessions, as it is counted on.

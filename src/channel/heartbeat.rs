@@ -218,6 +218,15 @@ impl Heartbeats {
         }
     }
 
+    /// Those of `session`, which follows over the same connection with the two ends turned round.
+    #[must_use]
+    pub fn turned(&self, session: &Session) -> Self {
+        Self {
+            keys_before: self.keys_before.clone(),
+            ..Self::new(session, self.side.other(), self.keys.clone())
+        }
+    }
+
     /// A new connection stands, with these keys.
     pub fn rekey(&mut self, keys: HeartbeatKeys) {
         self.keys_before = Some(std::mem::replace(&mut self.keys, keys));

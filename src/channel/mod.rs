@@ -36,6 +36,10 @@
 //! primary sends what the backup lacks ([`Sender::resume`]). That it may be done at all is for the role to say: not after
 //! a claim was sent, which [`Hello::claimed`] tells the other end (P2).
 //!
+//! Where the roles turn round (P7), another session follows over the same connection: what waits is sent in the old one,
+//! then the writer speaks in the new one ([`Writer::turn`]), and the reader, told before what to expect, hears the other end
+//! do so ([`Turning`]). Whoever misses that finds a gap, and the next connection begins with Hellos of the new session.
+//!
 //! There is one connection at a time: before a new one is greeted the reader of the old one is dropped, or what still
 //! comes from it contradicts what the Hello has said.
 //!
@@ -56,7 +60,7 @@ mod transport;
 pub use datagrams::{Datagrams, Received};
 pub use fault::Misbehaviour;
 pub use frame::{Ack, ByeReason, Deframer, Frame, FrameError, HEAD_BYTES, LogFrame, Message};
-pub use gate::Gate;
+pub use gate::{Gate, Turning};
 pub use heartbeat::{Dropped, HEARTBEAT_BYTES, Heard, HeartbeatKeys, Heartbeats, Vitals};
 pub use hello::{CHANNEL_VERSION, Common, Hello, HelloError, Refusal};
 pub use outbox::Outbox;

@@ -80,6 +80,18 @@ impl Outbox {
             .or_else(|| self.bye.take().map(Message::Bye))
     }
 
+    /// Appends all that waits to `bytes`; what is put from now on is of the session with `tag`.
+    pub fn turn(&mut self, tag: Tag, bytes: &mut Vec<u8>) {
+        while let Some(message) = self.next() {
+            Frame {
+                tag: self.tag,
+                message,
+            }
+            .encode(bytes);
+        }
+        self.tag = tag;
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

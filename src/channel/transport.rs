@@ -33,11 +33,11 @@ use tokio_rustls::TlsStream;
 
 use super::fault::Misbehaviour;
 use super::frame::{ByeReason, Deframer, Frame, FrameError, Message};
-use super::gate::Gate;
+use super::gate::{Gate, Turning};
 use super::heartbeat::HeartbeatKeys;
 use super::hello::{Hello, HelloError, Refusal};
 use super::outbox::Outbox;
-use super::session::{Side, Tag};
+use super::session::{Session, Side, Tag};
 use crate::base::limits::{
     CHANNEL_HANDSHAKE_MS_MAX, CHANNEL_HANDSHAKES_MAX, CHANNEL_UNACKNOWLEDGED_MS_MAX, CHANNEL_WINDOW_BYTES,
 };
@@ -381,6 +381,18 @@ impl Reader {
         }
     }
 
+    /// The session of the message that came last.
+    #[must_use]
+    pub const fn tag(&self) -> Tag {
+        self.gate.tag()
+    }
+
+    /// By which it is told which session may follow.
+    #[must_use]
+    pub fn turning(&self) -> Turning {
+        self.gate.turning()
+    }
+
     /// How many frames were of other sessions, as it is counted on.
     #[must_use]
     pub fn foreign(&self) -> Arc<AtomicU64> {
@@ -403,6 +415,12 @@ impl Writer {
     /// Takes `message`; [`Self::drain`] sends it. What waits is bounded: see [`Outbox`].
     pub fn put(&mut self, message: Message) {
         self.outbox.put(message);
+    }
+
+    /// What is put from now on belongs to `session`; what waits, to the one before.
+    pub fn turn(&mut self, session: &Session) {
+        self.is_flushed &= self.outbox.is_empty();
+        self.outbox.turn(session.tag(), &mut self.bytes);
     }
 
     /// Whether everything is with the host's network.

@@ -120,7 +120,9 @@ fn described(entry: &Entry) -> String {
                 posted.len()
             )
         }
-        Entry::Epoch(digests) => format!("registers, RAM and {} parts", digests.parts.len()),
+        Entry::Epoch(digests) | Entry::Stand(digests) => {
+            format!("registers, RAM and {} parts", digests.parts.len())
+        }
         Entry::Output { kind, digest } => format!("{}, digest {digest:016x}", kind.name()),
     }
 }

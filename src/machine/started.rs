@@ -1,5 +1,6 @@
 //! A VM with its workers, on the calling thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::boot::{EntryPoint, RewriteReport};
@@ -7,7 +8,7 @@ use super::config::ConsoleMode;
 use super::kvm::{Kicker, KvmHost, Vcpu};
 use super::launch::{LaunchError, RunReport, host};
 use super::vm::{
-    HeldOutput, Live, OutputKeeper, Outside, RamCopy, RamDigest, RunError, Timeline, Totals, Vm,
+    EpochDigests, HeldOutput, Live, OutputKeeper, Outside, RamCopy, RamDigest, RunError, Timeline, Totals, Vm,
 };
 use super::workers::{
     Console, DiskFile, DiskHandle, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap,
@@ -28,7 +29,7 @@ pub struct StartedVm {
     vm: Vm,
     outside: Outside,
     inbox: Inbox,
-    tap_later: Option<Tap>,
+    tap_later: Option<Arc<Tap>>,
     rewritten: RewriteReport,
     /// Puts the terminal back when the VM is gone.
     _terminal: Option<TerminalGuard>,
@@ -114,7 +115,7 @@ impl StartedVm {
             let disk = disk.into_service()?;
             host("starting the disk's workers", DiskWorkers::start(disk, &inbox))
         };
-        let start_network = |tap| host("starting the network", Network::start(tap, &inbox));
+        let start_network = |tap| host("starting the network", Network::start(Arc::new(tap), &inbox));
         let outside = Outside {
             keeper: None,
             console: host(
@@ -128,7 +129,7 @@ impl StartedVm {
             vm,
             outside,
             inbox,
-            tap_later,
+            tap_later: tap_later.map(Arc::new),
             rewritten,
             _terminal: terminal,
         };
@@ -182,6 +183,14 @@ impl StartedVm {
         Ok(self.vm.take_written()?)
     }
 
+    /// What it is where it is held, for a copy that is held there too. It is digested anew from here on.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn stand(&mut self) -> Result<EpochDigests, LaunchError> {
+        Ok(self.vm.stand()?)
+    }
+
     /// Its copy goes on from here too, and is compared with it.
     pub fn begin_lockstep(&mut self) {
         self.vm.begin_lockstep();
@@ -215,6 +224,13 @@ impl StartedVm {
         self.vm.show_receive_offloads(&network);
         self.outside.network = Some(network);
         Ok(())
+    }
+
+    /// Parts it from its network, until it is attached again: another copy is there now.
+    pub fn detach_network(&mut self) {
+        if let Some(network) = self.outside.network.take() {
+            self.tap_later = Some(network.stop());
+        }
     }
 
     /// The way for outputs that were kept ([`OutputKeeper`]) to the outside, of what there is of it now.

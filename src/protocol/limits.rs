@@ -31,6 +31,10 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(100);
 pub const COLD_START_GRACE: Duration = Duration::from_secs(5);
 /// A site that runs alone asks whether it still may, when it has not acted for so long.
 pub const ALONE_GAP_MAX: Duration = Duration::from_secs(5);
+/// How long a guest that is to go on at the other site may stand still before that is asked of the tiebreaker (P7).
+pub const YIELDING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a backup that is to go on waits for the outcome before it asks for it by a claim.
+pub const POISED_PATIENCE: Duration = Duration::from_secs(2);
 /// The lag above which the guest is slowed (P3).
 pub const LAG_TARGET: Duration = Duration::from_millis(100);
 /// Between two steps of the guest's share.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::lag::Lag;
 use super::moment::Moment;
-use super::role::{Cause, Leaving, PhaseName, Progress};
+use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
 use crate::base::units::ExitOrdinal;
 
 /// What the role knows.
@@ -57,6 +57,8 @@ pub struct Surroundings<'a> {
     pub now_unix_seconds: i64,
     /// Why a transfer came to nothing, in the words of whoever gave it up.
     pub trouble: Option<&'a str>,
+    /// Why the last command was not done.
+    pub not_done: Option<Refused>,
     /// What was measured.
     pub measured: Measured,
     /// What was refused.
@@ -116,6 +118,24 @@ pub struct ShownProgress {
     pub total_bytes: u64,
     /// Seconds left, if it can be told.
     pub left_s: Option<f64>,
+}
+
+/// Why a command was not done, for JSON.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NotDone {
+    /// For scripts.
+    pub reason: Refused,
+    /// For people.
+    pub because: String,
+}
+
+impl From<Refused> for NotDone {
+    fn from(reason: Refused) -> Self {
+        Self {
+            reason,
+            because: reason.to_string(),
+        }
+    }
 }
 
 /// The status, as `vm status --json` shows it.
@@ -179,6 +199,8 @@ pub struct Status {
     pub cause: Option<String>,
     /// The same as a sentence.
     pub because: Option<String>,
+    /// Why the last command was not done, as a word and as a sentence.
+    pub not_done: Option<NotDone>,
     /// Since when the state stands, in seconds since 1970.
     pub since: i64,
     /// What to do about it; none where it mends itself or nothing is wrong.
@@ -231,6 +253,7 @@ impl Status {
             green: view.green && away.is_none(),
             cause: cause.map(word),
             because: cause.map(|cause| because(cause, around.trouble)),
+            not_done: around.not_done.map(NotDone::from),
             since: around.now_unix_seconds.saturating_sub(stands_for),
             next: next(view, cause, around),
         }
@@ -323,6 +346,7 @@ mod tests {
             now: Moment::from_nanos(31_000_000_000),
             now_unix_seconds: 1_000_030,
             trouble: Some("the hosts differ"),
+            not_done: None,
             measured,
             refused: &[Refusal {
                 what: "log-gap",
@@ -348,7 +372,7 @@ mod tests {
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],
-            "green": true, "cause": null, "because": null, "since": 1_000_000, "next": null,
+            "green": true, "cause": null, "because": null, "not_done": null, "since": 1_000_000, "next": null,
         });
         let measured = Measured {
             output_hold_p50: Some(Duration::from_micros(41_500)),

@@ -88,6 +88,7 @@ const PAGE: u8 = 12;
 const RESUME: u8 = 13;
 const EPOCH: u8 = 14;
 const FLUSH: u8 = 15;
+const STAND: u8 = 16;
 
 /// Bounds of an epoch's list of devices.
 const EPOCH_PARTS_MAX: usize = 64;
@@ -111,6 +112,7 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Resume { .. } => RESUME,
         Entry::Epoch(_) => EPOCH,
         Entry::Flush => FLUSH,
+        Entry::Stand(_) => STAND,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -158,7 +160,7 @@ impl Base {
                     put_bytes(bytes, write.data());
                 }
             }
-            Entry::Epoch(digests) => {
+            Entry::Epoch(digests) | Entry::Stand(digests) => {
                 for register in &digests.registers {
                     bytes.extend_from_slice(&register.to_le_bytes());
                 }
@@ -198,6 +200,7 @@ impl Base {
             },
             EPOCH => Entry::Epoch(Box::new(decode_epoch(reader)?)),
             FLUSH => Entry::Flush,
+            STAND => Entry::Stand(Box::new(decode_epoch(reader)?)),
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,

@@ -47,6 +47,9 @@ pub enum Entry {
     },
     /// An epoch ended before this exit was handled. The replay compares what it is then.
     Epoch(Box<EpochDigests>),
+    /// Both copies stand still here, all that came before at this exit done; which of them goes on is said elsewhere (P7).
+    /// The replay holds the VM, and compares what it is.
+    Stand(Box<EpochDigests>),
     /// The guest asked its disk to make durable what it wrote. The replay has its own disk do that. A backup need not know
     /// what else comes at this exit to begin (P8).
     Flush,
@@ -98,6 +101,7 @@ impl Entry {
             | Self::PowerButton
             | Self::Stop
             | Self::Epoch(_)
+            | Self::Stand(_)
             | Self::Flush
             | Self::Output { .. } => 0,
         }
@@ -118,6 +122,7 @@ impl Entry {
             Self::Page { .. } => "page",
             Self::Resume { .. } => "resume",
             Self::Epoch(_) => "epoch",
+            Self::Stand(_) => "stand",
             Self::Flush => "flush",
             Self::Output { .. } => "output",
         }

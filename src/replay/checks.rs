@@ -73,7 +73,7 @@ const REGISTERS: [&str; 18] = [
 ];
 
 /// What is not as it was, by name.
-pub(super) fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
+pub(crate) fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Option<String> {
     let values = recorded.registers.iter().zip(&found.registers);
     let registers = REGISTERS
         .iter()
@@ -90,5 +90,5 @@ pub(super) fn differences(recorded: &EpochDigests, found: &EpochDigests) -> Opti
     let ram = recorded.ram.difference(&found.ram);
     let ram = ram.into_iter().map(|place| format!("RAM differs in {place}"));
     let all: Vec<String> = registers.chain(parts).chain(missing).chain(ram).collect();
-    (!all.is_empty()).then(|| format!("at the end of an epoch, {}", all.join(", ")))
+    (!all.is_empty()).then(|| all.join(", "))
 }

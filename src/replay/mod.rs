@@ -53,6 +53,7 @@ mod time_rule;
 
 pub use batch::{Batch, End};
 pub use catalogue::{Entry, OutputKind};
+pub(crate) use checks::differences;
 pub use codec::CodecError;
 pub use feed::{Feed, LogSource};
 pub use framing::{Deframer, FRAME_OF_LOG_BYTES_MAX, FrameError, Framer};

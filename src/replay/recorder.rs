@@ -172,6 +172,15 @@ impl<L: LogSink> Recorder<L> {
         Ok(self.live)
     }
 
+    /// Notes that the VM stands where it is, which is held at `exit`, as `digests` say; all that was logged is appended.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn stand(&mut self, exit: ExitOrdinal, digests: EpochDigests) -> Result<(), TimelineError> {
+        self.note(exit, Entry::Stand(Box::new(digests)));
+        self.close_batch()
+    }
+
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {
         self.logged.entries += 1;
         self.logged.expiries += u64::from(matches!(entry, Entry::Expiry(_)));

@@ -9,6 +9,8 @@
 //!
 //! Its disk requests are its own. A logged completion waits for the request of the same name here.
 
+mod waiting;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -45,6 +47,8 @@ pub struct Replayer<S> {
     through: ExitOrdinal,
     /// Where the VM shall be held.
     hold_at: Option<Position>,
+    /// What the machine was where the log has it stand, which is here.
+    stood: Option<Box<EpochDigests>>,
     /// Exits from which it is stepped to the next.
     stepped: Range<ExitOrdinal>,
     end: Option<End>,
@@ -52,7 +56,7 @@ pub struct Replayer<S> {
     disk_done: BTreeMap<DiskRequestId, DiskOutcome>,
     is_stopped: bool,
     noise: Option<Noise>,
-    /// What noise has cut off the last batch.
+    /// What was read already, or cut off the last batch by noise.
     cut_off: Option<Batch>,
 }
 
@@ -72,6 +76,7 @@ impl<S: LogSource> Replayer<S> {
             checks_from: through.get() + 1,
             through,
             hold_at: None,
+            stood: None,
             stepped: ExitOrdinal::default()..ExitOrdinal::default(),
             end: None,
             disk_done: BTreeMap::new(),
@@ -114,26 +119,6 @@ impl<S: LogSource> Replayer<S> {
     #[must_use]
     pub fn noise(&self) -> Option<NoiseCounts> {
         self.noise.as_ref().map(Noise::counts)
-    }
-
-    /// Waits for our own disk requests `ids`.
-    ///
-    /// # Errors
-    /// When one has failed.
-    pub fn await_writes(&mut self, ids: &[DiskRequestId]) -> std::io::Result<()> {
-        for id in ids {
-            loop {
-                self.look_into_inbox();
-                match self.disk_done.get(id) {
-                    Some(DiskOutcome::Failed) => {
-                        return Err(std::io::Error::other("a write of the guest has failed"));
-                    }
-                    Some(_) => break,
-                    None => self.kicker.park(None),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// What has come here that the log has not told of: what our own disk requests came to, and the wish to stop.
@@ -248,37 +233,6 @@ impl<S: LogSource> Replayer<S> {
             }
         }
     }
-
-    /// Waits for our own request `id`, which the record says has ended.
-    fn disk_completion(
-        &mut self,
-        standing: Standing,
-        id: DiskRequestId,
-        is_done: bool,
-    ) -> Result<Option<Arrival>, TimelineError> {
-        let outcome = loop {
-            self.look_into_inbox();
-            if self.is_stopped {
-                return Ok(Some(Arrival::Stop));
-            }
-            if let Some(outcome) = self.disk_done.remove(&id) {
-                break outcome;
-            }
-            self.kicker.park(None);
-        };
-        let outcome = match (is_done, outcome) {
-            // The guest saw an error then, so it sees one now (R4).
-            (false, _) => DiskOutcome::Failed,
-            (true, DiskOutcome::Failed) => {
-                return Err(diverged(
-                    standing,
-                    format!("disk request {} was done then and fails here", id.0),
-                ));
-            }
-            (true, outcome) => outcome,
-        };
-        Ok(Some(Arrival::Device(Input::Disk(DiskCompletion { id, outcome }))))
-    }
 }
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> TimelineError {
@@ -311,7 +265,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
             return Ok(Some(Arrival::Stop));
         }
         let arrival = match self.entry_here(standing)? {
-            None | Some(Entry::Page { .. } | Entry::Resume { .. }) => return Ok(None),
+            None | Some(Entry::Page { .. } | Entry::Resume { .. } | Entry::Stand(_)) => return Ok(None),
             Some(Entry::Disk { id, is_done }) => {
                 let (id, is_done) = (*id, *is_done);
                 self.entries.pop_front();
@@ -353,6 +307,9 @@ impl<S: LogSource> Timeline for Replayer<S> {
     }
 
     fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
+        if self.stands_here(standing)? {
+            return Ok(Rest::Hold);
+        }
         Err(diverged(
             standing,
             "the guest sleeps, and nothing in the record wakes it".into(),
@@ -377,6 +334,9 @@ impl<S: LogSource> Timeline for Replayer<S> {
                 });
             }
             return Ok(Turn::Step(Some(instructions)));
+        }
+        if self.stands_here(standing)? {
+            return Ok(Turn::Hold);
         }
         if let Some(resumption) = self.resumption(standing)? {
             return Ok(Turn::Become(Box::new(resumption)));
@@ -425,7 +385,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
         };
         match differences(&recorded, &digests) {
             None => Ok(()),
-            Some(what) => Err(diverged(standing, what)),
+            Some(what) => Err(diverged(standing, format!("at the end of an epoch, {what}"))),
         }
     }
 

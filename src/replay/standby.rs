@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   following ── the source ends ──▶ live, here: even within the handling of an exit
+//!       └─ the log says that the primary stands ─▶ held ─▶ follows on, or leads in its place from there
 //! ```
 //!
 //! The last watermark names an exit that the primary has reached; which of its entries are missing, nobody knows any more.
@@ -75,6 +76,26 @@ impl<S: LogSource> Standby<S> {
         }
     }
 
+    /// What the primary was where it stands still, if that is why the VM is held here.
+    pub fn take_stood(&mut self) -> Option<Box<EpochDigests>> {
+        match &mut self.phase {
+            Phase::Following(replayer, _) => replayer.take_stood(),
+            Phase::Live(_) => None,
+        }
+    }
+
+    /// Goes on alone from where the primary stands still, and from `now`. Nothing has entered since.
+    ///
+    /// # Errors
+    /// When the host refuses a timer.
+    pub fn into_leading(mut self, now: VirtualTime) -> Result<Live, TimelineError> {
+        self.go_live(now)?;
+        match self.phase {
+            Phase::Live(live) => Ok(*live),
+            Phase::Following(..) => Err(TimelineError::Stopped),
+        }
+    }
+
     /// Asks `question` of the present phase, and of the live one if the log ends at it.
     fn ask<T>(
         &mut self,
@@ -88,7 +109,9 @@ impl<S: LogSource> Standby<S> {
                 answer => return answer,
             },
         }
-        question(self.go_live(now)?)
+        let live = self.go_live(now)?;
+        live.want_hold();
+        question(live)
     }
 
     fn go_live(&mut self, now: VirtualTime) -> Result<&mut Live, TimelineError> {
@@ -103,11 +126,10 @@ impl<S: LogSource> Standby<S> {
                 reserve.entropy,
                 reserve.exit_cost,
             );
-            let mut live = live.map_err(|source| TimelineError::Host {
+            let live = live.map_err(|source| TimelineError::Host {
                 what: "creating the vCPU's timer",
                 source,
             })?;
-            live.want_hold();
             let live = live.after(arrived).telling(Arc::clone(&self.position));
             self.phase = Phase::Live(Box::new(live));
         }

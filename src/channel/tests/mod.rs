@@ -12,6 +12,7 @@ mod formats;
 mod heartbeats;
 mod hostile;
 mod log;
+mod turning;
 
 fn session() -> Session {
     Session {

@@ -1,6 +1,7 @@
 //! `antipode vm`: what an operator does with a VM of this site (P7, O3).
 
 mod show;
+mod switchover;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,16 @@ pub(super) enum VmCommand {
     Protect(Which),
     /// End a VM's protection; it runs on here.
     Unprotect(Which),
+    /// Let the other site go on in this one's place, or this one in the other's: every connection goes on.
+    ///
+    /// Ctrl-C, or `--cancel`, gives it up until the tiebreaker has been asked; the VM then goes on where it was.
+    Switchover {
+        #[command(flatten)]
+        which: Which,
+        /// Give up the switchover that is under way.
+        #[arg(long)]
+        cancel: bool,
+    },
     /// Stop a VM in order, at both sites.
     Stop(Which),
     /// Show how a VM is: its role here, the other site, lag, and what to do where it is not well.
@@ -104,6 +115,7 @@ pub(super) fn vm(command: &VmCommand, json: bool, output: &mut dyn Write) -> Res
             let site = SiteConfig::load(&which.config)?;
             done(ask_vm(&site, which, &Request::Unprotect)?, json, output)
         }
+        VmCommand::Switchover { which, cancel } => switchover::switch_over(which, *cancel, json, output),
         VmCommand::Stop(which) => {
             let site = SiteConfig::load(&which.config)?;
             done(ask_vm(&site, which, &Request::Stop)?, json, output)

@@ -34,6 +34,23 @@ pub(super) fn roll_disk_writes(digest: u64, requests: &[DiskRequest]) -> u64 {
 impl Vm {
     /// Closes the epoch that ends at this exit, and begins the next.
     pub(super) fn close_epoch(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
+        let digests = self.digests()?;
+        timeline.epoch_ended(self.standing(), digests)?;
+        Ok(self.kvm.forget_written_pages()?)
+    }
+
+    /// What the machine is where it is held. An epoch ends and another begins here.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub(in crate::machine) fn stand(&mut self) -> Result<EpochDigests, RunError> {
+        self.vcpu.complete_instruction()?;
+        let digests = self.digests()?;
+        self.kvm.forget_written_pages()?;
+        Ok(digests)
+    }
+
+    fn digests(&mut self) -> Result<EpochDigests, RunError> {
         self.ram_digest
             .update(&self.kvm.changed_pages()?, self.kvm.memory())?;
         let mut devices = Parts::default();
@@ -41,12 +58,10 @@ impl Vm {
         let digest =
             |part: &crate::base::parts::Part| (part.name.clone(), XxHash3_64::oneshot(&part.content));
         let disk_writes = ("disk writes".to_owned(), self.disk_writes);
-        let digests = EpochDigests {
+        Ok(EpochDigests {
             registers: zerocopy::transmute!(self.vcpu.registers()?),
             ram: self.ram_digest.sums(),
             parts: devices.iter().map(digest).chain([disk_writes]).collect(),
-        };
-        timeline.epoch_ended(self.standing(), digests)?;
-        Ok(self.kvm.forget_written_pages()?)
+        })
     }
 }

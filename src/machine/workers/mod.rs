@@ -71,6 +71,12 @@ impl Inbox {
         self.waker.wake();
     }
 
+    /// What wakes its thread.
+    #[must_use]
+    pub fn waker(&self) -> &VcpuWaker {
+        &self.waker
+    }
+
     /// Takes everything that has arrived.
     #[must_use]
     pub fn take(&self) -> Vec<Event> {

@@ -72,8 +72,7 @@ impl Network {
     ///
     /// # Errors
     /// When the host refuses a thread or a descriptor.
-    pub fn start(tap: Tap, inbox: &Inbox) -> std::io::Result<Self> {
-        let tap = Arc::new(tap);
+    pub fn start(tap: Arc<Tap>, inbox: &Inbox) -> std::io::Result<Self> {
         let stop = StopFlag::new()?;
         let receive_credits = Credits::new(RECEIVE_FRAMES_UNDER_WAY_MAX);
         let transmit = Arc::<(Mutex<TransmitQueue>, Condvar)>::default();
@@ -101,6 +100,12 @@ impl Network {
             tap,
             threads: vec![receiver, transmitter],
         })
+    }
+
+    /// Stops both threads, and gives back what they served.
+    #[must_use]
+    pub fn stop(self) -> Arc<Tap> {
+        Arc::clone(&self.tap)
     }
 
     /// Sends frames of the guest.

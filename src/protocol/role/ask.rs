@@ -24,6 +24,9 @@ pub(super) enum Purpose {
     Unprotect,
     /// Of a candidate whose primary is gone.
     Confirmation,
+    Switchover,
+    /// Of a poised backup.
+    Turned,
     Wake,
 }
 
@@ -137,8 +140,9 @@ impl Role {
             Phase::Pairing => self.pair_answered(granted, standing),
             Phase::Cancelling => self.cancel_answered(granted, standing),
             Phase::Settling => self.settle_answered(granted, standing),
-            Phase::Claiming(side) => self.claim_answered(side, granted, standing),
+            Phase::Claiming(side) => self.claim_answered(side, granted, standing, answer.state.as_ref()),
             Phase::Parking => self.park_answered(granted, standing),
+            Phase::Swapping => self.swap_answered(granted, standing, answer.state.as_ref()),
             _ => {}
         }
     }
@@ -158,6 +162,10 @@ impl Role {
                 self.reading = None;
                 self.emit(Effect::Refuse(Refused::TiebreakerSilent));
             }
+            if purpose == Purpose::Switchover {
+                self.reading = None;
+                self.drop_turn(Refused::TiebreakerSilent);
+            }
             return;
         };
         self.unread_since = None;
@@ -168,6 +176,8 @@ impl Role {
             Purpose::Stun => self.stun_read(record, asked_at),
             Purpose::Unprotect => self.unprotect_read(record),
             Purpose::Confirmation => self.confirmation_read(record),
+            Purpose::Switchover => self.switchover_read(record),
+            Purpose::Turned => self.turned_read(record),
             Purpose::Wake => self.wake_read(record),
         }
     }

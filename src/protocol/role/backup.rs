@@ -17,11 +17,13 @@ pub(super) struct Following {
     /// The replay that is waited for.
     replay: ReplayId,
     /// Where its replica was durable.
-    durable_at: Option<ExitOrdinal>,
+    pub(super) durable_at: Option<ExitOrdinal>,
     /// Where the primary has stopped in order, as it says.
     stops_at: Option<ExitOrdinal>,
     /// Where the copy's guest has stopped in order, which the primary's does there too.
     pub(super) ended_at: Option<ExitOrdinal>,
+    /// Where the copy stands because the log says that the primary does.
+    pub(super) stood_at: Option<ExitOrdinal>,
 }
 
 impl Role {
@@ -45,6 +47,10 @@ impl Role {
     }
 
     pub(super) fn confirmed(&mut self, generation: Generation, preferred: bool, flush: Flush) {
+        if matches!(self.phase, Phase::Taking | Phase::Poised) {
+            // Over a new connection: the word that it goes on was lost.
+            return self.primary_goes_on();
+        }
         let candidate = matches!(self.phase, Phase::Candidate | Phase::Suspecting(Side::Backup));
         if !candidate || self.backup.confirmed {
             return;
@@ -74,6 +80,7 @@ impl Role {
                 self.claim_when_due(Side::Backup);
             }
             (Phase::Halting, Level::Fine) => self.halt_again(),
+            (Phase::Poised, Level::Fine) => self.tick_poised(),
             (Phase::Suspecting(_), Level::Uneasy) | (_, Level::Fine) => {}
             (_, Level::Uneasy | Level::Suspect(_)) => self.prepare(Cause::PeerLost(Suspicion::Silence)),
         }
@@ -87,15 +94,18 @@ impl Role {
     }
 
     fn follow_on(&mut self) {
-        let phase = match (self.stopped_at, self.backup.stops_at, self.backup.confirmed) {
+        let halts = match (self.stopped_at, self.backup.stops_at, self.backup.confirmed) {
             (Some(_), ..) => Phase::Halted,
             (None, Some(_), _) => Phase::Halting,
             (None, None, true) => Phase::Backup,
             (None, None, false) => Phase::Candidate,
         };
+        let phase = self.turning_phase().unwrap_or(halts);
         self.enter(phase, None);
-        if phase == Phase::Halting {
-            self.replay_to_end();
+        match phase {
+            Phase::Halting => self.replay_to_end(),
+            Phase::Taking | Phase::Poised => self.be_poised_if_ready(),
+            _ => {}
         }
     }
 
@@ -141,6 +151,7 @@ impl Role {
         match self.phase {
             Phase::Closing if self.backup.replayed_to == Some(position) => self.ready_to_claim(),
             Phase::Halting if self.backup.stops_at == Some(position) => self.halted(position),
+            Phase::Taking => self.be_poised_if_ready(),
             _ => {}
         }
     }

@@ -65,6 +65,9 @@ pub enum Cause {
     /// The tiebreaker does not answer while nothing is asked of it that matters now.
     #[error("the tiebreaker does not answer; if a site were lost now, the other one could not go on")]
     TiebreakerAway,
+    /// The primary that was to yield is not told whether it has.
+    #[error("the other site was not told in time whether the VM may be switched over")]
+    SwapUnknown,
     /// This host did not run for a while.
     #[error(
         "this host stood still for a while; outputs are held until the tiebreaker confirms that this site is live"
@@ -114,4 +117,27 @@ pub enum Refused {
     /// The tiebreaker does not answer, and without it this would hold the VM's outputs.
     #[error("the tiebreaker does not answer; nothing was changed")]
     TiebreakerSilent,
+    /// There is no other site to go on.
+    #[error(
+        "the VM is not protected, so there is no site to switch over to; `antipode vm protect` makes one"
+    )]
+    NotProtected,
+    /// The backup is suspected, or was not heard just now.
+    #[error("the other site is not heard, or does not get on; the VM goes on here")]
+    PeerSilent,
+    /// The backup would need too long to come to where the primary stands.
+    #[error("the backup is too far behind; ask again when its lag has fallen")]
+    LagTooHigh,
+    /// The backup did not confirm in time.
+    #[error("the backup did not come to the same place in time; the VM goes on where it was")]
+    SwitchTooLong,
+    /// By command.
+    #[error("the switchover was cancelled; the VM goes on where it was")]
+    Cancelled,
+    /// `swap` was asked for: nobody can take that back.
+    #[error("the tiebreaker has been asked to switch over; its answer decides")]
+    TooLate,
+    /// The tiebreaker would not swap.
+    #[error("the tiebreaker refused to switch over; the VM goes on where it was")]
+    SwapRefused,
 }

@@ -1,6 +1,6 @@
 //! A site that takes its peer for lost: suspicion, claim, going live (P4, P5).
 
-use antipode_tiebreaker::Operation;
+use antipode_tiebreaker::{Operation, State};
 
 use super::{Cause, Effect, Gate, Phase, Role, Side, Standing};
 use crate::protocol::role::Leaving;
@@ -36,7 +36,16 @@ impl Role {
         }
     }
 
-    pub(super) fn claim_answered(&mut self, side: Side, granted: bool, standing: Standing) {
+    pub(super) fn claim_answered(
+        &mut self,
+        side: Side,
+        granted: bool,
+        standing: Standing,
+        state: Option<&State>,
+    ) {
+        if self.claims_turned(state) {
+            return;
+        }
         match (standing, side) {
             (Standing::Alone, Side::Primary) => {
                 if self.cause == Some(Cause::Unprotected) {
@@ -62,6 +71,7 @@ impl Role {
 
     fn go_live(&mut self) {
         let cause = self.cause;
+        self.turn = None;
         if self.stopped_at.is_some() {
             // There is no guest to run on: what is left to do is to park.
             self.enter(Phase::Alone, cause);

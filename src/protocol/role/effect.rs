@@ -72,6 +72,17 @@ pub enum Effect {
     StartGuest,
     /// Stop the guest in order; ends in `GuestStopped`. May come again while it stops.
     StopGuest,
+    /// Hold the guest at an exit, its disk requests done and all that entered it logged, and then that it stands; ends in
+    /// `StoodStill`, at the other site too.
+    StandStill,
+    /// The guest that stands still, or is about to, leads on as it did.
+    GoOn,
+    /// The other role may soon speak in this pairing, of the next generation, over the same connection.
+    ExpectTurned(PairingId),
+    /// This copy, which stands still, leads in this pairing from here on; its outputs are held until they are released.
+    Lead(PairingId, Flush),
+    /// This copy, which stands still, follows in this pairing from here on.
+    Follow(PairingId),
     /// Remove the VM here, whatever it does.
     DestroyVm,
     /// This site's stale replica is the VM's disk from now on, by an operator's word, durably.

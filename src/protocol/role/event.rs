@@ -5,7 +5,7 @@ use std::time::Duration;
 use antipode_tiebreaker::{Answer, Flush, Generation, PairingId, Record, RequestId};
 use serde::{Deserialize, Serialize};
 
-use super::cause::Leaving;
+use super::cause::{Leaving, Refused};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::protocol::detector::{Heard, Waits};
 use crate::protocol::lag::Lag;
@@ -46,6 +46,13 @@ pub enum Command {
     Unprotect,
     /// Stop it in order, at both sites.
     Stop,
+    /// Let the other site go on in this one's place, or this one in the other's.
+    SwitchOver {
+        /// A name for the turned pairing that was never used before.
+        turned: PairingId,
+    },
+    /// Do not switch over after all.
+    Stay,
 }
 
 /// What one role tells the other, over the channel or whatever else connects the two sites. It may be lost with the
@@ -93,6 +100,50 @@ pub enum Word {
         /// The pairing.
         pairing: PairingId,
     },
+    /// Backup: an operator at its site wants to switch over.
+    PleaseSwitch {
+        /// The pairing.
+        pairing: PairingId,
+        /// A name for the turned one.
+        turned: PairingId,
+    },
+    /// Primary: it does not, though the backup's operator has asked.
+    NotSwitched {
+        /// The pairing.
+        pairing: PairingId,
+        /// Why.
+        why: Refused,
+    },
+    /// Primary: its guest stands still at this position, to go on at the other site.
+    Turning {
+        /// The pairing.
+        pairing: PairingId,
+        /// The one that it turns into.
+        turned: PairingId,
+        /// Where.
+        position: ExitOrdinal,
+    },
+    /// Backup: its copy stands there too, is the same machine, and its replica is durable.
+    Poised {
+        /// The pairing.
+        pairing: PairingId,
+        /// Where.
+        position: ExitOrdinal,
+    },
+    /// Primary: its guest, which was to stand or stood, goes on.
+    GoesOn {
+        /// The pairing.
+        pairing: PairingId,
+    },
+    /// Primary: it is no more; the roles have turned round in the record.
+    Turned {
+        /// The pairing that was.
+        pairing: PairingId,
+        /// The record's generation.
+        generation: Generation,
+        /// Whether the sender has the head start, should both claim.
+        sender_preferred: bool,
+    },
     /// Either: the pairing is over for the sender.
     Left {
         /// The pairing.
@@ -113,6 +164,12 @@ impl Word {
             | Self::Stopping { pairing, .. }
             | Self::StoppedAt { pairing, .. }
             | Self::Parked { pairing }
+            | Self::PleaseSwitch { pairing, .. }
+            | Self::NotSwitched { pairing, .. }
+            | Self::Turning { pairing, .. }
+            | Self::Poised { pairing, .. }
+            | Self::GoesOn { pairing }
+            | Self::Turned { pairing, .. }
             | Self::Left { pairing, .. } => *pairing,
         }
     }
@@ -219,6 +276,14 @@ pub enum Event {
     ReplicaDurable {
         /// Where.
         position: ExitOrdinal,
+    },
+    /// The guest stands still: by [`super::Effect::StandStill`], or, of a copy, because the log says that the primary's
+    /// does; its digests agree then.
+    StoodStill {
+        /// Where.
+        position: ExitOrdinal,
+        /// The last log frame that was written by then. Primary.
+        logged: LogSeq,
     },
     /// The copy is not the same machine any more. Backup.
     ReplayDiverged,

@@ -31,15 +31,21 @@
 //!                     └─ refused: DestroyVm, MarkStale ──▶ Stale
 //!
 //!  Alone, Primary ── Stop, or the guest stops ──▶ Stopping ──(backup durable there)──▶ Parking ──▶ Stopped
+//!
+//!  Primary ── Switchover ──▶ Yielding ──(backup poised)──▶ Swapping ──granted──▶ Backup of the turned pairing
+//!     ▲  not yet asked for:     │                             │ refused
+//!     └── too long, Stay ◀──────┴─────────────────────────────┴─ taken over meanwhile: DestroyVm, MarkStale ──▶ Stale
+//!
+//!  Backup ──(primary stands)──▶ Taking ──(stands there too, durable)──▶ Poised ──(told, or read)──▶ Primary of it
 //! ```
 //!
 //! Terminal: Stale and Stopped. A later start or join is a new process, with a new boot and the notes of the old one.
-//! *Frozen* is no state of its own: in Pairing, Cancelling, Claiming, Parking or Starting the outcome of what was asked
-//! is unknown. Nothing leaves then, and the same request is sent again until it is answered; there is no guess.
+//! *Frozen* is no state of its own: in Pairing, Cancelling, Claiming, Swapping, Parking or Starting the outcome of what
+//! was asked is unknown, and in Poised that of what the other site asks. Nothing leaves then, and the same request is sent again until it is answered; there is no guess.
 //!
 //! Who may cause what: commands are an operator's (Join: the other site's supervisor); a state that waits for the
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
-//! role that it has renounced; suspicion comes from the detector and nothing else.
+//! role that it has renounced, Swapping besides by that of a backup which leads; [`switchover`] tells who moves when; suspicion comes from the detector and nothing else.
 //!
 //! Whoever drives a role owes it this: effects are done in their order before the next event comes; a tick at the
 //! latest after each heartbeat interval; each request and each reading ends in an event, be it without an answer;
@@ -57,6 +63,8 @@
 //! - *With flushes at both sites, the guest is told of one when both disks have it, or this site is alone.* Else a backup
 //!   starts, after both were down, from a disk that lacks what the guest took for durable.
 //! - *Nothing goes live but by a grant.* Else two sites run.
+//! - *`swap` is asked when the backup stands where the primary does, is the same machine, durable, and has acknowledged
+//!   all; then nobody goes on before its outcome is known.* Else the one that goes on lacks what the other has shown.
 //! - *A site that stood still holds its outputs until the record, or a fresh acknowledgement, shows that it is still
 //!   the one.* Else it goes on where another has taken over.
 //! - *Who loses, gives up or renounces marks its replica stale durably before it says so.* Else it would start later
@@ -73,6 +81,7 @@ mod phase;
 mod primary;
 mod start;
 mod stop;
+mod switchover;
 mod view;
 mod wake;
 
@@ -152,6 +161,8 @@ pub struct Role {
     /// Where the guest stopped, in order.
     stopped_at: Option<ExitOrdinal>,
     stop_wanted: bool,
+    /// A switchover that is under way.
+    turn: Option<switchover::Turn>,
     replica: Replica,
     pleaded_at: Option<Moment>,
     effects: Vec<Effect>,
@@ -189,6 +200,7 @@ impl Role {
             suspected_at: None,
             stopped_at: None,
             stop_wanted: false,
+            turn: None,
             replica: Replica::Clean,
             pleaded_at: None,
             effects: Vec::new(),
@@ -226,6 +238,7 @@ impl Role {
                 agrees,
             } => self.replay_reached_end(replay, position, agrees),
             Event::ReplicaDurable { position } => self.replica_durable(position),
+            Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
             Event::GuestStopped { position } => self.guest_stopped(position),
@@ -240,6 +253,8 @@ impl Role {
             Command::Protect { pairing } => self.protect(pairing),
             Command::Unprotect => self.unprotect(),
             Command::Stop => self.stop(),
+            Command::SwitchOver { turned } => self.switch_over(turned),
+            Command::Stay => self.stay(),
         }
     }
 
@@ -250,12 +265,15 @@ impl Role {
         match self.phase {
             Phase::Stunned => self.tick_stunned(),
             Phase::Pairing | Phase::Cancelling => self.tick_pairing(),
+            Phase::Yielding => self.tick_yielding(),
             Phase::Primary | Phase::Stopping | Phase::Suspecting(Side::Primary) => self.tick_primary(),
             Phase::Joining
             | Phase::Candidate
             | Phase::Backup
             | Phase::Halting
             | Phase::Halted
+            | Phase::Taking
+            | Phase::Poised
             | Phase::Suspecting(Side::Backup) => self.tick_backup(),
             _ => {}
         }
@@ -264,6 +282,12 @@ impl Role {
     fn peer_said(&mut self, word: Word) {
         if let Word::PleaseRenounce { pairing } = word {
             return self.asked_to_renounce(pairing);
+        }
+        if let Word::Confirmed {
+            pairing, generation, ..
+        } = word
+        {
+            self.peer_leads(pairing, generation);
         }
         if self.pairing != Some(word.pairing()) {
             return;
@@ -279,6 +303,16 @@ impl Role {
             Word::Stopping { position, .. } => self.primary_stops(position),
             Word::StoppedAt { position, .. } => self.backup_stopped(position),
             Word::Parked { .. } => self.primary_parked(),
+            Word::PleaseSwitch { turned, .. } => self.asked_to_switch(turned),
+            Word::NotSwitched { why, .. } => self.not_switched(why),
+            Word::Turning { turned, position, .. } => self.primary_turns(turned, position),
+            Word::Poised { position, .. } => self.backup_poised(position),
+            Word::GoesOn { .. } => self.primary_goes_on(),
+            Word::Turned {
+                generation,
+                sender_preferred,
+                ..
+            } => self.told_turned(generation, sender_preferred),
             Word::Left { why, .. } => self.peer_left(why),
             Word::PleaseRenounce { .. } => unreachable!("handled above"),
         }

@@ -44,6 +44,10 @@ pub enum Phase {
     Stopping,
     /// `park` is unanswered.
     Parking,
+    /// The guest is to stand still, or does, so that the other site may go on; the backup has not confirmed.
+    Yielding,
+    /// `swap` is unanswered; the guest stands still.
+    Swapping,
     /// The other site's machine arrives here.
     Joining,
     /// Follows; the pairing is not confirmed, as far as this site knows.
@@ -54,6 +58,10 @@ pub enum Phase {
     Halting,
     /// Stopped in order at the primary's position, durable; the record is being parked.
     Halted,
+    /// Follows to where the primary stands still, to go on in its place.
+    Taking,
+    /// Stands there, durable, and waits for the outcome of the other site's `swap`.
+    Poised,
     /// Nothing runs here; this site's replica is behind. The end.
     Stale,
     /// Nothing runs here; the replica is whole. The end.
@@ -78,6 +86,8 @@ impl Phase {
                 | Self::Claiming(Side::Primary)
                 | Self::Stopping
                 | Self::Parking
+                | Self::Yielding
+                | Self::Swapping
         )
     }
 
@@ -93,6 +103,8 @@ impl Phase {
                 | Self::Claiming(Side::Backup)
                 | Self::Halting
                 | Self::Halted
+                | Self::Taking
+                | Self::Poised
         )
     }
 
@@ -120,6 +132,7 @@ impl Phase {
             Self::Claiming(_) => PhaseName::Claiming,
             Self::Stopping => PhaseName::Stopping,
             Self::Parking => PhaseName::Parking,
+            Self::Yielding | Self::Swapping | Self::Taking | Self::Poised => PhaseName::Switching,
             Self::Joining => PhaseName::Joining,
             Self::Candidate => PhaseName::Candidate,
             Self::Backup => PhaseName::Backup,
@@ -156,6 +169,7 @@ pub enum PhaseName {
     Frozen,
     Stopping,
     Parking,
+    Switching,
     Joining,
     Candidate,
     Backup,

@@ -77,6 +77,10 @@ impl Role {
         match self.phase {
             Phase::Syncing | Phase::Cloning | Phase::Stunned => self.give_transfer_up(cause),
             Phase::Pairing => self.cancel(cause),
+            Phase::Yielding => {
+                self.yield_no_more();
+                self.peer_left(why);
+            }
             Phase::Primary | Phase::Stopping | Phase::Suspecting(Side::Primary) if self.channel_open => {
                 self.claim(Side::Primary, Some(cause));
             }
@@ -85,6 +89,8 @@ impl Role {
             | Phase::Backup
             | Phase::Halting
             | Phase::Halted
+            | Phase::Taking
+            | Phase::Poised
             | Phase::Suspecting(Side::Backup) => self.primary_left(why),
             _ => {}
         }
@@ -103,7 +109,11 @@ impl Role {
             Phase::Primary if self.doubt.is_none() && self.reading.is_none() => {
                 self.read_record(Purpose::Unprotect);
             }
-            Phase::Primary | Phase::Suspecting(Side::Primary) | Phase::Stopping => {
+            Phase::Primary
+            | Phase::Suspecting(Side::Primary)
+            | Phase::Stopping
+            | Phase::Yielding
+            | Phase::Swapping => {
                 self.emit(Effect::Refuse(Refused::Busy));
             }
             _ => self.emit(Effect::Refuse(Refused::State)),

@@ -9,6 +9,7 @@ use crate::protocol::limits::ASK_AGAIN;
 impl Role {
     pub(super) fn stop(&mut self) {
         match self.phase {
+            Phase::Primary if self.turn.is_some() => self.emit(Effect::Refuse(Refused::Busy)),
             Phase::Alone | Phase::Primary if self.doubt.is_none() && !self.stop_wanted => {
                 self.stop_wanted = true;
                 self.reading = None;
@@ -38,6 +39,8 @@ impl Role {
                 self.give_transfer_up(Cause::Unprotected);
             }
             Phase::Alone | Phase::Primary | Phase::Stopping => self.stop_if_wanted(),
+            // It ended before it came to stand.
+            Phase::Yielding => self.yield_no_more(),
             // What is being asked for is answered first.
             _ => {}
         }

@@ -6,6 +6,7 @@
 //! - outputs are held, and the record is read: they leave again when it still names this very start, or, of a primary,
 //!   when the backup acknowledges a log frame that was written after the sleep (it has not claimed then);
 //! - what was asked for is asked for anew, under a new number: an answer from before the sleep no longer counts;
+//! - a copy that waits for the outcome of a switchover believes the record alone;
 //! - the other site is not suspected for a silence that this one slept through.
 
 use std::time::Duration;
@@ -63,6 +64,7 @@ impl Role {
     }
 
     fn wake(&mut self) {
+        self.sleep_in_turn();
         match self.asked.take() {
             Some(_) if self.phase == Phase::Starting => self.read_record(Purpose::Start),
             Some(asked) => self.ask(asked.ask.operation),

@@ -22,6 +22,8 @@ pub(super) enum Harm {
     FlushLost,
     /// A site went live from a replica that was behind or half made.
     LiveFromStale,
+    /// A site went on in a turned pairing that was never granted.
+    LedUngranted,
     /// All was healed, and the VM was not protected within a minute.
     NeverProtected,
 }
@@ -36,6 +38,8 @@ pub(super) struct Checker {
     shown: History,
     /// A site that an operator has put in, and that has not started.
     forced: Option<usize>,
+    /// Who leads in which turned pairing, as it was granted.
+    swapped: BTreeSet<(usize, u64)>,
     /// The first harm.
     pub(super) harm: Option<Harm>,
     /// All kinds of it.
@@ -68,6 +72,18 @@ impl Checker {
         }
         if replica != Replica::Clean {
             self.blame(Harm::LiveFromStale);
+        }
+    }
+
+    /// A `swap` was granted, by which `site` leads.
+    pub(super) fn swapped(&mut self, site: usize, turned: PairingId) {
+        self.swapped.insert((site, turned.0));
+    }
+
+    /// A site goes on in place of the other one, in the turned pairing.
+    pub(super) fn leads(&mut self, site: usize, turned: PairingId) {
+        if !self.swapped.contains(&(site, turned.0)) {
+            self.blame(Harm::LedUngranted);
         }
     }
 

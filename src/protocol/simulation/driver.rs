@@ -8,7 +8,7 @@ use antipode_tiebreaker::{Answer, Boot, Flush, Operation, PairingId, State};
 use super::Flaw;
 use super::checker::History;
 use super::guest::since;
-use super::world::{Happening, Message, World, site_name};
+use super::world::{Happening, Logged, Message, World, site_name};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::workers::FlushGate;
 use crate::protocol::detector::Waits;
@@ -35,8 +35,13 @@ pub(super) struct Process {
     pub(super) logged: u64,
     pub(super) channel_open: bool,
     /// Received, not replayed.
-    pub(super) inbox: VecDeque<u64>,
+    pub(super) inbox: VecDeque<Logged>,
     pub(super) received: u64,
+    /// Whose frames the channel lets through, and all that this copy has logged in it.
+    pub(super) pairing: PairingId,
+    pub(super) sent: Vec<Logged>,
+    /// It came to the mark in the log that the primary stands still.
+    pub(super) stands: bool,
     /// Flushes that wait for the other site: of the disk at this length, and of an output that follows it in this frame.
     pub(super) flushes: FlushGate<(usize, u64)>,
     /// The pairing has them wait.
@@ -53,6 +58,7 @@ impl Process {
         self.runs = false;
         self.memory.clear();
         self.inbox.clear();
+        self.stands = false;
         self.flushes.open();
         if self.rule.gate() != Gate::Discarded {
             self.rule.hold();
@@ -93,6 +99,9 @@ impl World {
             channel_open: false,
             inbox: VecDeque::new(),
             received: 0,
+            pairing: PairingId(0),
+            sent: Vec::new(),
+            stands: false,
             flushes: FlushGate::default(),
             flushes_wait: false,
             flushing: false,
@@ -122,6 +131,7 @@ impl World {
         let now = self.moment_at(site);
         let before = self.process(site).role.phase();
         let told = format!("{} {site} {before:?}: {event:?}", self.now);
+        let by_reading = matches!(event, Event::RecordRead { .. });
         let effects = self.process(site).role.step(now, event);
         if effects.iter().any(|effect| *effect != Effect::Report) {
             self.note(told);
@@ -137,12 +147,20 @@ impl World {
         let after = process.role.phase();
         let cause = process.role.view().cause;
         self.mark(before, after, cause);
+        if (before, after, by_reading) == (Phase::Poised, Phase::Primary, true) {
+            self.seen.insert("turned by reading");
+        }
         self.drain(site);
     }
 
     fn mark(&mut self, before: Phase, after: Phase, cause: Option<Cause>) {
         let seen = match (before, after) {
             (before, after) if before == after => return,
+            (Phase::Swapping, Phase::Backup) => "swapped",
+            (Phase::Poised, Phase::Primary) => "turned",
+            (Phase::Yielding, Phase::Primary) => "stayed",
+            (Phase::Suspecting(Side::Backup), Phase::Primary) => "turned in suspicion",
+            (Phase::Swapping, Phase::Stale) => "taken over while swapping",
             (_, Phase::Primary) => "protected",
             (Phase::Claiming(Side::Backup), Phase::Alone) => "went live",
             (_, Phase::Stale) if cause == Some(Cause::Lost) => "lost",
@@ -222,25 +240,31 @@ impl World {
         let process = self.process(site);
         match message {
             Message::Word(word) => self.step(site, Event::PeerSaid(word)),
-            Message::Log { seq, output } => {
-                if process.channel_open && seq == process.received + 1 {
+            Message::Log { pairing, seq, logged } => {
+                let follows = process.channel_open && process.pairing == pairing;
+                if follows && seq == process.received + 1 {
                     process.heard_at = now;
                     process.received = seq;
-                    process.inbox.push_back(output);
+                    process.inbox.push_back(logged);
                     self.step(site, Event::ChannelHeard);
                     self.acknowledge(site);
                 }
             }
-            Message::Ack(acknowledged) => {
-                if process.channel_open {
+            Message::Ack(pairing, acknowledged) => {
+                if process.channel_open && process.pairing == pairing {
                     process.heard_at = now;
                     self.step(site, Event::Acked(acknowledged));
                 }
             }
-            Message::Machine { history, disk } => {
+            Message::Machine {
+                pairing,
+                history,
+                disk,
+            } => {
                 if process.role.phase() == Phase::Joining {
                     process.durable = history.len();
                     process.memory = history;
+                    process.pairing = pairing;
                     process.channel_open = true;
                     process.heard_at = now;
                     self.hosts[site].disk = disk;
@@ -312,15 +336,21 @@ impl World {
                 process.channel_open = false;
                 process.lockstep = process.runs;
             }
-            Effect::Tell(word) => self.send(site, Message::Word(word)),
+            Effect::Tell(word) => self.tell(site, word),
+            Effect::StandStill => self.stand_still(site),
+            Effect::GoOn => self.go_on(site),
+            Effect::ExpectTurned(_) => {}
+            Effect::Lead(pairing, flush) => self.lead(site, pairing, flush),
+            Effect::Follow(pairing) => self.follow(site, pairing),
             Effect::Announce => assert_eq!(self.process(site).rule.gate(), Gate::Open, "{now:?}"),
             Effect::Throttle(_) | Effect::Refuse(_) | Effect::Report => {}
         }
     }
 
-    fn begin_lockstep(&mut self, site: usize, flush: Flush) {
+    pub(super) fn begin_lockstep(&mut self, site: usize, flush: Flush) {
         let (at, flaw) = (self.now, self.flaw);
         let process = self.process(site);
+        let pairing = process.role.pairing().unwrap();
         process.flushes_wait = flush == Flush::Both;
         if process.flushes_wait {
             process
@@ -329,6 +359,8 @@ impl World {
         }
         (process.runs, process.lockstep, process.channel_open) = (true, true, true);
         (process.logged, process.heard_at) = (0, at);
+        (process.pairing, process.received) = (pairing, 0);
+        process.sent.clear();
         if flaw == Flaw::OutputBeforePair {
             process.rule.open();
         }
@@ -338,6 +370,9 @@ impl World {
         let process = self.process(site);
         let backup = process.role.phase() == Phase::Claiming(Side::Backup);
         let (id, boot) = (process.id, process.boot);
+        if backup && matches!(ask.operation, Operation::Claim { pairing, .. } if pairing != process.pairing) {
+            self.seen.insert("claimed the turned one");
+        }
         let forged = Answer {
             verdict: Ok(()),
             generation: ask.expected.next(),
@@ -358,6 +393,8 @@ impl World {
                 self.after(0, Happening::Role(id, forged));
             }
             (Operation::Claim { .. }, Flaw::GuessUnknown) => self.after(240, Happening::Role(id, forged)),
+            (Operation::Swap { .. }, Flaw::OpenBeforeSwapped) => self.open(site),
+            (Operation::Swap { .. }, Flaw::ResumeInDoubt) => self.refuse_in_doubt(site, ask),
             _ => {}
         }
         self.send_ask(site, ask);
@@ -375,7 +412,7 @@ impl World {
         self.tell_flushed(site, told);
     }
 
-    fn run_guest(&mut self, site: usize) {
+    pub(super) fn run_guest(&mut self, site: usize) {
         let replica = self.hosts[site].replica.unwrap_or(Replica::Stale);
         let process = self.hosts[site].process.as_mut().unwrap();
         process.runs = true;
@@ -413,8 +450,16 @@ impl World {
     fn stun(&mut self, site: usize) {
         self.process(site).runs = false;
         let history = self.process(site).memory.clone();
+        let pairing = self.process(site).role.pairing().unwrap();
         let disk = self.hosts[site].disk.clone();
-        self.send(site, Message::Machine { history, disk });
+        self.send(
+            site,
+            Message::Machine {
+                pairing,
+                history,
+                disk,
+            },
+        );
     }
 
     fn replay_to_end(&mut self, site: usize, replay: ReplayId) {

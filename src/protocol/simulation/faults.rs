@@ -44,6 +44,14 @@ impl World {
                     let pairing = self.new_pairing();
                     self.command(site, Command::Protect { pairing });
                 }
+                Some(Phase::Primary | Phase::Backup) if self.now < FAULTS_END && self.random.percent(12) => {
+                    let turned = self.new_pairing();
+                    self.command(site, Command::SwitchOver { turned });
+                    self.break_a_step();
+                }
+                Some(Phase::Yielding | Phase::Swapping) if self.random.percent(20) => {
+                    self.command(site, Command::Stay);
+                }
                 Some(_) if self.now < FAULTS_END && self.random.percent(3) => {
                     let stops = self.random.percent(40);
                     self.command(site, if stops { Command::Stop } else { Command::Unprotect });
@@ -68,6 +76,11 @@ impl World {
         }
         let next = self.random.between(50, 1_500).min(FAULTS_END - self.now);
         self.after(next, Happening::Fault);
+        self.break_something();
+    }
+
+    /// One fault, drawn from the seed.
+    pub(super) fn break_something(&mut self) {
         let site = usize::try_from(self.random.between(0, 2)).unwrap();
         let kind = self.random.between(0, 12);
         let told = format!("{} fault {kind} at {site}", self.now);
@@ -92,6 +105,14 @@ impl World {
                     self.after(0, Happening::Role(id, failure));
                 }
             }
+        }
+    }
+
+    /// Something goes wrong at some step of the switchover that has just begun.
+    fn break_a_step(&mut self) {
+        if self.random.percent(50) {
+            let soon = self.random.between(1, 250);
+            self.after(soon, Happening::Break);
         }
     }
 

@@ -6,7 +6,7 @@ use antipode_tiebreaker::Flush;
 
 use super::Flaw;
 use super::driver::Process;
-use super::world::{Happening, Message, World};
+use super::world::{Happening, Logged, Message, World};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::protocol::moment::Moment;
 use crate::protocol::role::{Acknowledged, Event};
@@ -37,9 +37,12 @@ impl World {
     /// The copy executes the next thing that it has received, its own flush too.
     pub(super) fn replay_one(&mut self, site: usize) {
         let process = self.process(site);
-        let Some(output) = process.inbox.pop_front() else {
-            return;
+        let output = match process.inbox.pop_front() {
+            None => return,
+            Some(Logged::Stand) => return self.stands(site),
+            Some(Logged::Output(output)) => output,
         };
+        process.stands = false;
         process.memory.push(output);
         let (process, length) = (process.id, process.memory.len());
         if self.flush == Flush::Both {
@@ -65,7 +68,8 @@ impl World {
         let process = self.process(site);
         if process.channel_open {
             let acknowledged = process.acknowledged(flaw);
-            self.send(site, Message::Ack(acknowledged));
+            let pairing = process.pairing;
+            self.send(site, Message::Ack(pairing, acknowledged));
         }
     }
 
@@ -115,8 +119,7 @@ impl World {
         let logs = process.lockstep && process.channel_open;
         self.write_disk(site, length);
         if logs {
-            let seq = written;
-            self.send(site, Message::Log { seq, output });
+            self.send_log(site, Logged::Output(output));
         }
         self.tell_flushed(site, told);
         self.drain(site);

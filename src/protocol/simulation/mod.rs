@@ -8,7 +8,7 @@
 //!
 //! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
 //! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
-//! stop, protect, unprotect and override. Then all is healed, and within a minute the VM must be protected again.
+//! stop, protect, unprotect, switch over at either site, and override. Then all is healed, and within a minute the VM must be protected again.
 //!
 //! A guest is the list of outputs that it has made, each written and flushed before it is made: to the disk of the live
 //! site, with half of the seeds to both. What leaves is what clients have seen. [`Checker`](checker::Checker) says what must
@@ -18,6 +18,7 @@ mod checker;
 mod driver;
 mod faults;
 mod guest;
+mod turning;
 mod world;
 
 use std::collections::BTreeSet;
@@ -53,6 +54,14 @@ enum Flaw {
     FlushAlone,
     /// A copy says that its disk has what it has replayed, though no flush has ended.
     NotFlushed,
+    /// A primary that is to yield opens its outputs, and goes on, before it knows the outcome of its `swap`.
+    OpenBeforeSwapped,
+    /// A `swap` without an answer is taken for refused.
+    ResumeInDoubt,
+    /// A backup leads as soon as it has confirmed.
+    LeadBeforeSwapped,
+    /// A guest that is to stand still makes outputs that the other site never gets.
+    RunsOn,
 }
 
 fn run(seed: u64, flaw: Flaw) -> Outcome {
@@ -87,6 +96,13 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "unprotected",
         "forced",
         "cold start of a backup",
+        "swapped",
+        "turned",
+        "turned by reading",
+        "turned in suspicion",
+        "stayed",
+        "taken over while swapping",
+        "claimed the turned one",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -165,6 +181,30 @@ fn a_copy_that_says_it_is_durable_before_it_is_is_caught() {
 }
 
 #[test]
+fn an_old_primary_that_opens_before_the_outcome_is_known_is_caught() {
+    is_caught(Flaw::OpenBeforeSwapped, &SPLIT);
+}
+
+#[test]
+fn a_swap_in_doubt_that_is_taken_for_refused_is_caught() {
+    // The record has them the other way round: whoever asks it next gives up.
+    is_caught(Flaw::ResumeInDoubt, &[Harm::OutputLost, Harm::NeverProtected]);
+}
+
+#[test]
+fn a_new_primary_that_goes_live_before_the_swap_is_granted_is_caught() {
+    is_caught(Flaw::LeadBeforeSwapped, &[Harm::LedUngranted]);
+}
+
+#[test]
+fn a_guest_that_does_not_stand_still_is_caught() {
+    is_caught(
+        Flaw::RunsOn,
+        &[Harm::FlushLost, Harm::OutputLost, Harm::TwoHistories],
+    );
+}
+
+#[test]
 fn each_checker_finds_something() {
     let flaws = [
         Flaw::OutputBeforePair,
@@ -177,6 +217,7 @@ fn each_checker_finds_something() {
         Flaw::SleepUnnoticed,
         Flaw::TrustReplica,
         Flaw::FlushAlone,
+        Flaw::LeadBeforeSwapped,
     ];
     let mut found = BTreeSet::new();
     for flaw in flaws {
@@ -189,6 +230,7 @@ fn each_checker_finds_something() {
         Harm::TwoHistories,
         Harm::FlushLost,
         Harm::LiveFromStale,
+        Harm::LedUngranted,
         Harm::NeverProtected,
     ];
     let silent: Vec<&Harm> = all.iter().filter(|harm| !found.contains(harm)).collect();

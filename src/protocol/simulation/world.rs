@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use antipode_certs::{Identity, Name};
-use antipode_tiebreaker::{Flush, Operation, Record, Request, RequestId, State, decide};
+use antipode_tiebreaker::{Flush, Operation, PairingId, Record, Request, RequestId, State, decide};
 
 use super::Flaw;
 use super::checker::{Checker, Harm, History};
@@ -49,17 +49,27 @@ pub(super) fn site_name(site: usize) -> Name {
     ["a", "b"][site].parse().unwrap()
 }
 
+/// What a log frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logged {
+    Output(u64),
+    /// The guest stands still.
+    Stand,
+}
+
 /// What goes over the ordered connection between two processes.
 #[derive(Debug)]
 pub(super) enum Message {
     Log {
+        pairing: PairingId,
         seq: u64,
-        output: u64,
+        logged: Logged,
     },
-    Ack(Acknowledged),
+    Ack(PairingId, Acknowledged),
     Word(Word),
     /// The whole machine, at the stun.
     Machine {
+        pairing: PairingId,
         history: History,
         disk: History,
     },
@@ -71,6 +81,8 @@ pub(super) enum Message {
 pub(super) enum Happening {
     Role(u64, Event),
     Tick(u64),
+    /// The guest of a primary stands still.
+    Stood(u64),
     Guest(u64),
     Durable {
         process: u64,
@@ -87,6 +99,8 @@ pub(super) enum Happening {
     Read(u64, ReadId),
     Operator,
     Fault,
+    /// The same, besides.
+    Break,
     Restart,
     CutEnds,
 }
@@ -241,6 +255,7 @@ impl World {
             Happening::Role(process, _)
             | Happening::Tick(process)
             | Happening::Guest(process)
+            | Happening::Stood(process)
             | Happening::Durable { process, .. }
             | Happening::Flushed { process, .. }
             | Happening::Heartbeat(process, _) => Some(*process),
@@ -257,6 +272,7 @@ impl World {
             Happening::Role(_, event) => self.step(site, event),
             Happening::Tick(process) => self.tick(site, process),
             Happening::Guest(process) => self.guest(site, process),
+            Happening::Stood(_) => self.stood(site),
             Happening::Durable { length, .. } => self.durable(site, length),
             Happening::Flushed { length, .. } => self.flushed(site, length),
             Happening::Heartbeat(_, heard) => {
@@ -269,6 +285,8 @@ impl World {
             Happening::Read(process, read) => self.read(process, read),
             Happening::Operator => self.operate(),
             Happening::Fault => self.fault(),
+            Happening::Break if self.now < FAULTS_END => self.break_something(),
+            Happening::Break => {}
             Happening::Restart => self.hosts.iter_mut().for_each(|host| host.up = true),
             Happening::CutEnds => {
                 if self.reported_down && !self.is_cut(0) && !self.is_cut(1) {
@@ -377,6 +395,9 @@ impl World {
             self.seen.insert("cold start of a backup");
         }
         self.record = outcome.record;
+        if let (Operation::Swap { turned, .. }, Ok(())) = (&ask.operation, outcome.answer.verdict) {
+            self.checker.swapped(1 - site, *turned);
+        }
         if let Some(record) = &mut self.record {
             record.history.clear();
             record.settings.preferred = self.preferred.map(site_name);

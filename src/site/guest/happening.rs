@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::refusals::Fault;
-use crate::channel::{Message, Opened};
+use crate::channel::{Message, Opened, Tag};
 use crate::machine::launch::Birth;
 use crate::protocol::role::ReadId;
 use crate::transfer::News;
@@ -26,6 +26,10 @@ pub enum Request {
     Unprotect,
     /// Stop the guest in order.
     Stop,
+    /// Let the other site go on in this one's place, or this one in the other's.
+    SwitchOver,
+    /// Do not, after all.
+    Stay,
     /// End the process.
     End,
 }
@@ -35,8 +39,8 @@ pub enum Request {
 pub(crate) enum Happening {
     /// A connection of the logging channel stands.
     Opened(Box<Opened>),
-    /// Something came over it.
-    Message(u64, Message),
+    /// Something came over it, in this session.
+    Message(u64, Tag, Message),
     /// It has ended.
     Lost(u64, Fault),
     /// Somebody was refused who meant to talk about this VM, or this site by the other one.

@@ -101,7 +101,7 @@ pub(super) fn read(
     tokio::spawn(async move {
         loop {
             let happening = match reader.next().await {
-                Ok(message) => Happening::Message(number, message),
+                Ok(message) => Happening::Message(number, reader.tag(), message),
                 Err(error) => Happening::Lost(number, (&error).into()),
             };
             let is_over = matches!(happening, Happening::Lost(..));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::log_ends::{Feeder, Room};
+use super::log_ends::{Feeder, Incoming, Room};
 use super::vcpu::Handle;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::launch::Birth;
@@ -52,6 +52,17 @@ pub(crate) enum Order {
     },
     /// Run on, alone, and log nothing.
     GoAlone,
+    /// Stand still, all that entered logged, and that it stands; of a VM that leads.
+    StandStill,
+    /// Follow, from where it stands still.
+    Follow {
+        /// The log's far end.
+        log: Incoming,
+    },
+    /// Run on as it was.
+    GoOn,
+    /// It is about to be ended: stand no more.
+    End,
 }
 
 /// What the vCPU's thread tells the driver.
@@ -102,6 +113,13 @@ pub(crate) enum FromVcpu {
     Live(Exits),
     /// It runs alone and logs nothing.
     Alone,
+    /// It stands still, by order or because the log says that the other copy does.
+    Stands {
+        /// Where.
+        position: ExitOrdinal,
+    },
+    /// The copy leads now; here its outputs leave.
+    Leads(Exits),
     /// The VM has ended, and at which exit; or could not begin.
     Ended(Result<(Outcome, ExitOrdinal), Ending>),
 }

@@ -14,7 +14,7 @@ use super::refusals::Fault;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{
     Ack, Arrival, Common, Heartbeats, Hello, LogFrame, Message, Misbehaviour, Receiver, Sender, Session,
-    Side, Vitals, Writer,
+    Side, Tag, Turning, Vitals, Writer,
 };
 use crate::protocol::lag::LagMeter;
 use crate::protocol::moment::Moment;
@@ -51,6 +51,39 @@ pub(super) enum LogEnd {
     },
 }
 
+impl LogEnd {
+    /// Of a copy that leads from `position` on.
+    pub(super) fn sending_from(position: ExitOrdinal, room: &Arc<Room>) -> Self {
+        Self::Sending {
+            sender: Box::new(Sender::new(position)),
+            room: Arc::clone(room),
+            meter: LagMeter::default(),
+            bytes: 0,
+            through: position,
+        }
+    }
+
+    /// Of a copy that follows from `at` on, in a session with that tag; where it is, it tells in `position`.
+    pub(super) fn following_from(
+        at: ExitOrdinal,
+        anchor: &[u8],
+        feeder: Feeder,
+        position: &Arc<AtomicU64>,
+    ) -> Self {
+        position.store(at.get(), Ordering::Relaxed);
+        Self::Following {
+            receiver: Box::new(Receiver::new(at)),
+            deframer: Box::new(Deframer::anchored_to(anchor, at)),
+            feeder,
+            unfed: Vec::new(),
+            position: Arc::clone(position),
+            ends: BTreeMap::new(),
+            consumed: (LogSeq::NONE, at),
+            wanted: None,
+        }
+    }
+}
+
 /// A pairing.
 #[derive(Debug)]
 pub(super) struct Pair {
@@ -64,6 +97,8 @@ pub(super) struct Pair {
     pub(super) heartbeats: Option<Heartbeats>,
     /// Frames of other pairings that came over the connection, as they are counted on; and how many are told of.
     pub(super) foreign: (Arc<AtomicU64>, u64),
+    /// Told which session may follow over the connection.
+    pub(super) turning: Option<Turning>,
     pub(super) log: LogEnd,
     /// Nothing goes out or comes in any more.
     pub(super) is_closed: bool,
@@ -88,9 +123,35 @@ impl Pair {
             reader: None,
             heartbeats: None,
             foreign: (Arc::default(), 0),
+            turning: None,
             log: LogEnd::None,
             is_closed: false,
         }
+    }
+
+    /// The session whose frames are this pairing's.
+    pub(super) fn tag(&self) -> Tag {
+        self.hello.borrow().session.tag()
+    }
+
+    /// The roles turn round: from now on it is about `session`, with this end as `side` of it, and `log` is its log.
+    pub(super) fn turn(&mut self, session: Session, side: Side, log: LogEnd) {
+        self.heartbeats = self
+            .heartbeats
+            .take()
+            .map(|heartbeats| heartbeats.turned(&session));
+        self.hello.send_modify(|hello| {
+            hello.session = session;
+            hello.side = side;
+            hello.reached = LogSeq::NONE;
+        });
+        self.side = side;
+        self.log = log;
+    }
+
+    /// Whether there is log that the replay has not come to.
+    pub(super) fn log_goes_on(&self) -> bool {
+        matches!(&self.log, LogEnd::Following { ends, .. } if !ends.is_empty())
     }
 
     /// What this end says of itself from now on.

@@ -1,6 +1,8 @@
 //! Two copies of a tiny guest on two threads of this machine's `/dev/kvm`: one is copied while it runs, the other follows
 //! its log and goes on when that ends. Where KVM is missing, each test says so and is skipped.
 
+mod turning;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::channel;

@@ -8,26 +8,31 @@
 //!            stunned ── Lead ──▶ leading
 //!
 //!   arriving ── restored ──▶ following ── the log ends ──▶ alone
+//!
+//!   leading ── StandStill ──▶ stands ── Follow ──▶ following          GoOn: as it was; GoAlone
+//!   following ── the log says so ──▶ stands ── Lead ──▶ leading       GoOn: as it was
 //! ```
 //!
-//! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`].
+//! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`] and
+//! [`Order::StandStill`].
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::kept_frames::KeepFrames;
-use super::log_ends::{Incoming, Outgoing, ToDriver};
+use super::log_ends::{Feeder, Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
-use crate::machine::{Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
-use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
+use crate::machine::{EpochDigests, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
+use crate::replay::{MachineDigests, Recorder, Reserve, Standby, differences};
 use crate::transfer::{Arrived, Arriving, Stunned};
 
 /// The way to a VM that runs on its thread.
@@ -35,6 +40,8 @@ use crate::transfer::{Arrived, Arriving, Stunned};
 pub(crate) struct Handle {
     orders: std::sync::mpsc::Sender<Order>,
     inbox: Inbox,
+    /// Where the thread tells.
+    reports: UnboundedSender<FromVcpu>,
 }
 
 impl Handle {
@@ -45,8 +52,17 @@ impl Handle {
         is_there
     }
 
+    /// Has it follow, from exit `position`, where it stands still; answers with the near end of its log.
+    pub(crate) fn follow(&self, position: ExitOrdinal) -> Feeder {
+        let waker = self.inbox.waker().clone();
+        let (log, feeder) = Incoming::beginning_at(position, waker, self.reports.clone());
+        self.order(Order::Follow { log });
+        feeder
+    }
+
     /// Ends the VM as it stands.
     pub(crate) fn destroy(&self) {
+        let _ = self.orders.send(Order::End);
         self.inbox.post([Event::Stop]);
     }
 
@@ -91,7 +107,7 @@ pub(crate) fn boot(start: impl FnOnce() -> Result<StartedVm, LaunchError>, ways:
         Thread::over(&mut vm, &ways);
         Ok((vm, Course::Alone(Box::new(live))))
     });
-    serve_or_tell(begun, ways);
+    serve_or_tell(begun, exit_cost, ways);
 }
 
 /// Serves the machine that arrives from `pieces`, made by `resume`, on the calling thread, to its end.
@@ -105,19 +121,13 @@ pub(crate) fn receive(
         let position = vm.totals().exit_count;
         let waker = vm.kicker().waker();
         let (incoming, feeder) = Incoming::beginning_at(position, waker, ways.reports.clone());
-        let reserve = Reserve {
-            kicker: vm.kicker(),
-            inbox: vm.inbox().clone(),
-            entropy: open_entropy()?,
-            exit_cost,
-            position: Arc::clone(&ways.position),
-        };
+        let reserve = reserve_of(&vm, exit_cost, &ways)?;
         Thread::over(&mut vm, &ways);
         let _ = ways.reports.send(FromVcpu::Restored { position, feeder });
         let standby = Standby::following(incoming, reserve);
         Ok((vm, Course::Following(Box::new(standby))))
     });
-    serve_or_tell(begun, ways);
+    serve_or_tell(begun, exit_cost, ways);
 }
 
 fn open_entropy() -> Result<HostEntropy, LaunchError> {
@@ -127,9 +137,28 @@ fn open_entropy() -> Result<HostEntropy, LaunchError> {
     })
 }
 
-fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, ways: Ways) {
+/// What `vm` goes live with.
+fn reserve_of(vm: &StartedVm, exit_cost: Duration, ways: &Ways) -> Result<Reserve, LaunchError> {
+    Ok(Reserve {
+        kicker: vm.kicker(),
+        inbox: vm.inbox().clone(),
+        entropy: open_entropy()?,
+        exit_cost,
+        position: Arc::clone(&ways.position),
+    })
+}
+
+fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, exit_cost: Duration, ways: Ways) {
     let reports = ways.reports.clone();
-    let ended = begun.and_then(|(vm, course)| Thread { vm, course, ways }.serve());
+    let ended = begun.and_then(|(vm, course)| {
+        let thread = Thread {
+            vm,
+            course,
+            exit_cost,
+            ways,
+        };
+        thread.serve()
+    });
     // Without a driver nobody is left to tell.
     let _ = reports.send(FromVcpu::Ended(ended.map_err(|error| match error {
         LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { .. })) => {
@@ -192,9 +221,19 @@ fn differs_in(sent: &RamSums, found: &RamSums) -> Result<(), RestoreError> {
     }
 }
 
+/// All that a VM is where it is held.
+fn digests_of(vm: &mut StartedVm) -> Result<EpochDigests, LaunchError> {
+    let mut digests = vm.stand()?;
+    let mut vcpu = [0; 8];
+    vcpu.copy_from_slice(&MachineDigests::vcpu_of(vm)?[..8]);
+    digests.parts.push(("vCPU".to_owned(), u64::from_le_bytes(vcpu)));
+    Ok(digests)
+}
+
 struct Thread {
     vm: StartedVm,
     course: Course,
+    exit_cost: Duration,
     ways: Ways,
 }
 
@@ -212,6 +251,7 @@ impl Thread {
         let handle = Handle {
             orders: ways.order_here.clone(),
             inbox: vm.inbox().clone(),
+            reports: ways.reports.clone(),
         };
         let _ = ways.reports.send(FromVcpu::Ready {
             handle,
@@ -231,6 +271,9 @@ impl Thread {
                 return self.finish(report.outcome);
             }
             self = self.take_over_if_live()?;
+            if self.stands_with_the_other()? {
+                self = self.stand_still()?;
+            }
             self = self.do_orders()?;
         }
     }
@@ -280,8 +323,15 @@ impl Thread {
                 anchor,
                 room,
                 flushes_wait,
-            } => self = self.lead(&anchor, room, flushes_wait),
+            } => self = self.lead(&anchor, room, flushes_wait)?,
             Order::GoAlone => self = self.go_alone()?,
+            Order::StandStill => {
+                if self.stand()? {
+                    return self.stand_still();
+                }
+            }
+            Order::Follow { log } => self = self.follow(log)?,
+            Order::GoOn | Order::End => {}
         }
         Ok(self)
     }
@@ -303,13 +353,20 @@ impl Thread {
     fn stand_still(mut self) -> Result<Self, LaunchError> {
         loop {
             match self.ways.orders.recv() {
-                Ok(order @ (Order::Lead { .. } | Order::GoAlone)) => return self.carry_out(order),
+                Ok(
+                    order @ (Order::Lead { .. }
+                    | Order::GoAlone
+                    | Order::Follow { .. }
+                    | Order::GoOn
+                    | Order::End),
+                ) => return self.carry_out(order),
                 Ok(Order::Adopt { digest }) => self.vm.adopt(*digest)?,
                 // It stands still already.
                 Ok(
                     Order::BeginCopy { .. }
                     | Order::TakeWritten { .. }
                     | Order::Rest { .. }
+                    | Order::StandStill
                     | Order::Stun { .. },
                 ) => {}
                 Err(_) => return Ok(self),
@@ -317,16 +374,82 @@ impl Thread {
         }
     }
 
-    fn lead(mut self, anchor: &[u8], room: Arc<super::log_ends::Room>, flushes_wait: bool) -> Self {
+    fn lead(
+        mut self,
+        anchor: &[u8],
+        room: Arc<super::log_ends::Room>,
+        flushes_wait: bool,
+    ) -> Result<Self, LaunchError> {
+        let live = match self.course {
+            Course::Alone(live) => *live,
+            Course::Following(standby) => {
+                let now = self.vm.totals().virtual_time;
+                let live = standby.into_leading(now).map_err(RunError::from)?;
+                self.vm.attach_network()?;
+                let _ = self.ways.reports.send(FromVcpu::Leads(self.vm.exits()));
+                live
+            }
+            course @ Course::Leading(_) => return Ok(Self { course, ..self }),
+        };
+        self.vm.begin_lockstep();
+        let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
+        self.course = Course::Leading(Box::new(Recorder::new(live, log, &self.vm.totals())));
+        Ok(self)
+    }
+
+    /// What a VM is that leads goes into its log where it is held, and its disk does all that it was asked for. False if
+    /// it does not lead.
+    fn stand(&mut self) -> Result<bool, LaunchError> {
+        let position = self.vm.totals().exit_count;
+        let Course::Leading(recorder) = &mut self.course else {
+            return Ok(false);
+        };
+        let digests = digests_of(&mut self.vm)?;
+        recorder.stand(position, digests).map_err(RunError::from)?;
+        self.settle_disk("making the disk durable where the guest stands still")?;
+        let _ = self.ways.reports.send(FromVcpu::Stands { position });
+        Ok(true)
+    }
+
+    /// Whether the VM is held because the log says that the other copy stands here. It is the same machine then.
+    fn stands_with_the_other(&mut self) -> Result<bool, LaunchError> {
+        let Course::Following(standby) = &mut self.course else {
+            return Ok(false);
+        };
+        let Some(there) = standby.take_stood() else {
+            return Ok(false);
+        };
+        let position = self.vm.totals().exit_count;
+        if let Some(what) = differences(&there, &digests_of(&mut self.vm)?) {
+            let what = format!("where both stand still, {what}");
+            return Err(RunError::from(TimelineError::Diverged { exit: position, what }).into());
+        }
+        let _ = self.ways.reports.send(FromVcpu::Stands { position });
+        Ok(true)
+    }
+
+    /// From where it stands still it takes in nothing any more but what `log` tells.
+    fn follow(mut self, log: Incoming) -> Result<Self, LaunchError> {
         self.course = match self.course {
-            Course::Alone(live) => {
+            Course::Leading(recorder) => {
+                drop(recorder.leave_off().map_err(RunError::from)?);
+                self.vm.detach_network();
                 self.vm.begin_lockstep();
-                let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
-                Course::Leading(Box::new(Recorder::new(*live, log, &self.vm.totals())))
+                let reserve = reserve_of(&self.vm, self.exit_cost, &self.ways)?;
+                Course::Following(Box::new(Standby::following(log, reserve)))
             }
             course => course,
         };
-        self
+        Ok(self)
+    }
+
+    /// Waits until the disk has done all that it was asked for, durably.
+    fn settle_disk(&self, what: &'static str) -> Result<(), LaunchError> {
+        let settled = self.vm.disk().map_or(Ok(()), |disk| disk.settle());
+        settled.map_err(|error| LaunchError::Host {
+            what,
+            source: std::io::Error::other(error),
+        })
     }
 
     fn go_alone(mut self) -> Result<Self, LaunchError> {
@@ -343,12 +466,7 @@ impl Thread {
     /// Tells the other site, if this one leads, how the VM ended. Whatever the guest has written is durable then.
     fn finish(mut self, outcome: Outcome) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         let position = self.vm.totals().exit_count;
-        if let Some(disk) = self.vm.disk() {
-            disk.settle().map_err(|error| LaunchError::Host {
-                what: "making the disk durable at the guest's end",
-                source: std::io::Error::other(error),
-            })?;
-        }
+        self.settle_disk("making the disk durable at the guest's end")?;
         if let Course::Leading(recorder) = self.course {
             let digests = MachineDigests::of(&mut self.vm)?;
             let time = self.vm.totals().virtual_time;

@@ -2,6 +2,7 @@
 
 mod flushes;
 mod operations;
+mod switchover;
 
 use antipode_tiebreaker::{Answer, Operation, Request, RequestId, decide};
 

@@ -16,13 +16,12 @@ use super::super::outbound::Outbound;
 use super::super::pair::{LogEnd, Pair};
 use super::Driver;
 use crate::base::units::ExitOrdinal;
-use crate::channel::{ByeReason, Common, Datagrams, Message, Sender, Session, Side};
+use crate::channel::{ByeReason, Common, Datagrams, Message, Session, Side};
 use crate::devices::Frame;
 use crate::machine::cpu::TABLE_NAME;
 use crate::machine::workers::DiskHandle;
 use crate::machine::{HeldOutput, config};
-use crate::protocol::lag::LagMeter;
-use crate::protocol::role::{Command, Effect, Event, Word};
+use crate::protocol::role::{Command, Effect, Event, Notes, Refused, Word};
 use crate::site::definition;
 use crate::site::peer::Prepare;
 use crate::transfer::{DiskOffer, Go, LineageOffer, Offer};
@@ -30,13 +29,7 @@ use crate::transfer::{DiskOffer, Go, LineageOffer, Offer};
 impl Driver {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(notes) => {
-                if let Err(error) = self.parts.folder.note(&notes) {
-                    // Without its notes a request could be sent twice under one number.
-                    tracing::error!(%error, "the VM's notes cannot be written; this process ends");
-                    self.is_over = true;
-                }
-            }
+            Effect::Persist(notes) => self.persist(&notes),
             Effect::AskTiebreaker(ask) => {
                 let now = self.now();
                 self.figures.asked(now, &ask.operation);
@@ -91,12 +84,30 @@ impl Driver {
                     room.set_share(share.percent());
                 }
             }
-            Effect::Refuse(why) => tracing::warn!("not done: {why}"),
+            Effect::StandStill => self.stand_still(),
+            Effect::GoOn => self.go_on(),
+            Effect::ExpectTurned(pairing) => self.expect_turned(pairing),
+            Effect::Lead(pairing, flush) => self.lead(pairing, flush == Flush::Both),
+            Effect::Follow(pairing) => self.follow(pairing),
+            Effect::Refuse(why) => self.refuse(why),
             Effect::Report => {
                 let status = self.status();
                 tracing::info!(role = ?status.role, generation = %status.generation, cause = ?status.cause, "the role is");
             }
         }
+    }
+
+    fn persist(&mut self, notes: &Notes) {
+        if let Err(error) = self.parts.folder.note(notes) {
+            // Without its notes a request could be sent twice under one number.
+            tracing::error!(%error, "the VM's notes cannot be written; this process ends");
+            self.is_over = true;
+        }
+    }
+
+    fn refuse(&mut self, why: Refused) {
+        tracing::warn!("not done: {why}");
+        self.not_done = Some(why);
     }
 
     /// The disk of the VM that runs here.
@@ -118,6 +129,8 @@ impl Driver {
         if let Some(LogEnd::Following { feeder, .. }) = self.pair.as_ref().map(|pair| &pair.log) {
             feeder.end();
         }
+        // It may stand where its primary did.
+        self.go_on();
     }
 
     pub(super) fn open_outputs(&mut self) {
@@ -256,6 +269,7 @@ impl Driver {
             cpu_profile: TABLE_NAME.to_owned(),
             recipe: prepare.recipe,
         };
+        self.incarnation = prepare.incarnation;
         self.pair = Some(Pair::new(session, Side::Backup, common));
         let ends = self.ends();
         if let (Some(pair), Some(ends), Some(listener)) = (&mut self.pair, ends, self.listener.take()) {
@@ -295,13 +309,7 @@ impl Driver {
             disk.flushes().close(position);
         }
         let room = Arc::<Room>::default();
-        pair.log = LogEnd::Sending {
-            sender: Box::new(Sender::new(position)),
-            room: Arc::clone(&room),
-            meter: LagMeter::default(),
-            bytes: 0,
-            through: position,
-        };
+        pair.log = LogEnd::sending_from(position, &room);
         let anchor = pair.hello.borrow().session.tag_bytes().to_vec();
         running.handle.order(Order::Lead {
             anchor,

@@ -14,6 +14,7 @@ mod effects;
 mod figures;
 mod news;
 mod operator;
+mod turning;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use antipode_tiebreaker::limits::SITE_SILENT_MS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::figures::Figures;
+use self::turning::Standing;
 use super::asker::Asker;
 use super::begin::Begin;
 use super::happening::Happening;
@@ -44,7 +46,7 @@ use crate::machine::workers::DiskHandle;
 use crate::protocol::detector::Waits;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::OutputRule;
-use crate::protocol::role::{Event, Gauges, Role};
+use crate::protocol::role::{Event, Gauges, Refused, Role};
 use crate::site::config::SiteConfig;
 use crate::site::store::VmFolder;
 use crate::transfer::Go;
@@ -107,6 +109,9 @@ pub(super) struct Driver {
     ended_at: Option<ExitOrdinal>,
     /// The copy goes live, and its outside is not attached yet.
     awaits_outside: bool,
+    standing: Standing,
+    /// Why the last command was not done.
+    not_done: Option<Refused>,
     incarnation: Incarnation,
     todo: VecDeque<Event>,
     announcements: Vec<Duration>,
@@ -145,6 +150,8 @@ impl Driver {
             stunned_at: None,
             ended_at: None,
             awaits_outside: false,
+            standing: Standing::default(),
+            not_done: None,
             incarnation: Incarnation(1),
             todo: VecDeque::new(),
             announcements: Vec::new(),

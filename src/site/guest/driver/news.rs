@@ -1,7 +1,5 @@
 //! What happens to a driver, and what that means to the role.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::happening::{Happening, TransferNews};
@@ -10,23 +8,23 @@ use super::super::log_ends::Feeder;
 use super::super::orders::{Ending, FromVcpu, Order};
 use super::super::pair::{LogEnd, Pair};
 use super::super::refusals::Fault;
+use super::turning::Standing;
 use super::{ANNOUNCEMENTS_MS, Driver, Running};
 use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::channel::{Heartbeats, Message, Misbehaviour, Opened, Receiver};
+use crate::channel::{Heartbeats, Message, Misbehaviour, Opened, Tag};
 use crate::devices::DiskOutcome;
 use crate::machine::Outcome;
 use crate::machine::workers::Disk;
 use crate::protocol::detector::Heard;
 use crate::protocol::role::{Acknowledged, Event, Progress, ReplayId, Word};
-use crate::replay::Deframer;
 use crate::transfer::News;
 
 impl Driver {
     pub(super) fn happened(&mut self, happening: Happening) {
         match happening {
             Happening::Opened(opened) => self.opened(*opened),
-            Happening::Message(number, message) => self.message(number, message),
+            Happening::Message(number, tag, message) => self.message(number, tag, message),
             Happening::Lost(number, fault) => {
                 if self.pair.as_ref().is_some_and(|pair| pair.connection == number) {
                     self.lose_connection(&fault);
@@ -84,6 +82,7 @@ impl Driver {
         match told {
             FromVcpu::Ready { handle, exits, disk } => {
                 self.ended_at = None;
+                self.standing = Standing::default();
                 self.running = Some(Running { handle, exits, disk });
             }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
@@ -107,7 +106,6 @@ impl Driver {
                 self.tell_transfer(Ok(()));
             }
             FromVcpu::Live(exits) => {
-                self.awaits_outside = false;
                 if let Some(running) = &mut self.running {
                     running.exits = exits;
                     lose_peer(running.disk.as_deref());
@@ -115,12 +113,10 @@ impl Driver {
                         disk.flushes().tell_to(None);
                     }
                 }
-                let now = self.now();
-                self.figures.live(now);
-                self.announcements = ANNOUNCEMENTS_MS
-                    .map(|after| now + Duration::from_millis(after))
-                    .into();
+                self.announce_from_now_on();
             }
+            FromVcpu::Stands { position } => self.stands(position),
+            FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
                 if let Some(running) = &self.running {
                     lose_peer(running.disk.as_deref());
@@ -128,6 +124,16 @@ impl Driver {
             }
             FromVcpu::Ended(how) => self.vm_ended(how),
         }
+    }
+
+    /// The VM's outside is attached here.
+    pub(super) fn announce_from_now_on(&mut self) {
+        let now = self.now();
+        self.awaits_outside = false;
+        self.figures.live(now);
+        self.announcements = ANNOUNCEMENTS_MS
+            .map(|after| now + Duration::from_millis(after))
+            .into();
     }
 
     pub(super) fn vm_ended(&mut self, how: Result<(Outcome, ExitOrdinal), Ending>) {
@@ -209,17 +215,12 @@ impl Driver {
     pub(super) fn restored(&mut self, position: ExitOrdinal, feeder: Feeder) {
         let Some(pair) = &mut self.pair else { return };
         let anchor = pair.hello.borrow().session.tag_bytes();
-        pair.log = LogEnd::Following {
-            receiver: Box::new(Receiver::new(position)),
-            deframer: Box::new(Deframer::anchored_to(&anchor, position)),
-            feeder,
-            unfed: Vec::new(),
-            position: Arc::clone(&self.parts.position),
-            ends: std::collections::BTreeMap::new(),
-            consumed: (LogSeq::NONE, position),
-            wanted: None,
-        };
-        self.parts.position.store(position.get(), Ordering::Relaxed);
+        pair.log = LogEnd::following_from(position, &anchor, feeder, &self.parts.position);
+        self.hear_flushes();
+    }
+
+    /// What this copy's flushes come to is told to the other site.
+    pub(super) fn hear_flushes(&self) {
         if let Some(disk) = self.disk() {
             let happenings = self.parts.happenings.clone();
             disk.flushes().tell_to(Some(Box::new(move |position, outcome| {
@@ -250,6 +251,7 @@ impl Driver {
         if let Some(reading) = pair.reader.take() {
             reading.abort();
         }
+        pair.turning = Some(reader.turning());
         pair.reader = Some(line::read(pair.connection, reader, self.parts.happenings.clone()));
         match &mut pair.heartbeats {
             Some(heartbeats) => heartbeats.rekey(keys),
@@ -259,6 +261,7 @@ impl Driver {
             }
         }
         self.writer = Some(writer);
+        self.expect_turned_again();
         self.todo.push_back(Event::ChannelResumed);
     }
 
@@ -291,7 +294,7 @@ impl Driver {
         self.todo.push_back(Event::ChannelLost);
     }
 
-    pub(super) fn message(&mut self, number: u64, message: Message) {
+    pub(super) fn message(&mut self, number: u64, tag: Tag, message: Message) {
         let now = self.now();
         let Some(pair) = &mut self.pair else { return };
         if pair.connection != number || pair.is_closed {
@@ -299,9 +302,15 @@ impl Driver {
         }
         self.figures.peer_heard(now);
         self.todo.push_back(Event::ChannelHeard);
+        // A word names its pairing. What else is of another session is of one that is over, or of one that this end does not
+        // know to have begun: then what comes next does not fit, and a new connection begins where it must.
+        if tag != pair.tag() && !matches!(message, Message::Word(_)) {
+            return;
+        }
         let fault = match message {
             Message::Log(frame) => {
                 let taken = pair.take(now, &frame);
+                self.go_on_with_the_log();
                 self.follow_an_ended_guest();
                 taken.err()
             }

@@ -31,6 +31,11 @@ impl Driver {
             }
             Request::Unprotect => self.command(Command::Unprotect),
             Request::Stop => self.command(Command::Stop),
+            Request::SwitchOver => {
+                let turned = PairingId(draw_number());
+                self.command(Command::SwitchOver { turned })
+            }
+            Request::Stay => self.command(Command::Stay),
             Request::End => {
                 self.is_over = true;
                 json!({ "ok": true })
@@ -41,6 +46,7 @@ impl Driver {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Value {
+        self.not_done = None;
         let effects = self.parts.role.step(self.moment(), Event::Command(command));
         let refused = effects.iter().find_map(|effect| match effect {
             Effect::Refuse(why) => Some(why.to_string()),
@@ -69,6 +75,7 @@ impl Driver {
             now: self.moment(),
             now_unix_seconds: wall_clock_unix_seconds(),
             trouble: self.trouble.as_deref(),
+            not_done: self.not_done,
             measured,
             refused: &refused,
         };

@@ -3,7 +3,7 @@
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
 use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
-use super::table::{Drawn, Fault, Moment, Scenario, Who};
+use super::plan::{Drawn, Fault, Moment, Scenario, Who};
 use super::verdict::Found;
 use crate::load::watch::Report;
 use antipode_tiebreaker::Flush;
@@ -13,10 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between the sites.
-const RTT: Duration = Duration::from_millis(40);
+pub(super) const RTT: Duration = Duration::from_millis(40);
 
 /// For anything else that the product is asked for.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a switchover that was interrupted may take to say so.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
 const WRITES: u64 = 12;
@@ -69,11 +72,14 @@ impl<'a> Campaign<'a> {
     pub(super) fn play(&mut self, scenario: &Scenario, seed: u64) -> Result<(Found, String)> {
         let name = format!("{}-{seed}", scenario.name);
         let before = match scenario.moment {
-            Moment::Protected => self.protected(scenario.flush)?,
+            Moment::Protected | Moment::Parked(_) => self.protected(scenario.flush)?,
             _ => self.unprotected()?,
         };
         let capture = self.sites.start_capture(&name)?;
-        let played = self.play_captured(scenario, seed, before, &name);
+        let played = match scenario.moment {
+            Moment::Parked(who) => self.stop_and_start(before, site(who, before), &name),
+            _ => self.play_captured(scenario, seed, before, &name),
+        };
         let played = match played {
             Ok(played) => played,
             Err(error) => {
@@ -102,7 +108,7 @@ impl<'a> Campaign<'a> {
         };
         self.sites.narrow_wan(scenario.moment.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
-            Moment::Protected => (None, "primary".to_owned()),
+            Moment::Protected | Moment::Parked(_) => (None, "primary".to_owned()),
             moment => {
                 let protecting = self
                     .sites
@@ -112,8 +118,18 @@ impl<'a> Campaign<'a> {
             }
         };
         let begun = Instant::now();
+        let mut switching = None;
         for step in scenario.drawn(seed) {
             match step {
+                Drawn::Switch(who) => {
+                    let words = format!("vm switchover {}", self.sites.vm);
+                    let live = self.sites.live_site()?;
+                    switching = Some(self.sites.begin(site(who, live), &words)?);
+                }
+                Drawn::Switched => {
+                    let switching = switching.take().context("nothing is switched over")?;
+                    switching.end(PATIENCE)?;
+                }
                 Drawn::Wait(span) => thread::sleep(span),
                 Drawn::Break(fault) => self
                     .break_it(fault, before)
@@ -125,6 +141,12 @@ impl<'a> Campaign<'a> {
         }
         let lasted = begun.elapsed();
         let goes_on = watcher.wait_acked(WRITES);
+        // The same of a switchover.
+        if let Some(switching) = switching
+            && let Err(error) = switching.end(SWITCH_TIMEOUT)
+        {
+            eprintln!("lab:   {error:#}");
+        }
         // A protection that was interrupted may fail; that it harms nothing is what the client says.
         if let Some(protecting) = protecting
             && let Err(error) = protecting.end(PROTECT_TIMEOUT)
@@ -142,6 +164,34 @@ impl<'a> Campaign<'a> {
             lasted,
             hit,
             told,
+        })
+    }
+
+    /// Stops the VM in order and starts it at `target`; a client writes before, and another one after.
+    fn stop_and_start(&mut self, before: Site, target: Site, name: &str) -> Result<Played> {
+        let watcher = self.watch(&format!("{name}-before"))?;
+        watcher.wait_acked(WRITES)?;
+        let told = self.sites.status(before)?;
+        let first = watcher.finish()?.violations();
+        ensure!(first.is_empty(), "before it was stopped: {}", first.join("; "));
+        let begun = Instant::now();
+        self.sites.ask(before, &format!("vm stop {}", self.sites.vm))?;
+        for site in Site::ALL {
+            self.sites
+                .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
+        }
+        self.sites.ask(target, &format!("vm start {}", self.sites.vm))?;
+        let started = self
+            .sites
+            .wait_status(target, "not started", PATIENCE, VmStatus::is_live)?;
+        let lasted = begun.elapsed();
+        let watcher = self.watch(name)?;
+        watcher.wait_acked(WRITES)?;
+        Ok(Played {
+            client: watcher.finish()?,
+            lasted,
+            hit: started.role,
+            told: Some(told),
         })
     }
 

@@ -9,9 +9,10 @@
 //! live on from one to the next: the loser of one is the backup of the other. A scenario that could not be played to its
 //! end, or that leaves something behind that cannot be mended, is a violation too, and the next one gets fresh hosts.
 //!
-//! - `table`: the scenarios. - `campaign`: how they are played. - `verdict`: what of it breaks a promise.
+//! - `plan`: what a scenario is made of. - `table`: the scenarios. - `campaign`: how they are played. - `verdict`: what of it breaks a promise.
 
 mod campaign;
+mod plan;
 mod table;
 mod verdict;
 
@@ -21,10 +22,10 @@ use crate::debian::KernelFlavour;
 use crate::image::Service;
 use anyhow::{Result, ensure};
 use campaign::Campaign;
+use plan::Scenario;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
-use table::Scenario;
 
 /// Break two datacenters in every way while a client writes to a protected VM
 #[derive(Debug, clap::Args)]

@@ -1,182 +1,9 @@
 //! The scenarios, as data.
 
-use crate::switch::random::Random;
-use antipode_tiebreaker::Flush;
-use std::time::Duration;
-
-/// Which of the two sites, by what it was when the scenario began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
-    /// The one with the live copy.
-    Live,
-    /// The other one.
-    Other,
-}
-
-/// Something that is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The host's power is cut.
-    Power(Who),
-    /// The host stands still.
-    Freeze(Who),
-    /// The VM's own process is killed.
-    VmProcess(Who),
-    /// `site run` is killed.
-    Daemon(Who),
-    /// The way between the sites is cut both ways.
-    Wan,
-    /// What this site sends to the other is lost.
-    WanFrom(Who),
-    /// So many frames of a million between the sites are lost, each way.
-    Loss(u32),
-    /// The tiebreaker's leader is killed.
-    TiebreakerLeader,
-    /// Neither site reaches the tiebreaker.
-    Tiebreaker,
-}
-
-/// What is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Break it.
-    Break(Fault),
-    /// Mend it.
-    Mend(Fault),
-    /// Wait for as long as the seed says, between so many milliseconds and so many.
-    Wait(u64, u64),
-}
-
-/// When the steps begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// In lockstep, some time after the protection is confirmed.
-    Protected,
-    /// While `vm protect` copies the disk.
-    Syncing,
-    /// While it copies RAM.
-    Cloning,
-    /// While the guest stands still.
-    Stunned,
-    /// While the tiebreaker is asked to confirm.
-    Pairing,
-}
-
-impl Moment {
-    /// The role of the live site at which the steps begin. The product may be quicker than a question: any later one
-    /// begins them too.
-    pub(super) fn roles(self) -> &'static [&'static str] {
-        const ORDER: &[&str] = &["syncing", "cloning", "stunned", "pairing", "primary"];
-        match self {
-            Self::Syncing => ORDER,
-            Self::Cloning => &ORDER[1..],
-            Self::Stunned => &ORDER[2..],
-            Self::Pairing => &ORDER[3..],
-            Self::Protected => &ORDER[4..],
-        }
-    }
-
-    /// How wide the way between the sites is meanwhile, in bits per second: what is copied must take its time to be
-    /// interrupted. A stun is not made longer: that would be another fault.
-    pub(super) const fn bandwidth_bps(self) -> Option<u64> {
-        match self {
-            Self::Syncing | Self::Cloning => Some(60_000_000),
-            Self::Protected | Self::Stunned | Self::Pairing => None,
-        }
-    }
-}
-
-/// Which site is live in the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Live {
-    /// The same: nothing has asked for a failover.
-    Stays,
-    /// The other one.
-    Moves,
-    /// One of the two: both may claim.
-    Either,
-}
-
-/// One scenario.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scenario {
-    pub(super) name: &'static str,
-    /// Whether it is part of the subset for every change.
-    pub(super) quick: bool,
-    pub(super) moment: Moment,
-    pub(super) steps: &'static [Step],
-    pub(super) live: Live,
-    /// Nobody may be live with certainty while the steps last: the client hears nothing from the first to the last.
-    pub(super) held: bool,
-    /// When the guest's flushes are complete.
-    pub(super) flush: Flush,
-}
-
-impl Scenario {
-    /// The steps with their waits drawn.
-    pub(super) fn drawn(&self, seed: u64) -> Vec<Drawn> {
-        let mut random = Random::new(seed, self.name);
-        self.steps
-            .iter()
-            .map(|step| match *step {
-                Break(fault) => Drawn::Break(fault),
-                Mend(fault) => Drawn::Mend(fault),
-                Wait(least, most) => Drawn::Wait(Duration::from_millis(
-                    least + random.up_to(most.saturating_sub(least)),
-                )),
-            })
-            .collect()
-    }
-}
-
-/// A step whose chance is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Drawn {
-    Break(Fault),
-    Mend(Fault),
-    Wait(Duration),
-}
-
-/// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.
-pub(super) const HELD_MS: (u64, u64) = (8_000, 10_000);
-
+use super::plan::{Fault, HELD_MS, Live, Moment, Scenario, Step, Who, scenario};
 use Fault::{Daemon, Freeze, Loss, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
-use Step::{Break, Mend, Wait};
+use Step::{Break, Mend, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
-
-const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Scenario {
-    Scenario {
-        name,
-        quick: false,
-        moment: Moment::Protected,
-        steps,
-        live,
-        held: false,
-        flush: Flush::Site,
-    }
-}
-
-impl Scenario {
-    const fn quick(mut self) -> Self {
-        self.quick = true;
-        self
-    }
-
-    const fn held(mut self) -> Self {
-        self.held = true;
-        self
-    }
-
-    const fn flushed_at_both(mut self) -> Self {
-        self.flush = Flush::Both;
-        self
-    }
-
-    const fn when(mut self, moment: Moment) -> Self {
-        self.moment = moment;
-        self
-    }
-}
 
 /// At any moment of lockstep.
 const SOON: Step = Wait(0, 2_000);
@@ -191,6 +18,9 @@ const BACKUP_FREEZES: &[Step] = &[
     Mend(Freeze(Other)),
     Wait(2_000, 2_000),
 ];
+
+/// At any step of a switchover that was asked for just before.
+const IN_ANY_STEP: Step = Wait(0, 500);
 
 /// Every scenario.
 pub(super) const ALL: &[Scenario] = &[
@@ -382,21 +212,124 @@ pub(super) const ALL: &[Scenario] = &[
         &[Wait(0, 1_000), Break(Power(Other))],
     )
     .when(Moment::Cloning),
+    scenario("switchover", Live::Moves, &[SOON, Switch(TheLive), Switched])
+        .brief()
+        .quick(),
+    scenario(
+        "switchover-from-backup",
+        Live::Moves,
+        &[SOON, Switch(Other), Switched],
+    )
+    .brief(),
+    scenario(
+        "switchover-and-back",
+        Live::Returns,
+        &[SOON, Switch(TheLive), Switched, SOON, Switch(TheLive), Switched],
+    ),
+    // What was asked for may be done, given up, or overtaken by a claim: whichever it is, one site goes on.
+    scenario(
+        "wan-cut-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Wan),
+            Wait(4_000, 7_000),
+            Mend(Wan),
+        ],
+    )
+    .quick(),
+    scenario(
+        "wan-cut-from-live-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(WanFrom(TheLive)),
+            Wait(4_000, 7_000),
+            Mend(WanFrom(TheLive)),
+        ],
+    ),
+    scenario(
+        "wan-cut-from-backup-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(WanFrom(Other)),
+            Wait(4_000, 7_000),
+            Mend(WanFrom(Other)),
+        ],
+    ),
+    scenario(
+        "wan-flaps-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Wan),
+            Wait(50, 300),
+            Mend(Wan),
+            Wait(2_000, 2_000),
+        ],
+    ),
+    scenario(
+        "tiebreaker-lost-in-switchover",
+        Live::Either,
+        &[
+            SOON,
+            Switch(TheLive),
+            IN_ANY_STEP,
+            Break(Tiebreaker),
+            Wait(4_000, 7_000),
+            Mend(Tiebreaker),
+        ],
+    ),
+    scenario(
+        "power-cut-live-in-switchover",
+        Live::Moves,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(Power(TheLive))],
+    ),
+    // The one that was live takes it back, if it was handed over already.
+    scenario(
+        "power-cut-backup-in-switchover",
+        Live::MayReturn,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(Power(Other))],
+    ),
+    scenario(
+        "kill-vm-backup-in-switchover",
+        Live::MayReturn,
+        &[SOON, Switch(TheLive), IN_ANY_STEP, Break(VmProcess(Other))],
+    ),
+    scenario("stop-and-start", Live::Stays, &[]).when(Moment::Parked(TheLive)),
+    scenario("stop-and-start-at-the-other-site", Live::Moves, &[])
+        .when(Moment::Parked(Other))
+        .quick(),
 ];
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::Drawn;
     use super::*;
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_scenario_has_its_own_name_and_breaks_something() {
+    fn every_scenario_has_its_own_name_and_does_something() {
         let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), ALL.len());
         assert!(ALL.len() >= 20, "{} scenarios", ALL.len());
         for scenario in ALL {
+            let parks = matches!(scenario.moment, Moment::Parked(_));
             assert!(
-                scenario.steps.iter().any(|step| matches!(step, Break(_))),
+                parks
+                    || scenario
+                        .steps
+                        .iter()
+                        .any(|step| matches!(step, Break(_) | Switch(_))),
                 "{}",
                 scenario.name
             );

@@ -1,7 +1,8 @@
 //! What was found in one scenario, and what of it breaks a promise. Pure.
 
 use super::super::sites::{Site, VmStatus};
-use super::table::{Live, Scenario};
+use super::campaign::RTT;
+use super::plan::{Live, Scenario};
 use crate::judge::live::Judgement;
 use crate::load::watch::Report;
 use antipode_tiebreaker::Flush;
@@ -9,6 +10,10 @@ use std::time::Duration;
 
 /// What may pass between a fault and its being noticed, and between its end and the first answer, in a held scenario.
 const HELD_MARGIN: Duration = Duration::from_secs(2);
+
+/// What a guest that is switched over may not be heard for: four round trips and 200 ms, between two answers to a probe
+/// that is sent every 20 ms, and whose answers are held for a round trip.
+const GAP_MAX: Duration = RTT.saturating_mul(5).saturating_add(Duration::from_millis(220));
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -41,12 +46,24 @@ impl Found {
         let after = granted.last().copied().unwrap_or(self.before);
         let moved = after != self.before;
         match (scenario.live, granted.len()) {
-            (Live::Stays, 1) | (Live::Moves, 2) | (Live::Either, 1 | 2) => {}
+            (Live::Stays, 1)
+            | (Live::Moves, 2)
+            | (Live::Either, 1 | 2)
+            | (Live::Returns, 3)
+            | (Live::MayReturn, 1 | 3) => {}
+            // A switchover, and what happens to it then.
+            (Live::Either, 3) if scenario.switches() => {}
             (Live::Stays, _) => found.push(format!("a failover that nothing asked for: {granted:?}")),
             (Live::Moves, _) if !moved => found.push("the other site did not take over".to_owned()),
             _ => found.push(format!("more than one failover: {granted:?}")),
         }
         found.extend(self.told.as_ref().and_then(|told| wrong_rule(scenario, told)));
+        let gap = Duration::from_millis(self.client.probe.gap_ms_max);
+        if scenario.brief && gap > GAP_MAX {
+            found.push(format!(
+                "the guest was not heard for {gap:?}, and a switchover may take {GAP_MAX:?}"
+            ));
+        }
         let silence = Duration::from_millis(self.client.sequence.gap_ms_max);
         if scenario.held && silence + HELD_MARGIN < self.lasted {
             found.push(format!(

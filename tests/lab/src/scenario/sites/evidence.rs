@@ -26,6 +26,9 @@ use tokio::runtime::{Builder, Runtime};
 /// How long a tiebreaker that works may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The operation after which the other site of the pairing is the live one.
+const TURNS_ROUND: &str = "swap";
+
 /// Operations after which the site that asked for them is the live one.
 const LIVE_AFTER: &[&str] = &["register", "claim", "pair", "cancel_pair", "cold_start"];
 
@@ -218,10 +221,14 @@ fn live_site(state: &State) -> Option<Site> {
 fn granted(record: &Record, before: Option<(Site, Generation)>) -> Vec<Site> {
     let since = before.map_or(Generation::NONE, |(_, generation)| generation);
     let live = |entry: &HistoryEntry| {
-        let by_site = entry.by.role == Role::Site && LIVE_AFTER.contains(&entry.operation);
-        (by_site && entry.generation > since)
-            .then(|| Site::named(entry.by.name.as_str()))
-            .flatten()
+        if entry.by.role != Role::Site || entry.generation <= since {
+            return None;
+        }
+        let by = Site::named(entry.by.name.as_str())?;
+        match entry.operation {
+            TURNS_ROUND => Some(by.other()),
+            operation => LIVE_AFTER.contains(&operation).then_some(by),
+        }
     };
     let mut sites: Vec<Site> = before.map(|(site, _)| site).into_iter().collect();
     sites.extend(record.history.iter().filter_map(live));
@@ -282,6 +289,17 @@ mod tests {
     }
 
     #[test]
+    fn a_swap_makes_the_other_site_live() {
+        let record = record(&[
+            ("site/site-a", "register"),
+            ("site/site-a", "pair"),
+            ("site/site-a", "swap"),
+            ("site/site-b", "swap"),
+        ]);
+        assert_eq!(granted(&record, None), [Site::A, Site::B, Site::A]);
+    }
+
+    #[test]
     fn a_replica_is_where_the_definition_says() {
         let path = |text: &str| replica_path(text, "/state/vms/redis");
         let own = "[kernel]\npath = \"kernel\"\n\n[disk]\npath = \"disk.img\"\n";
@@ -295,7 +313,7 @@ mod tests {
 
     #[test]
     fn every_operation_that_makes_a_site_live_is_known_by_its_name() {
-        for name in LIVE_AFTER {
+        for name in LIVE_AFTER.iter().chain([&TURNS_ROUND]) {
             assert!(Operation::NAMES.contains(name), "{name}");
         }
     }

@@ -1,0 +1,210 @@
+//! What a scenario is made of, and the choices that a seed makes in it. Pure.
+
+use std::time::Duration;
+
+use antipode_tiebreaker::Flush;
+
+use crate::switch::random::Random;
+
+/// Which of the two sites, by what it was when the scenario began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The one with the live copy.
+    Live,
+    /// The other one.
+    Other,
+}
+
+/// Something that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The host's power is cut.
+    Power(Who),
+    /// The host stands still.
+    Freeze(Who),
+    /// The VM's own process is killed.
+    VmProcess(Who),
+    /// `site run` is killed.
+    Daemon(Who),
+    /// The way between the sites is cut both ways.
+    Wan,
+    /// What this site sends to the other is lost.
+    WanFrom(Who),
+    /// So many frames of a million between the sites are lost, each way.
+    Loss(u32),
+    /// The tiebreaker's leader is killed.
+    TiebreakerLeader,
+    /// Neither site reaches the tiebreaker.
+    Tiebreaker,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Break it.
+    Break(Fault),
+    /// Mend it.
+    Mend(Fault),
+    /// Wait for as long as the seed says, between so many milliseconds and so many.
+    Wait(u64, u64),
+    /// Begin a switchover, asked for at this site. Its end is awaited after all steps.
+    Switch(Who),
+    /// Wait until the switchover that has begun last is done, which it must be.
+    Switched,
+}
+
+/// When the steps begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// In lockstep, some time after the protection is confirmed.
+    Protected,
+    /// The VM is stopped in order out of lockstep, and started at this site: the steps.
+    Parked(Who),
+    /// While `vm protect` copies the disk.
+    Syncing,
+    /// While it copies RAM.
+    Cloning,
+    /// While the guest stands still.
+    Stunned,
+    /// While the tiebreaker is asked to confirm.
+    Pairing,
+}
+
+impl Moment {
+    /// The role of the live site at which the steps begin. The product may be quicker than a question: any later one
+    /// begins them too.
+    pub(super) fn roles(self) -> &'static [&'static str] {
+        const ORDER: &[&str] = &["syncing", "cloning", "stunned", "pairing", "primary"];
+        match self {
+            Self::Syncing => ORDER,
+            Self::Cloning => &ORDER[1..],
+            Self::Stunned => &ORDER[2..],
+            Self::Pairing => &ORDER[3..],
+            Self::Protected | Self::Parked(_) => &ORDER[4..],
+        }
+    }
+
+    /// How wide the way between the sites is meanwhile, in bits per second: what is copied must take its time to be
+    /// interrupted. A stun is not made longer: that would be another fault.
+    pub(super) const fn bandwidth_bps(self) -> Option<u64> {
+        match self {
+            Self::Syncing | Self::Cloning => Some(60_000_000),
+            Self::Protected | Self::Parked(_) | Self::Stunned | Self::Pairing => None,
+        }
+    }
+}
+
+/// Which site is live in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Live {
+    /// The same: nothing has asked for a failover.
+    Stays,
+    /// The other one.
+    Moves,
+    /// One of the two: both may claim.
+    Either,
+    /// The other one, and then the same again.
+    Returns,
+    /// The same, throughout or again.
+    MayReturn,
+}
+
+/// One scenario.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    /// Whether it is part of the subset for every change.
+    pub(super) quick: bool,
+    pub(super) moment: Moment,
+    pub(super) steps: &'static [Step],
+    pub(super) live: Live,
+    /// Nobody may be live with certainty while the steps last: the client hears nothing from the first to the last.
+    pub(super) held: bool,
+    /// When the guest's flushes are complete.
+    pub(super) flush: Flush,
+    /// The guest stands still for no longer than a switchover may take.
+    pub(super) brief: bool,
+}
+
+impl Scenario {
+    /// Whether a switchover is asked for.
+    pub(super) fn switches(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Switch(_)))
+    }
+
+    /// The steps with their waits drawn.
+    pub(super) fn drawn(&self, seed: u64) -> Vec<Drawn> {
+        let mut random = Random::new(seed, self.name);
+        self.steps
+            .iter()
+            .map(|step| match *step {
+                Step::Break(fault) => Drawn::Break(fault),
+                Step::Mend(fault) => Drawn::Mend(fault),
+                Step::Switch(who) => Drawn::Switch(who),
+                Step::Switched => Drawn::Switched,
+                Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
+                    least + random.up_to(most.saturating_sub(least)),
+                )),
+            })
+            .collect()
+    }
+}
+
+/// A step whose chance is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drawn {
+    Break(Fault),
+    Mend(Fault),
+    Wait(Duration),
+    Switch(Who),
+    Switched,
+}
+
+/// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.
+pub(super) const HELD_MS: (u64, u64) = (8_000, 10_000);
+
+/// A scenario in lockstep.
+pub(super) const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Scenario {
+    Scenario {
+        name,
+        quick: false,
+        moment: Moment::Protected,
+        steps,
+        live,
+        held: false,
+        flush: Flush::Site,
+        brief: false,
+    }
+}
+
+impl Scenario {
+    /// It is one of the few for `--quick`.
+    pub(super) const fn quick(mut self) -> Self {
+        self.quick = true;
+        self
+    }
+
+    /// Nobody may be live while the steps last.
+    pub(super) const fn held(mut self) -> Self {
+        self.held = true;
+        self
+    }
+
+    /// The guest's flushes wait for both sites.
+    pub(super) const fn flushed_at_both(mut self) -> Self {
+        self.flush = Flush::Both;
+        self
+    }
+
+    /// The guest is heard again within what a switchover may take.
+    pub(super) const fn brief(mut self) -> Self {
+        self.brief = true;
+        self
+    }
+
+    /// When its steps begin.
+    pub(super) const fn when(mut self, moment: Moment) -> Self {
+        self.moment = moment;
+        self
+    }
+}
