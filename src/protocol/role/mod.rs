@@ -45,7 +45,7 @@
 //!
 //! Who may cause what: commands are an operator's (Join: the other site's supervisor); a state that waits for the
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
-//! role that it has renounced, Swapping besides by that of a backup which leads; [`switchover`] tells who moves when; suspicion comes from the detector and nothing else.
+//! role that it has renounced, Swapping besides by that of a backup which leads; `switchover.rs` tells who moves when; suspicion comes from the detector and nothing else.
 //!
 //! Whoever drives a role owes it this: effects are done in their order before the next event comes; a tick at the
 //! latest after each heartbeat interval; each request and each reading ends in an event, be it without an answer;
