@@ -20,7 +20,7 @@ use super::Setup;
 use super::report::{Form, conclude};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use campaign::Campaign;
 use plan::Scenario;
 use serde::Serialize;
@@ -33,9 +33,9 @@ pub struct Args {
     /// Only the subset for every change
     #[arg(long)]
     quick: bool,
-    /// Only this one
-    #[arg(long, value_name = "NAME")]
-    scenario: Option<String>,
+    /// Only this one; may be given again
+    #[arg(long, value_name = "NAME", conflicts_with = "quick")]
+    scenario: Vec<String>,
     /// What the choices are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -109,19 +109,16 @@ fn play(args: &Args) -> Result<Summary> {
 }
 
 fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
-    let mut chosen: Vec<&Scenario> = table::ALL.iter().collect();
-    if let Some(name) = &args.scenario {
-        chosen.retain(|scenario| scenario.name == name);
+    let known = |name: &str| table::ALL.iter().any(|scenario| scenario.name == name);
+    if let Some(name) = args.scenario.iter().find(|name| !known(name)) {
         let names: Vec<&str> = table::ALL.iter().map(|scenario| scenario.name).collect();
-        ensure!(
-            !chosen.is_empty(),
-            "no scenario {name}; there are: {}",
-            names.join(", ")
-        );
-    } else if args.quick {
-        chosen.retain(|scenario| scenario.quick);
+        bail!("no scenario {name}; there are: {}", names.join(", "));
     }
-    Ok(chosen)
+    let is_chosen = |scenario: &&Scenario| match &args.scenario[..] {
+        [] => scenario.quick || !args.quick,
+        names => names.iter().any(|name| name == scenario.name),
+    };
+    Ok(table::ALL.iter().filter(is_chosen).collect())
 }
 
 #[derive(Debug, Default)]
