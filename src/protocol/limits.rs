@@ -31,6 +31,8 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(100);
 pub const COLD_START_GRACE: Duration = Duration::from_secs(5);
 /// A site that runs alone asks whether it still may, when it has not acted for so long.
 pub const ALONE_GAP_MAX: Duration = Duration::from_secs(5);
+/// How long a switchover waits for a backup that is too far behind to catch up, while the guest runs (P7).
+pub const CATCHING_UP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guest that is to go on at the other site may stand still before that is asked of the tiebreaker (P7).
 pub const YIELDING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a backup that is to go on waits for the outcome before it asks for it by a claim.

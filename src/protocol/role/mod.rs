@@ -163,6 +163,8 @@ pub struct Role {
     stop_wanted: bool,
     /// A switchover that is under way.
     turn: Option<switchover::Turn>,
+    /// A switchover that begins when the backup has caught up.
+    turn_waits: Option<switchover::Waiting>,
     replica: Replica,
     pleaded_at: Option<Moment>,
     effects: Vec<Effect>,
@@ -201,6 +203,7 @@ impl Role {
             stopped_at: None,
             stop_wanted: false,
             turn: None,
+            turn_waits: None,
             replica: Replica::Clean,
             pleaded_at: None,
             effects: Vec::new(),
@@ -262,6 +265,7 @@ impl Role {
         self.gauges = gauges;
         self.set_fence();
         self.ask_again();
+        self.begin_waiting_turn();
         match self.phase {
             Phase::Stunned => self.tick_stunned(),
             Phase::Pairing | Phase::Cancelling => self.tick_pairing(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   primary                                             backup
-//!   Switchover, the record read  ── guest runs on
+//!   Switchover, the lag small, the record read  ── guest runs on
 //!   Yielding    StandStill, all logged ──── Turning ──▶ Taking    the copy stands there, digests agree: MakeDurable
 //!      │ all acknowledged          ◀──────── Poised ─── Poised    frozen
 //!   Swapping    `swap` asked, frozen
@@ -22,7 +22,9 @@ use antipode_tiebreaker::{Generation, Operation, PairingId, Record, State};
 use super::{Acknowledged, Cause, Effect, Gate, Phase, Purpose, Refused, Role, Side, Standing, Word, backup};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::protocol::detector::Level;
-use crate::protocol::limits::{ASK_AGAIN, LAG_TARGET, POISED_PATIENCE, YIELDING_PATIENCE};
+use crate::protocol::limits::{
+    ASK_AGAIN, CATCHING_UP_PATIENCE, LAG_TARGET, POISED_PATIENCE, YIELDING_PATIENCE,
+};
 use crate::protocol::moment::Moment;
 
 /// A switchover that is under way.
@@ -60,6 +62,13 @@ impl Turn {
     }
 }
 
+/// A switchover that was asked for while the backup was too far behind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    turn: Turn,
+    since: Moment,
+}
+
 /// The primary's part.
 impl Role {
     /// The other site is to go on, and this one to follow; `turned` names the pairing that there will be.
@@ -82,10 +91,30 @@ impl Role {
             by_peer,
             ..Turn::into(turned)
         };
+        let waiting = Waiting {
+            turn,
+            since: self.now,
+        };
+        match self.turn_waits {
+            Some(_) => self.refuse_turn(turn, Refused::Busy),
+            None => self.begin_turn_if_near(waiting),
+        }
+    }
+
+    /// Begins what waits if it need not wait any more, or may not.
+    pub(super) fn begin_waiting_turn(&mut self) {
+        if let Some(waiting) = self.turn_waits.take() {
+            self.begin_turn_if_near(waiting);
+        }
+    }
+
+    fn begin_turn_if_near(&mut self, waiting: Waiting) {
+        let waited = self.now.saturating_since(waiting.since);
         match self.why_not_turn() {
-            Some(why) => self.refuse_turn(turn, why),
+            Some(Refused::LagTooHigh) if waited < CATCHING_UP_PATIENCE => self.turn_waits = Some(waiting),
+            Some(why) => self.refuse_turn(waiting.turn, why),
             None => {
-                self.turn = Some(turn);
+                self.turn = Some(waiting.turn);
                 self.read_record(Purpose::Switchover);
             }
         }
@@ -209,6 +238,11 @@ impl Role {
     pub(super) fn stay(&mut self) {
         match self.phase {
             Phase::Yielding => self.turn_no_more(Refused::Cancelled),
+            Phase::Primary if self.turn_waits.is_some() => {
+                if let Some(waiting) = self.turn_waits.take() {
+                    self.refuse_turn(waiting.turn, Refused::Cancelled);
+                }
+            }
             Phase::Primary if self.turn.is_some() => {
                 self.reading = None;
                 self.drop_turn(Refused::Cancelled);

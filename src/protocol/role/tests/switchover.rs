@@ -358,8 +358,6 @@ fn a_backups_operator_asks_the_primary_and_is_told_why_not() {
 
 #[test]
 fn what_stands_in_the_way_of_a_switchover_is_named() {
-    let mut behind = Story::primary();
-    behind.role.gauges.lag.time = Duration::from_millis(900);
     let mut silent = Story::primary();
     silent.pass(Duration::from_millis(160));
     let mut deaf = Story::backup();
@@ -370,7 +368,6 @@ fn what_stands_in_the_way_of_a_switchover_is_named() {
         (Story::yielding(), Refused::Busy),
         (Story::candidate(true), Refused::Busy),
         (Story::of("a", "b", None), Refused::State),
-        (behind, Refused::LagTooHigh),
         (silent, Refused::PeerSilent),
         (deaf, Refused::Busy),
     ];
@@ -379,6 +376,58 @@ fn what_stands_in_the_way_of_a_switchover_is_named() {
         story.tell(Event::Command(Command::SwitchOver { turned: TURNED }));
         assert_eq!(story.done, [Effect::Refuse(why)]);
     }
+}
+
+/// The other site is heard for so long, and its copy is so far behind.
+fn hear_behind(story: &mut Story, lag: Duration, span: Duration) {
+    let end = story.now + span;
+    while story.now < end {
+        story.now = end.min(story.now + story.role.heartbeat_interval());
+        story.tell(Event::PeerHeard(Heard::default()));
+        let mut gauges = Gauges::default();
+        gauges.lag.time = lag;
+        story.tell(Event::Tick(gauges));
+    }
+}
+
+/// A primary that was asked to yield to a backup that is far behind: nothing has come of it yet.
+fn asked_while_behind() -> Story {
+    let mut story = Story::primary();
+    hear_behind(&mut story, FAR, Duration::from_millis(10));
+    story.done.clear();
+    story.tell(Event::Command(Command::SwitchOver { turned: TURNED }));
+    assert_eq!(story.done, []);
+    story
+}
+
+const FAR: Duration = Duration::from_millis(900);
+
+#[test]
+fn a_switchover_waits_for_a_backup_that_is_behind_while_the_guest_runs() {
+    let mut catches_up = asked_while_behind();
+    hear_behind(&mut catches_up, Duration::ZERO, Duration::from_millis(10));
+    assert_eq!(catches_up.effects(), ["ReadRecord"]);
+
+    let mut never = asked_while_behind();
+    hear_behind(&mut never, FAR, Duration::from_secs(9));
+    assert!(!never.done.contains(&Effect::Refuse(Refused::LagTooHigh)));
+    hear_behind(&mut never, FAR, Duration::from_secs(2));
+    assert!(never.done.contains(&Effect::Refuse(Refused::LagTooHigh)));
+    assert_eq!(never.role.phase, Phase::Primary);
+}
+
+#[test]
+fn a_switchover_that_waits_may_be_cancelled_and_is_asked_for_once() {
+    let mut twice = asked_while_behind();
+    twice.tell(Event::Command(Command::SwitchOver { turned: TURNED }));
+    assert_eq!(twice.done, [Effect::Refuse(Refused::Busy)]);
+
+    let mut cancelled = asked_while_behind();
+    cancelled.tell(Event::Command(Command::Stay));
+    assert_eq!(cancelled.done, [Effect::Refuse(Refused::Cancelled)]);
+    cancelled.done.clear();
+    hear_behind(&mut cancelled, Duration::ZERO, Duration::from_millis(10));
+    assert_eq!(cancelled.effects(), Vec::<String>::new());
 }
 
 #[test]
