@@ -1,5 +1,6 @@
 //! A running host.
 
+use super::clock;
 use super::error::{Error, Result};
 use super::initramfs;
 use super::launcher::{OwnedChild, dying_with_us, launch};
@@ -66,7 +67,7 @@ impl Host {
             agent: &agent_socket,
             monitor: &monitor,
         };
-        let mut child = start(&qemu::arguments(spec, &paths), &errors)?;
+        let mut child = start(&qemu::arguments(spec, &paths, clock::tsc_khz()), &errors)?;
         let name = spec.name.clone();
         let Some(stream) = accept(&listener, &mut child)? else {
             let status = child

@@ -27,6 +27,7 @@
 mod build;
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod error;
 pub mod initramfs;
 pub mod launcher;

@@ -13,8 +13,8 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 ///
 /// `maxcpus=1` boots on one processor and init brings the others up at the end: the kernel patches its code some
 /// thousand times while it boots and loads KVM, and with two processors each patch interrupts the other, which
-/// doubles the boot under emulation. `tsc=reliable` takes QEMU's word for the clock, which all its processors share;
-/// otherwise Linux falls back to a timer chip whose every reading leaves the emulated code.
+/// doubles the boot under emulation. `tsc=reliable` takes QEMU's word for the clock, which all its processors share, as
+/// the rate that it is told (`clock`); otherwise Linux falls back to a timer chip whose every reading leaves the emulated code.
 pub const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr \
     cryptomgr.notests apparmor=0 audit=0 random.trust_cpu=on 8250.nr_uarts=1 maxcpus=1 tsc=reliable";
 
@@ -33,9 +33,9 @@ pub struct Paths<'a> {
     pub monitor: &'a Path,
 }
 
-/// The arguments for a host.
+/// The arguments for a host whose time-stamp counter has that rate.
 #[must_use]
-pub fn arguments(spec: &HostSpec, paths: &Paths<'_>) -> Vec<OsString> {
+pub fn arguments(spec: &HostSpec, paths: &Paths<'_>, tsc_khz: u64) -> Vec<OsString> {
     let mut list = Arguments(Vec::new());
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         list.flag(flag);
@@ -53,7 +53,10 @@ pub fn arguments(spec: &HostSpec, paths: &Paths<'_>) -> Vec<OsString> {
     list.path("-initrd", "", paths.initramfs, "");
     list.pair(
         "-append",
-        &format!("{KERNEL_PARAMETERS} {}", spec.kernel_parameters.join(" ")),
+        &format!(
+            "{KERNEL_PARAMETERS} tsc_early_khz={tsc_khz} {}",
+            spec.kernel_parameters.join(" ")
+        ),
     );
     list.path("-chardev", "file,id=console,path=", paths.console, "");
     list.pair("-serial", "chardev:console");
@@ -150,7 +153,7 @@ mod tests {
             agent: path,
             monitor: path,
         };
-        let arguments = arguments(&spec, &paths);
+        let arguments = arguments(&spec, &paths, 2_600_000);
         let text: Vec<_> = arguments
             .iter()
             .map(|argument| argument.to_string_lossy())
