@@ -36,6 +36,8 @@ pub(super) struct Reading {
     pub(super) purpose: Purpose,
     pub(super) asked_at: Moment,
     pub(super) under_way: bool,
+    /// It was asked before, and the tiebreaker gave no answer.
+    pub(super) is_unanswered: bool,
 }
 
 /// What the record makes of this site.
@@ -80,6 +82,7 @@ impl Role {
             purpose,
             asked_at: self.now,
             under_way: true,
+            is_unanswered: self.is_unread(),
         });
         self.emit(Effect::ReadRecord(self.reads));
     }
@@ -91,7 +94,13 @@ impl Role {
             purpose,
             asked_at: self.now,
             under_way: false,
+            is_unanswered: self.is_unread(),
         });
+    }
+
+    /// Whether something waits for a reading that the tiebreaker does not answer.
+    pub(super) fn is_unread(&self) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.is_unanswered)
     }
 
     /// The same again of what got no answer.
@@ -153,22 +162,23 @@ impl Role {
         };
         reading.under_way = false;
         let (purpose, asked_at) = (reading.purpose, reading.asked_at);
+        let was_unanswered = std::mem::replace(&mut reading.is_unanswered, record.is_none());
         let Some(record) = record else {
-            if self.unread_since.is_none() {
-                self.unread_since = Some(self.now);
-                self.emit(Effect::Report);
-            }
-            if purpose == Purpose::Unprotect {
-                self.reading = None;
-                self.emit(Effect::Refuse(Refused::TiebreakerSilent));
-            }
-            if purpose == Purpose::Switchover {
-                self.reading = None;
-                self.drop_turn(Refused::TiebreakerSilent);
+            match purpose {
+                // They are not asked again by themselves, so nothing is waited for.
+                Purpose::Unprotect => {
+                    self.reading = None;
+                    self.emit(Effect::Refuse(Refused::TiebreakerSilent));
+                }
+                Purpose::Switchover => {
+                    self.reading = None;
+                    self.drop_turn(Refused::TiebreakerSilent);
+                }
+                _ if was_unanswered => {}
+                _ => self.emit(Effect::Report),
             }
             return;
         };
-        self.unread_since = None;
         self.reading = None;
         let record = record.as_deref();
         match purpose {

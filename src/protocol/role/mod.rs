@@ -147,8 +147,6 @@ pub struct Role {
     asked: Option<Asked>,
     reading: Option<Reading>,
     reads: ReadId,
-    /// Since when the tiebreaker has answered no reading that something waits for.
-    unread_since: Option<Moment>,
     detector: Detector,
     lag: LagControl,
     gauges: Gauges,
@@ -192,7 +190,6 @@ impl Role {
             asked: None,
             reading: None,
             reads: ReadId::default(),
-            unread_since: None,
             lag: LagControl::default(),
             gauges: Gauges::default(),
             progress: Progress::default(),

@@ -328,7 +328,6 @@ impl Role {
         self.detector.begin(self.now);
         self.doubt = None;
         self.reading = None;
-        self.unread_since = None;
         self.acknowledged = Acknowledged::default();
         match (side, self.pairing) {
             (Side::Primary, Some(pairing)) => {

@@ -36,7 +36,7 @@ impl Role {
             Phase::Backup => self.detector.of_primary(self.now),
             _ => return false,
         };
-        level == Level::Fine && self.doubt.is_none() && self.unread_since.is_none()
+        level == Level::Fine && self.doubt.is_none() && !self.is_unread()
     }
 
     const fn in_pairing(&self) -> bool {
@@ -67,7 +67,7 @@ impl Role {
             Gate::Acknowledged => !self.channel_open,
             Gate::Open => false,
         };
-        unanswered && closed || self.doubt.is_some() && self.unread_since.is_some()
+        unanswered && closed || self.doubt.is_some() && self.is_unread()
     }
 
     fn shown_role(&self) -> PhaseName {
@@ -83,7 +83,7 @@ impl Role {
     fn shown_cause(&self, role: PhaseName) -> Option<Cause> {
         if self.doubt.is_some() {
             Some(Cause::Awoken)
-        } else if role == PhaseName::Frozen || self.unread_since.is_some() {
+        } else if role == PhaseName::Frozen || self.is_unread() {
             Some(Cause::TiebreakerSilent)
         } else {
             self.cause

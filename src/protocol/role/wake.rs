@@ -112,7 +112,6 @@ impl Role {
     pub(super) fn end_doubt(&mut self) {
         let Some(doubt) = self.doubt.take() else { return };
         self.reading = None;
-        self.unread_since = None;
         self.apply_gate();
         self.emit(Effect::Report);
         if let Some(purpose) = doubt.then {

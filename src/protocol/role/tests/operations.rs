@@ -106,6 +106,8 @@ fn ending_protection_keeps_outputs_flowing_until_it_is_granted() {
     deaf.tell(Event::RecordRead { read, record: None });
     assert_eq!(deaf.done.last(), Some(&Effect::Refuse(Refused::TiebreakerSilent)));
     assert_eq!(deaf.role.phase(), Phase::Primary);
+    // Nothing waits for the tiebreaker any more.
+    assert_eq!(deaf.role.view().cause, None);
 }
 
 #[test]

@@ -354,6 +354,11 @@ fn a_backups_operator_asks_the_primary_and_is_told_why_not() {
         ["ReadRecord", "Refuse", "tell NotSwitched"],
         "the tiebreaker is silent, and the guest was not stopped for it"
     );
+    assert_eq!(
+        primary.role.view().cause,
+        None,
+        "nothing waits for the tiebreaker any more"
+    );
 }
 
 #[test]
