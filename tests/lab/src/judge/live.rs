@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Where the winner has followed from before the first frame, every frame of the loser must be one that the winner has
-//! made in replay: one that is not was let out without being held by whoever took over (P1), and is *unbacked*.
+//! made in replay: one that is not was let out without being held by whoever took over (P1), and is *unbacked*. What a site
+//! says by itself in its reign, that the VM is there now (reverse ARP), no guest makes.
 
 use super::frames::Sighting;
 use super::made::Made;
@@ -115,7 +116,7 @@ pub fn judge(sightings: &[Sighting], granted: &[&str], winner: Winner) -> Judgem
             // Nothing is granted any more, now or later: this is of a reign that is over, or of nobody's.
             None => false,
         };
-        if on_time && (sighting.port == winner || !checks_all) {
+        if on_time && (sighting.port == winner || !checks_all || is_announcement(&sighting.frame)) {
             continue;
         }
         let has_made = made.take_replayed(&sighting.frame);
@@ -131,6 +132,11 @@ pub fn judge(sightings: &[Sighting], granted: &[&str], winner: Winner) -> Judgem
         judgement.first_wrong.get_or_insert_with(|| sighting.clone());
     }
     judgement
+}
+
+/// Whether it is a reverse ARP request (RFC 903).
+fn is_announcement(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x80, 0x35])
 }
 
 #[cfg(test)]
@@ -194,6 +200,25 @@ mod tests {
             told.starts_with("2 frames came") && told.ends_with("from a at 4 ns: 34"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn what_a_site_announces_in_its_reign_nobody_else_has_made() {
+        let mut frames = seen("a1 b2 a3 b4");
+        frames[1].frame = [&[0; 12][..], &[0x80, 0x35]].concat();
+        let follows_throughout = true;
+        let judged = |frames: &[Sighting], granted: &[&str]| {
+            let winner = Winner {
+                follows_throughout,
+                ..winner("1", "3")
+            };
+            let judgement = judge(frames, granted, winner);
+            (judgement.unbacked_frames, judgement.split_frames)
+        };
+        assert_eq!(judged(&frames[..3], &["a", "b", "a"]), (0, 0));
+        frames[3].frame = frames[1].frame.clone();
+        assert_eq!(judged(&frames, &["a", "b", "a"]), (0, 1), "its reign is over");
+        assert_eq!(judged(&seen("a1 b2 a3"), &["a", "b", "a"]), (1, 0));
     }
 
     #[test]
