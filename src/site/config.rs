@@ -41,6 +41,8 @@ pub struct SiteConfig {
     pub tiebreaker: Cluster,
     /// No silence below this is a failure.
     pub failure_timeout_floor: Duration,
+    /// Whether a VM that has lost its backup is protected again by itself.
+    pub protects_again: bool,
 }
 
 impl SiteConfig {
@@ -97,13 +99,14 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
         .and_then(|section| read_cluster(section, mistakes));
-    let floor = root
-        .subsection("failure", &["timeout_floor_ms"], mistakes)
-        .and_then(|section| {
-            section.optional("timeout_floor_ms", mistakes, |value| {
-                values::number(value, &FLOOR_MS)
-            })
-        });
+    let failure = root.subsection("failure", &["timeout_floor_ms", "protect_again"], mistakes);
+    let floor = failure.and_then(|section| {
+        section.optional("timeout_floor_ms", mistakes, |value| {
+            values::number(value, &FLOOR_MS)
+        })
+    });
+    let protects_again =
+        failure.and_then(|section| section.optional("protect_again", mistakes, values::boolean));
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
@@ -116,6 +119,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         allowed_differences: allowed_differences.unwrap_or_default(),
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
+        protects_again: protects_again.unwrap_or(true),
     })
 }
 
@@ -213,12 +217,13 @@ mod tests {
         assert!(config.credentials.trust.ends_with(TRUST_FILE));
         assert_eq!(config.vm_ports, 7410..=7499);
         assert_eq!(config.allowed_differences, ["microcode"]);
+        assert!(config.protects_again);
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
-                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\n";
+                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -237,6 +242,10 @@ mod tests {
                 "allow_different \"moon\" is nothing that hosts are compared by",
             ),
             (11, "timeout_floor_ms is 1, which is out of range"),
+            (
+                12,
+                "protect_again must be true or false, here it is a whole number",
+            ),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

@@ -6,9 +6,10 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{Name, PeerRule};
+use antipode_certs::{Identity, Name, PeerRule, Role};
 use antipode_disk_sync::protocol::Link;
 use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 use serde::de::DeserializeOwned;
@@ -16,6 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 use crate::machine::probe::HostKind;
+use crate::protocol::limits::CALL_PATIENCE;
+use crate::protocol::reprotect::Called;
+
+/// How long it may take until a copy can begin.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(45);
 
 /// Be ready to become the copy of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +42,30 @@ pub struct Prepare {
 
 /// What one supervisor is asked by the other site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Question {
-    /// What is to be done.
-    pub(crate) prepare: Prepare,
-    /// What the asking host is.
-    pub(crate) host: HostKind,
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Question {
+    /// Could it take a copy of this VM now?
+    IsFree {
+        /// Which.
+        vm: Name,
+    },
+    /// Be ready for one.
+    Prepare {
+        /// What is to be done.
+        prepare: Prepare,
+        /// What the asking host is.
+        host: HostKind,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// It could.
+    Free,
+    /// It is.
+    Prepared(Prepared),
 }
 
 /// A process is ready, and is reached at these ports.
@@ -52,21 +77,58 @@ pub struct Prepared {
     pub transfer_port: u16,
 }
 
-/// Asks the supervisor at `address`.
-///
-/// # Errors
-/// In words, what is in the way.
-pub(crate) fn prepare(
-    address: &str,
-    credentials: &Arc<LiveCredentials>,
-    rule: PeerRule,
-    question: &Question,
-) -> Result<Prepared, String> {
-    let link = Link::connect(address, credentials, rule).map_err(|error| format!("{address}: {error}"))?;
-    let (mut reader, mut writer) = link.into_streams();
-    put(&mut writer, question)?;
-    let answer: Result<Prepared, String> = take(&mut reader)?;
-    answer.map_err(|why| format!("the other site: {why}"))
+/// Where the other site's supervisor is reached, and who it must be.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// As `host:port`.
+    pub(crate) address: String,
+    /// Its site.
+    pub(crate) peer: Name,
+    /// Whom this site proves to be.
+    pub(crate) credentials: Arc<LiveCredentials>,
+}
+
+impl Caller {
+    /// Who alone may answer.
+    pub(crate) fn rule(&self) -> PeerRule {
+        PeerRule::Exactly(Identity {
+            role: Role::Site,
+            name: self.peer.clone(),
+        })
+    }
+
+    /// Has it become ready for a copy.
+    ///
+    /// # Errors
+    /// In words, what is in the way.
+    pub(crate) fn prepare(&self, prepare: Prepare, host: HostKind) -> Result<Prepared, String> {
+        let question = Question::Prepare { prepare, host };
+        match self.ask(&question, PREPARE_PATIENCE)? {
+            Ok(Answer::Prepared(prepared)) => Ok(prepared),
+            Ok(Answer::Free) => Err("the other site answered something else".to_owned()),
+            Err(why) => Err(format!("the other site: {why}")),
+        }
+    }
+
+    /// Whether it is there, and could take a copy of `vm`.
+    pub(crate) fn call(&self, vm: &Name) -> Called {
+        let question = Question::IsFree { vm: vm.clone() };
+        match self.ask(&question, CALL_PATIENCE) {
+            Ok(Ok(_)) => Called::Free,
+            Ok(Err(why)) => Called::Busy(format!("the other site: {why}")),
+            Err(why) => Called::Away(why),
+        }
+    }
+
+    fn ask(&self, question: &Question, patience: Duration) -> Result<Result<Answer, String>, String> {
+        let link = Link::connect_within(&self.address, &self.credentials, self.rule(), patience);
+        let link = link.map_err(|error| format!("{}: {error}", self.address))?;
+        link.limit_silence(patience)
+            .map_err(|error| format!("{}: {error}", self.address))?;
+        let (mut reader, mut writer) = link.into_streams();
+        put(&mut writer, question)?;
+        take(&mut reader)
+    }
 }
 
 /// Writes one message.

@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{Identity, PeerRule, Role, WallClock};
+use antipode_certs::{Identity, Name, PeerRule, Role, WallClock};
 use antipode_disk_sync::protocol::Link;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::SiteConfig;
 use super::guest::happening::Request;
-use super::peer::{self, Prepare, Prepared, Question};
+use super::peer::{self, Answer, Prepare, Prepared, Question};
 use super::store::VmFolder;
 use super::{control, definition};
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
@@ -44,6 +44,11 @@ pub enum SiteRequest {
     },
     /// Start a VM's process, and in it the VM.
     Start {
+        /// Its name.
+        name: String,
+    },
+    /// Protect a VM by the site that the configuration names now.
+    Replace {
         /// Its name.
         name: String,
     },
@@ -92,6 +97,11 @@ impl Supervisor {
             .name("peers".into())
             .spawn(move || for_peers.serve_peers(&peers));
         serving.map_err(|error| error.to_string())?;
+        let for_vms = Arc::clone(&supervisor);
+        let resuming = std::thread::Builder::new()
+            .name("resume".into())
+            .spawn(move || for_vms.resume());
+        resuming.map_err(|error| error.to_string())?;
         for stream in socket.incoming() {
             let stream = stream.map_err(|error| error.to_string())?;
             let supervisor = Arc::clone(&supervisor);
@@ -103,6 +113,37 @@ impl Supervisor {
             answering.map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Goes on with what ran before an outage and was not stopped (P8). A VM whose process runs needs nothing; whether this
+    /// site may start one of the others, the tiebreaker says.
+    fn resume(&self) {
+        let names = VmFolder::all(&self.config.state).unwrap_or_else(|error| {
+            tracing::error!(%error, "what VMs there are cannot be read");
+            Vec::new()
+        });
+        for name in names {
+            let folder = VmFolder::of(&self.config.state, &name);
+            let runs = folder.intent().map(|intent| intent.runs);
+            if control::ask(&folder.control(), &Request::Status).is_ok() || matches!(runs, Ok(false)) {
+                continue;
+            }
+            tracing::info!(
+                vm = name,
+                "it ran when this site was lost: it is started, if the tiebreaker grants it"
+            );
+            let resumed = runs
+                .map_err(|error| error.to_string())
+                .and_then(|_| self.ensure_process(&name, None))
+                .and_then(|_| {
+                    control::ask(&folder.control(), &Request::Resume).map_err(|error| error.to_string())
+                });
+            match resumed {
+                Ok(answer) if answer["ok"] == true => {}
+                Ok(answer) => tracing::warn!(vm = name, "it is not started: {}", answer["error"]),
+                Err(why) => tracing::warn!(vm = name, "it is not started: {why}"),
+            }
+        }
     }
 
     fn answer(&self, stream: &UnixStream) -> std::io::Result<()> {
@@ -138,6 +179,15 @@ impl Supervisor {
                 self.ensure_process(name, None)?;
                 control::ask(&folder.control(), &Request::Start).map_err(|error| error.to_string())
             }
+            SiteRequest::Replace { name } => {
+                let folder = VmFolder::of(&self.config.state, name);
+                let replace = Request::Replace {
+                    peer: self.config.peer.clone(),
+                    address: self.config.peer_address.clone(),
+                };
+                control::ask(&folder.control(), &replace)
+                    .map_err(|error| format!("VM {name} has no process here: {error}"))
+            }
             SiteRequest::List => {
                 let names = VmFolder::all(&self.config.state).map_err(|error| error.to_string())?;
                 let vms: Vec<Value> = names.iter().map(|name| self.shown(name)).collect();
@@ -155,13 +205,10 @@ impl Supervisor {
     /// Starts the VM's process if none runs, and waits until it can be asked.
     fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, String> {
         let folder = VmFolder::of(&self.config.state, name);
-        if let Ok(status) = control::ask(&folder.control(), &Request::Status) {
-            let is_over = matches!(status["role"].as_str(), Some("stale" | "stopped" | "idle"));
-            match (is_over, join) {
-                (true, _) => end(&folder)?,
-                (false, None) => {}
-                (false, Some(_)) => return Err(format!("VM {name} is {} there", status["role"])),
-            }
+        match (role_of(&folder), join) {
+            (Some(role), _) if is_over(&role) => end(&folder)?,
+            (Some(role), Some(_)) => return Err(busy(name, &role)),
+            _ => {}
         }
         if control::ask(&folder.control(), &Request::Ports).is_err() {
             self.spawn(name, join)?;
@@ -243,13 +290,23 @@ impl Supervisor {
         });
         let link = Link::accept(stream, &self.credentials, rule).map_err(|error| error.to_string())?;
         let (mut reader, mut writer) = link.into_streams();
-        let question: Question = peer::take(&mut reader)?;
-        let answer = self.prepare(&question);
+        let answer = match peer::take(&mut reader)? {
+            Question::IsFree { vm } => self.is_free(&vm).map(|()| Answer::Free),
+            Question::Prepare { prepare, host } => self.prepare(&prepare, &host).map(Answer::Prepared),
+        };
         peer::put(&mut writer, &answer)
     }
 
-    fn prepare(&self, question: &Question) -> Result<Prepared, String> {
-        let Question { prepare, host } = question;
+    /// Whether a copy of `vm` may come: none is here, or it has come to its end.
+    fn is_free(&self, vm: &Name) -> Result<(), String> {
+        let role = role_of(&VmFolder::of(&self.config.state, vm.as_str()));
+        match role {
+            Some(role) if !is_over(&role) => Err(busy(vm.as_str(), &role)),
+            _ => Ok(()),
+        }
+    }
+
+    fn prepare(&self, prepare: &Prepare, host: &HostKind) -> Result<Prepared, String> {
         let here = HostKind::of_this_host().map_err(|error| error.to_string())?;
         let differences = here.differences(host, &self.config.allowed_differences);
         if !differences.is_empty() {
@@ -262,6 +319,21 @@ impl Supervisor {
         let ports = self.ensure_process(prepare.vm.as_str(), Some(prepare))?;
         serde_json::from_value(ports).map_err(|error| error.to_string())
     }
+}
+
+/// What the VM's process says it is; none if there is no process.
+fn role_of(folder: &VmFolder) -> Option<String> {
+    let status = control::ask(&folder.control(), &Request::Status).ok()?;
+    Some(status["role"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Whether a process of this role only shows what became of its VM.
+fn is_over(role: &str) -> bool {
+    matches!(role, "stale" | "stopped" | "idle")
+}
+
+fn busy(name: &str, role: &str) -> String {
+    format!("VM {name} is {role} there")
 }
 
 /// Ends a process that only shows what became of its VM.

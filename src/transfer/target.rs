@@ -1,8 +1,12 @@
 //! The end that becomes the machine.
 
+use antipode_disk_sync::LeafSet;
+use antipode_disk_sync::decision::Outcome;
 use antipode_disk_sync::disk::SyncTarget;
+use antipode_disk_sync::units::Run;
 
-use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use super::disk::{MARKS_EXTENTS, parse_hashes};
+use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream};
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
 use crate::machine::{CopiedPage, RamSums};
@@ -78,6 +82,7 @@ pub fn receive(stream: &mut Stream, reception: &mut dyn Reception) -> Result<(),
         stream,
         reception,
         disk: None,
+        compared: None,
         parts: Vec::new(),
     }
     .serve();
@@ -92,6 +97,8 @@ struct Target<'a> {
     stream: &'a mut Stream,
     reception: &'a mut dyn Reception,
     disk: Option<SyncTarget>,
+    /// What was compared last; what differs in it is on its way.
+    compared: Option<LeafSet>,
     parts: Vec<Part>,
 }
 
@@ -108,11 +115,14 @@ impl Target<'_> {
         };
         let disk = self.reception.prepare(&offer, kernel, initrd);
         self.disk = disk.map_err(TargetError::Refused)?;
-        self.stream.put(&Head::Accept, &[])?;
+        let resync = self.disk.as_ref().map(resync_of);
+        self.tell_marks()?;
+        self.stream.put(&Head::Accept { resync }, &[])?;
         loop {
             let frame = self.stream.take()?;
             self.reception.heard().map_err(TargetError::Refused)?;
             match frame {
+                (Head::Hashes, body) => self.compare(&body)?,
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
                     let pages = parse_pages(&body)?;
@@ -150,6 +160,43 @@ impl Target<'_> {
             return Err(FrameError::Malformed("a file is longer than offered".to_owned()).into());
         }
         Ok(bytes)
+    }
+
+    /// A replica that is all zeros has no marks that matter.
+    fn tell_marks(&mut self) -> Result<(), TargetError> {
+        let Some(disk) = self.disk.as_ref().filter(|disk| !disk.is_blank()) else {
+            return Ok(());
+        };
+        for first in (0..disk.length().extents()).step_by(MARKS_EXTENTS) {
+            let bytes = disk.marks().bytes(first, MARKS_EXTENTS as u64);
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.stream.put(&Head::Marks { first }, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which leaves differ. What was compared before is here by now.
+    fn compare(&mut self, body: &[u8]) -> Result<(), TargetError> {
+        let disk = self
+            .disk
+            .as_mut()
+            .ok_or(FrameError::OutOfTurn("hashes of a disk"))?;
+        if let Some(settled) = self.compared.take() {
+            disk.settle(&settled)
+                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?;
+        }
+        let mut compared = LeafSet::none(disk.length());
+        let mut differ = Vec::new();
+        for (index, hash) in parse_hashes(body)? {
+            let found = disk
+                .leaf_hash(index)
+                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?;
+            compared.insert(&Run::new(index, 1));
+            differ.push(u8::from(found != hash));
+        }
+        self.compared = Some(compared);
+        Ok(self.stream.put(&Head::Differ, &differ)?)
     }
 
     fn write_leaf(&mut self, index: u64, bytes: &[u8]) -> Result<(), TargetError> {
@@ -195,6 +242,16 @@ impl Target<'_> {
         })))?;
         self.reception.restored().map_err(TargetError::Refused)?;
         Ok(self.stream.put(&Head::Ready, &[])?)
+    }
+}
+
+fn resync_of(disk: &SyncTarget) -> ResyncKind {
+    match disk.decision().outcome {
+        _ if disk.is_blank() => ResyncKind::New,
+        Outcome::Nothing => ResyncKind::Nothing,
+        Outcome::Partial => ResyncKind::Partial,
+        // What is refused is no target.
+        Outcome::Full | Outcome::Refuse => ResyncKind::Full,
     }
 }
 

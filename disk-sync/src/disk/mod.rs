@@ -29,7 +29,7 @@ pub use create::{NewDisk, create};
 pub use digest::{Digest, DigestError, Reading, digest};
 pub use error::DiskError;
 pub use service::{LiveDisk, Standby, open_to_read};
-pub use sync_target::{Origin, SyncTarget, adopt, mark_stale, state_of};
+pub use sync_target::{Origin, SyncTarget, adopt, leaf_hash, mark_stale, state_of};
 
 use kept_tree::{Claim, Key};
 

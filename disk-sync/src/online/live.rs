@@ -192,6 +192,11 @@ impl<I: Image, S: Store> Live<I, S> {
         Ok(locked(&self.state).replica.peer_is_equal(&nothing)?)
     }
 
+    /// What may differ from the replica that it was last equal to.
+    pub fn marks(&self) -> LeafSet {
+        locked(&self.state).replica.dirty().clone()
+    }
+
     /// Where its content comes from.
     pub fn lineage(&self) -> Option<Lineage> {
         locked(&self.state).replica.lineage().cloned()

@@ -404,6 +404,10 @@ impl<S: Store> Replica<S> {
         self.unsaved.fill(true);
         let mut next = self.current();
         next.tracking = !but.is_empty();
+        if but.is_empty() {
+            // It was alone and wrote nothing: there is nothing to go on from under another name.
+            self.next_generation = None;
+        }
         if let Some(lineage) = next.lineage.as_mut().filter(|_| but.is_empty()) {
             lineage.base = None;
         }

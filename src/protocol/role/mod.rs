@@ -37,7 +37,8 @@
 //! *Frozen* is no state of its own: in Pairing, Cancelling, Claiming, Parking or Starting the outcome of what was asked
 //! is unknown. Nothing leaves then, and the same request is sent again until it is answered; there is no guess.
 //!
-//! Who may cause what: commands are an operator's (Join: the other site's supervisor); a state that waits for the
+//! Who may cause what: commands are an operator's (Join: the other site's supervisor; Resume, a Start that makes nothing
+//! of a record that is none or parked: this site's; Protect: also [`super::reprotect`]); a state that waits for the
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
 //! role that it has renounced; suspicion comes from the detector and nothing else.
 //!
@@ -153,6 +154,8 @@ pub struct Role {
     stopped_at: Option<ExitOrdinal>,
     stop_wanted: bool,
     replica: Replica,
+    /// Nobody has asked for the start but the site itself.
+    resumes: bool,
     pleaded_at: Option<Moment>,
     effects: Vec<Effect>,
 }
@@ -190,6 +193,7 @@ impl Role {
             stopped_at: None,
             stop_wanted: false,
             replica: Replica::Clean,
+            resumes: false,
             pleaded_at: None,
             effects: Vec::new(),
         }
@@ -236,6 +240,7 @@ impl Role {
     fn command(&mut self, command: Command) {
         match command {
             Command::Start { replica } => self.start(replica),
+            Command::Resume { replica } => self.resume(replica),
             Command::Join { pairing, generation } => self.join(pairing, generation),
             Command::Protect { pairing } => self.protect(pairing),
             Command::Unprotect => self.unprotect(),

@@ -22,6 +22,8 @@ pub(super) enum Harm {
     FlushLost,
     /// A site went live from a replica that was behind or half made.
     LiveFromStale,
+    /// A VM whose protection an operator has ended was protected again by itself.
+    ProtectedUnasked,
     /// All was healed, and the VM was not protected within a minute.
     NeverProtected,
 }
@@ -36,6 +38,8 @@ pub(super) struct Checker {
     shown: History,
     /// A site that an operator has put in, and that has not started.
     forced: Option<usize>,
+    /// Sites where an operator has ended the protection of what runs there.
+    ended: BTreeSet<usize>,
     /// The first harm.
     pub(super) harm: Option<Harm>,
     /// All kinds of it.
@@ -51,6 +55,22 @@ impl Checker {
     /// An operator says that this site starts with what it has: what it lacks is lost by that word.
     pub(super) const fn forces(&mut self, site: usize) {
         self.forced = Some(site);
+    }
+
+    /// An operator ends the protection of what runs at `site`, or asks for it.
+    pub(super) fn commands(&mut self, site: usize, protection: bool) {
+        if protection {
+            self.ended.remove(&site);
+        } else {
+            self.ended.insert(site);
+        }
+    }
+
+    /// A site protects what runs there by itself.
+    pub(super) fn protects(&mut self, site: usize) {
+        if self.ended.contains(&site) {
+            self.blame(Harm::ProtectedUnasked);
+        }
     }
 
     /// A site starts to run the guest with this history.

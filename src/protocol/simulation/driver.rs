@@ -16,6 +16,7 @@ use crate::protocol::lag::Lag;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::{Gate, OutputRule};
+use crate::protocol::reprotect::Reprotect;
 use crate::protocol::role::{
     Ask, Cause, Command, Effect, Event, Gauges, Phase, ReplayId, Replica, Role, Settings, Side,
 };
@@ -46,6 +47,7 @@ pub(super) struct Process {
     /// How far the copy's own disk is durable.
     pub(super) durable: usize,
     pub(super) heard_at: u64,
+    pub(super) reprotect: Reprotect,
 }
 
 impl Process {
@@ -98,6 +100,7 @@ impl World {
             flushing: false,
             durable: 0,
             heard_at: at,
+            reprotect: Reprotect::new(true, host.is_protected),
         });
         self.after(1, Happening::Tick(id));
         self.after(5, Happening::Guest(id));
@@ -134,8 +137,21 @@ impl World {
             return;
         };
         process.rule.role_acted(now, process.role.gap_max());
+        self.watch_protection(site);
+        let process = self.process(site);
         let after = process.role.phase();
         let cause = process.role.view().cause;
+        if (before, after, cause)
+            == (
+                Phase::Claiming(Side::Primary),
+                Phase::Alone,
+                Some(Cause::Unprotected),
+            )
+        {
+            self.checker.commands(site, false);
+        } else if matches!(after, Phase::Primary | Phase::Backup) {
+            self.checker.commands(site, true);
+        }
         self.mark(before, after, cause);
         self.drain(site);
     }
@@ -144,7 +160,14 @@ impl World {
         let seen = match (before, after) {
             (before, after) if before == after => return,
             (_, Phase::Primary) => "protected",
-            (Phase::Claiming(Side::Backup), Phase::Alone) => "went live",
+            (Phase::Claiming(Side::Backup), Phase::Alone) => {
+                self.takeovers += 1;
+                if self.takeovers > 1 {
+                    "went live again"
+                } else {
+                    "went live"
+                }
+            }
             (_, Phase::Stale) if cause == Some(Cause::Lost) => "lost",
             (_, Phase::Stale) => "left",
             (Phase::Cancelling, Phase::Alone) => "cancelled",

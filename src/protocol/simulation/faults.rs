@@ -40,8 +40,13 @@ impl World {
                     });
                     self.begin_process(site, Command::Start { replica });
                 }
-                Some(Phase::Alone) if self.random.percent(60) => {
+                // What was protected once is protected again by itself; some do not wait for that.
+                Some(Phase::Alone)
+                    if (!self.hosts[site].is_protected || self.now < FAULTS_END)
+                        && self.random.percent(60) =>
+                {
                     let pairing = self.new_pairing();
+                    self.checker.commands(site, true);
                     self.command(site, Command::Protect { pairing });
                 }
                 Some(_) if self.now < FAULTS_END && self.random.percent(3) => {
@@ -56,6 +61,18 @@ impl World {
     pub(super) fn command(&mut self, site: usize, command: Command) {
         let process = self.process(site).id;
         self.after(0, Happening::Role(process, Event::Command(command)));
+    }
+
+    /// What was down has power again, and goes on with what ran there.
+    pub(super) fn restart(&mut self) {
+        for site in [0, 1] {
+            let was_down = !std::mem::replace(&mut self.hosts[site].up, true);
+            let replica = self.hosts[site].replica;
+            if let Some(replica) = replica.filter(|_| was_down && self.hosts[site].process.is_none()) {
+                self.seen.insert("resumed");
+                self.begin_process(site, Command::Resume { replica });
+            }
+        }
     }
 
     pub(super) fn fault(&mut self) {

@@ -8,7 +8,9 @@
 //!
 //! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
 //! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
-//! stop, protect, unprotect and override. Then all is healed, and within a minute the VM must be protected again.
+//! stop, protect, unprotect and override. A VM that has lost its backup is protected again by itself, and a host that has
+//! power again goes on with what ran there: histories of failure, return and failure. Then all is healed, and within a
+//! minute the VM must be protected again.
 //!
 //! A guest is the list of outputs that it has made, each written and flushed before it is made: to the disk of the live
 //! site, with half of the seeds to both. What leaves is what clients have seen. [`Checker`](checker::Checker) says what must
@@ -18,6 +20,7 @@ mod checker;
 mod driver;
 mod faults;
 mod guest;
+mod protection;
 mod world;
 
 use std::collections::BTreeSet;
@@ -51,6 +54,8 @@ enum Flaw {
     TrustReplica,
     /// The guest is told of a flush when its own site's disk has it.
     FlushAlone,
+    /// That an operator has ended the protection is not noted.
+    ForgetUnprotect,
     /// A copy says that its disk has what it has replayed, though no flush has ended.
     NotFlushed,
 }
@@ -87,6 +92,9 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "unprotected",
         "forced",
         "cold start of a backup",
+        "protected by itself",
+        "went live again",
+        "resumed",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -165,6 +173,11 @@ fn a_copy_that_says_it_is_durable_before_it_is_is_caught() {
 }
 
 #[test]
+fn a_protection_that_is_restored_against_an_operator_s_word_is_caught() {
+    is_caught(Flaw::ForgetUnprotect, &[Harm::ProtectedUnasked]);
+}
+
+#[test]
 fn each_checker_finds_something() {
     let flaws = [
         Flaw::OutputBeforePair,
@@ -177,6 +190,7 @@ fn each_checker_finds_something() {
         Flaw::SleepUnnoticed,
         Flaw::TrustReplica,
         Flaw::FlushAlone,
+        Flaw::ForgetUnprotect,
     ];
     let mut found = BTreeSet::new();
     for flaw in flaws {
@@ -189,6 +203,7 @@ fn each_checker_finds_something() {
         Harm::TwoHistories,
         Harm::FlushLost,
         Harm::LiveFromStale,
+        Harm::ProtectedUnasked,
         Harm::NeverProtected,
     ];
     let silent: Vec<&Harm> = all.iter().filter(|harm| !found.contains(harm)).collect();

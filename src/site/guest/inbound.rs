@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
+use antipode_disk_sync::decision::Consent;
 use antipode_disk_sync::disk::{Origin, Paths, SyncTarget};
 use antipode_disk_sync::protocol::Link;
 use antipode_disk_sync::replica::{Lineage, ReplicaId};
@@ -89,8 +90,17 @@ impl Desk<'_> {
             lineage: offered.lineage.as_ref().map(Lineage::from),
             byte_count: offered.byte_count,
         };
-        let begun = SyncTarget::begin(paths.clone(), &origin);
-        begun.map_err(|error| error.to_string())
+        let consent = Consent {
+            discard: offered.discard,
+            ..Consent::default()
+        };
+        let begun = SyncTarget::begin(paths.clone(), &origin, consent).map_err(|error| error.to_string())?;
+        tracing::info!(
+            outcome = begun.decision().outcome.word(),
+            "the disk: {}",
+            begun.decision().reason
+        );
+        Ok(begun)
     }
 }
 
