@@ -44,6 +44,8 @@ pub(super) enum Step {
     Mend(Fault),
     /// Wait for as long as the seed says, between so many milliseconds and so many.
     Wait(u64, u64),
+    /// Wait until the VM is protected again, by itself.
+    Protected,
 }
 
 /// When the steps begin.
@@ -118,6 +120,7 @@ impl Scenario {
             .map(|step| match *step {
                 Break(fault) => Drawn::Break(fault),
                 Mend(fault) => Drawn::Mend(fault),
+                Protected => Drawn::Protected,
                 Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
                 )),
@@ -132,13 +135,14 @@ pub(super) enum Drawn {
     Break(Fault),
     Mend(Fault),
     Wait(Duration),
+    Protected,
 }
 
 /// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.
 pub(super) const HELD_MS: (u64, u64) = (8_000, 10_000);
 
 use Fault::{Daemon, Freeze, Loss, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
-use Step::{Break, Mend, Wait};
+use Step::{Break, Mend, Protected, Wait};
 use Who::{Live as TheLive, Other};
 
 const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Scenario {
@@ -365,6 +369,49 @@ pub(super) const ALL: &[Scenario] = &[
         &[Wait(0, 1_000), Break(Power(Other))],
     )
     .when(Moment::Cloning),
+    scenario(
+        "power-cut-live-and-back",
+        Live::Moves,
+        &[
+            SOON,
+            Break(Power(TheLive)),
+            Wait(2_000, 4_000),
+            Mend(Power(TheLive)),
+            Protected,
+        ],
+    ),
+    scenario(
+        "power-cut-backup-and-back",
+        Live::Stays,
+        &[
+            SOON,
+            Break(Power(Other)),
+            Wait(2_000, 4_000),
+            Mend(Power(Other)),
+            Protected,
+        ],
+    ),
+    scenario(
+        "wan-cut-and-back",
+        Live::Either,
+        &[SOON, Break(Wan), Wait(4_000, 7_000), Mend(Wan), Protected],
+    ),
+    // The second cut comes while the disk, or the memory, is on its way again.
+    scenario(
+        "power-cut-backup-while-it-returns",
+        Live::Stays,
+        &[
+            SOON,
+            Break(Power(Other)),
+            Wait(2_000, 4_000),
+            Mend(Power(Other)),
+            Wait(2_000, 9_000),
+            Break(Power(Other)),
+            Wait(1_000, 4_000),
+            Mend(Power(Other)),
+            Protected,
+        ],
+    ),
 ];
 
 #[cfg(test)]
