@@ -185,20 +185,23 @@ struct Service {
 }
 
 impl Service {
+    /// One that ends after a session.
     fn start(folder: &Path, image: &str, role: &str, more: &[&str]) -> Self {
+        Self::start_for_ever(folder, image, role, &[&["--once"], more].concat())
+    }
+
+    fn start_for_ever(folder: &Path, image: &str, role: &str, more: &[&str]) -> Self {
         let fixed = [
             "disk",
             "serve",
             image,
-            "--as",
-            role,
             "--listen",
             "127.0.0.1:0",
-            "--once",
             "--cert",
             "site-paris.pem",
         ];
-        let mut child = command(folder, &[&fixed[..], more].concat())
+        let role: &[&str] = if role.is_empty() { &[] } else { &["--as", role] };
+        let mut child = command(folder, &[&fixed[..], role, more].concat())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -283,6 +286,168 @@ fn a_far_target_that_is_only_looked_at_is_left_as_it_was() {
         assert_eq!((code, &theirs["dry_run"]), (0, &true.into()));
         assert!(fs::read(here.join("b.img.replica")).unwrap() == before);
     }
+}
+
+#[test]
+fn a_far_image_is_digested_as_one_of_this_host_is() {
+    let folder = pair(40);
+    let here = folder.path();
+    with_certificates(here);
+    // A replica, whatever it is served as; and a file that is none.
+    fs::write(here.join("x"), &content(3, 9)[..100_000]).unwrap();
+    let proof = ["--cert", "site-berlin.pem", "--peer", "paris"];
+    for (image, role) in [("a.img", "source"), ("b.img", "target"), ("x", "")] {
+        for more in [&[][..], &["--content"], &["--full"]] {
+            let mut service = Service::start(here, image, role, &[]);
+            let ours = done(here, &[&["disk", "digest", image], more].concat());
+            let asked = [&["disk", "digest", &service.address], more, &proof[..]].concat();
+            let told = done(here, &asked);
+            for field in ["bytes", "blake3", "content"] {
+                assert_eq!(told[field], ours[field], "{image} {more:?} {field}");
+            }
+            assert_eq!(
+                (told["image"].as_str(), told["blake3"].is_null()),
+                (Some(&*service.address), more == ["--content"])
+            );
+            let (code, theirs) = service.end();
+            assert_eq!((code, &theirs["content"]), (0, &told["content"]));
+        }
+    }
+    // What is kept of a digest is kept at the far end too.
+    let mut service = Service::start(here, "a.img", "source", &[]);
+    let again = done(
+        here,
+        &[&["disk", "digest", &service.address][..], &proof].concat(),
+    );
+    assert_eq!((service.end().0, &again["bytes_hashed"]), (0, &0.into()));
+}
+
+#[test]
+fn a_far_image_is_compared_as_one_of_this_host_is() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    with_certificates(here);
+    let bytes = content(40, 1);
+    fs::write(here.join("x"), &bytes).unwrap();
+    fs::write(here.join("y"), &bytes).unwrap();
+    let proof = ["--cert", "site-berlin.pem"];
+    let diff = |far: &str, is_swapped: bool| {
+        let mut service = Service::start(here, far, "", &[]);
+        let mut ends = ["x", service.address.as_str()];
+        if is_swapped {
+            ends.reverse();
+        }
+        let found = run(here, &[&["disk", "diff"], &ends[..], &proof].concat());
+        let (code, said) = service.end();
+        assert_eq!(code, 0, "{said}");
+        found
+    };
+    assert_eq!(diff("y", false).0, 0);
+    write_behind(here, "y", 7 * LEAF as u64 + 5, b"changed");
+    write_behind(here, "y", 30 * LEAF as u64, b"changed");
+    let near = run(here, &["disk", "diff", "x", "y"]);
+    assert_eq!((near.0, &near.1["range_count"]), (50, &2.into()));
+    assert!(diff("y", false) == near && diff("y", true) == near);
+    let file = OpenOptions::new().write(true).open(here.join("y")).unwrap();
+    file.set_len(5 * LEAF as u64).unwrap();
+    let lengths = |found: (i32, Value)| (found.0, found.1["lengths"].clone());
+    let expected = vec![40 * LEAF, 5 * LEAF];
+    assert_eq!(lengths(diff("y", false)), (50, expected.clone().into()));
+    let expected: Vec<usize> = expected.into_iter().rev().collect();
+    assert_eq!(lengths(diff("y", true)), (50, expected.into()));
+}
+
+#[test]
+fn what_is_not_served_is_refused_with_the_reason() {
+    let folder = pair(20);
+    let here = folder.path();
+    with_certificates(here);
+    let proof = ["--cert", "site-berlin.pem"];
+    let why = |found: (i32, Value)| {
+        let what = found.1["errors"][0]["what"].as_str().unwrap_or_default();
+        (found.0, what.to_owned())
+    };
+    // A sync with an image that is only looked at.
+    let mut service = Service::start(here, "b.img", "", &[]);
+    let (code, what) = why(run(
+        here,
+        &[&["disk", "sync", "a.img", &service.address][..], &proof].concat(),
+    ));
+    assert!(
+        code == 52 && what.contains("`disk digest` and `disk diff` alone"),
+        "{what}"
+    );
+    assert_eq!(service.end().0, 51);
+    // An image that somebody has open for writing.
+    let held = fs::File::open(here.join("b.img")).unwrap();
+    held.lock().unwrap();
+    for (look, role) in [("digest", ""), ("diff", ""), ("sync", "target")] {
+        let mut service = Service::start(here, "b.img", role, &[]);
+        let address = service.address.clone();
+        let ends = if look == "digest" {
+            vec![&*address]
+        } else {
+            vec!["a.img", &address]
+        };
+        let (code, what) = why(run(here, &[&["disk", look], &ends[..], &proof].concat()));
+        assert!(code == 52 && what.contains("in use"), "{look}: {code}: {what}");
+        assert_ne!(service.end().0, 0);
+    }
+    let far = "tls://127.0.0.1:1";
+    for (arguments, expected) in [
+        (&["disk", "digest", far][..], "no certificate"),
+        (&["disk", "diff", "a.img", far], "no certificate"),
+        (&["disk", "diff", far, far], "both ends"),
+        (
+            &["disk", "digest", far, "--metadata", "m"],
+            "cannot be named here",
+        ),
+        (
+            &["disk", "sync", "a.img", far, "--target-metadata", "m"],
+            "cannot be named here",
+        ),
+    ] {
+        let (code, what) = why(run(here, arguments));
+        assert!(
+            code == 2 && what.contains(expected),
+            "{arguments:?}: {code}: {what}"
+        );
+    }
+}
+
+/// Ticks of the clock that a process has used, as programs count them.
+fn ticks(child: &Child) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(11).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_peer_that_vanishes_while_its_digest_is_made_holds_nobody_up() {
+    let folder = TempDir::new().unwrap();
+    let here = folder.path();
+    with_certificates(here);
+    // So many zeros take some seconds to hash.
+    let size = 200 << 30;
+    fs::File::create(here.join("x")).unwrap().set_len(size).unwrap();
+    let mut service = Service::start_for_ever(here, "x", "", &[]);
+    let proof = ["--cert", "site-berlin.pem"];
+    let mut child = command(
+        here,
+        &[&["disk", "digest", &service.address][..], &proof].concat(),
+    )
+    .stdout(Stdio::null())
+    .spawn()
+    .unwrap();
+    // It has begun once the service has used some time of the processor.
+    while ticks(&service.child) < 20 {
+        assert!(child.try_wait().unwrap().is_none(), "it took no time");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let asked = [&["disk", "digest", &service.address, "--content"][..], &proof].concat();
+    assert_eq!(done(here, &asked)["bytes"], size);
+    assert!(service.child.try_wait().unwrap().is_none());
 }
 
 #[test]

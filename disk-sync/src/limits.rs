@@ -26,16 +26,29 @@ pub const VM_ID_BYTES_MAX: usize = 63;
 /// nobody and costs a full comparison.
 pub const LINEAGE_HISTORY_MAX: usize = 32;
 
-/// Extents that may be written to without a metadata update first: 8 GiB of hot disk, which is also the most that a
-/// crash can leave unsure.
-pub const HOT_EXTENTS_MAX: usize = 2048;
+/// Zones of an image, each a bit of the activity log: all of them may be hot. So a guest that writes all over a disk of any
+/// size waits for few updates, once it has been everywhere; a smaller log would cost it one for nearly each write.
+pub const ZONES_MAX: usize = 65_536;
 
-/// Extents that may enter the activity log together, before they are written to: 256 MiB. A guest that writes all over
-/// its disk waits for few updates then; what a crash leaves unsure, and is compared in vain, costs a hash for each MiB.
-pub const EXTENTS_AHEAD_MAX: u32 = 64;
+/// Writes after which a zone that none of them went to may leave the activity log; of a large image, so many for each of its
+/// zones. A guest that writes evenly all over its disk comes back to nearly every zone within them, and does not wait for
+/// what has just left; and they bound what a crash leaves unsure.
+pub const HOT_WRITES_MIN: u64 = 65_536;
+/// As [`HOT_WRITES_MIN`].
+pub const HOT_WRITES_PER_ZONE: u64 = 16;
 
-/// Extents that leave the activity log together when it is full, so that one update pays for many.
-pub const EXTENTS_EVICTED_AT_ONCE: usize = 256;
+/// How often, while a zone may stay hot without a write, it is looked for some that may leave: one update for many.
+pub const LEAVINGS_PER_STAY: u64 = 4;
+
+/// Updates that follow each other after fewer writes take in more zones each time, others fewer: an update is as long as
+/// some ten writes, so one in so many is felt by nobody.
+pub const HASTE_WRITES: u64 = 1024;
+
+/// Zones that may enter the activity log together, before they are written to: 256 MiB, and of a large image a 64th. What
+/// a crash leaves unsure, and is compared in vain, costs a hash for each MiB.
+pub const ZONES_AHEAD_MIN: u32 = 64;
+/// As [`ZONES_AHEAD_MIN`].
+pub const AHEAD_SHARE: u32 = 64;
 
 /// Bytes of one slot of a replica's metadata.
 pub const SLOT_BYTES: usize = 16 * 1024;
@@ -82,10 +95,9 @@ pub const REASON_BYTES_MAX: usize = 512;
 
 const _: () = assert!(IMAGE_BYTES_MAX / EXTENT_BYTES < u32::MAX as u64);
 const _: () = assert!(LEAVES_KEPT_IMAGE_BYTES_MAX / LEAF_BYTES * 32 <= 32 * MEBIBYTE);
-const _: () = assert!(EXTENTS_EVICTED_AT_ONCE < HOT_EXTENTS_MAX);
-const _: () =
-    assert!(EXTENTS_AHEAD_MAX.is_power_of_two() && (EXTENTS_AHEAD_MAX as usize) < HOT_EXTENTS_MAX / 2);
-const _: () = assert!(HOT_EXTENTS_MAX * 4 + LINEAGE_HISTORY_MAX * 16 + 1024 < SLOT_BYTES);
+const _: () = assert!(ZONES_MAX.is_power_of_two() && ZONES_AHEAD_MIN.is_power_of_two());
+const _: () = assert!(HASTE_WRITES < HOT_WRITES_MIN / LEAVINGS_PER_STAY);
+const _: () = assert!(ZONES_MAX / 8 + LINEAGE_HISTORY_MAX * 16 + 1024 < SLOT_BYTES);
 const _: () = assert!(in_memory(REGION_BYTES) + 1024 < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_REGIONS_MAX * 33 + 64 < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_RUNS_MAX * 12 + 64 < FRAME_BYTES_MAX);

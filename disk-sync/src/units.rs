@@ -3,14 +3,17 @@
 //! ```text
 //!   leaf    64 KiB   what is hashed, compared and sent; one bit of a dirty map
 //!   region   1 MiB   16 leaves: what is compared first
-//!   extent   4 MiB   64 leaves, one word of a dirty map: what the activity log counts
+//!   extent   4 MiB   64 leaves, one word of a dirty map
 //! ```
 //!
-//! The last leaf, region and extent of an image may be short.
+//! A fourth one follows from the image's length: a **zone** is what the activity log counts, an extent or, of an image above
+//! 256 GiB, as many of them as it takes to have at most [`ZONES_MAX`] zones.
+//!
+//! The last leaf, region, extent and zone of an image may be short.
 
 use std::ops::Range;
 
-use crate::limits::IMAGE_BYTES_MAX;
+use crate::limits::{IMAGE_BYTES_MAX, ZONES_MAX};
 
 /// Bytes of a mebibyte.
 pub const MEBIBYTE: u64 = 1024 * 1024;
@@ -95,6 +98,37 @@ impl ImageLength {
         self.0.div_ceil(EXTENT_BYTES)
     }
 
+    /// Extents of a whole zone: a power of two.
+    const fn extents_per_zone(self) -> u64 {
+        self.extents().div_ceil(ZONES_MAX as u64).next_power_of_two()
+    }
+
+    /// Its zones, the last of which may be short.
+    #[must_use]
+    pub(crate) fn zones(self) -> u32 {
+        zone_number(self.extents().div_ceil(self.extents_per_zone()))
+    }
+
+    /// The leaves of the zone, and those that would follow if it is short.
+    #[must_use]
+    pub(crate) fn leaves_of_zone(self, zone: u32) -> Run {
+        let count = self.extents_per_zone() * EXTENT_LEAVES;
+        Run::new(u64::from(zone) * count, count)
+    }
+
+    /// The zones that `bytes` touch.
+    #[must_use]
+    pub(crate) fn zones_touched(self, bytes: &Range<u64>) -> Range<u32> {
+        let zone_bytes = self.extents_per_zone() * EXTENT_BYTES;
+        let first = bytes.start / zone_bytes;
+        let end = if bytes.is_empty() {
+            first
+        } else {
+            bytes.end.div_ceil(zone_bytes)
+        };
+        zone_number(first)..zone_number(end)
+    }
+
     /// Where the bytes of `leaves` lie.
     #[must_use]
     pub fn bytes_of(self, leaves: &Run) -> Range<u64> {
@@ -125,6 +159,11 @@ impl ImageLength {
         let first = (bytes.start / LEAF_BYTES).min(end);
         Run::new(first, if bytes.is_empty() { 0 } else { end - first })
     }
+}
+
+/// What lies beyond every image is in its last zone: nobody may write there anyway.
+fn zone_number(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Some leaves, or regions, in a row.

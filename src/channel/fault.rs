@@ -46,3 +46,18 @@ pub enum Misbehaviour {
     #[error("a frame of kind {0} is out of place")]
     OutOfPlace(&'static str),
 }
+
+impl Misbehaviour {
+    /// The name used in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gap { .. } => "log-gap",
+            Self::Flood(_) => "log-flood",
+            Self::Unsent { .. } => "unsent-acknowledged",
+            Self::Backwards { .. } => "acknowledgement-taken-back",
+            Self::Impossible { .. } => "impossible-position",
+            Self::OutOfPlace(_) => "out-of-place",
+        }
+    }
+}

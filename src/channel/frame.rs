@@ -73,6 +73,14 @@ pub struct LogFrame {
     pub batch: Arc<[u8]>,
 }
 
+impl LogFrame {
+    /// What it takes of the connection, before TLS.
+    #[must_use]
+    pub fn byte_count(&self) -> u64 {
+        (HEAD_BYTES + size_of::<LogHead>() + self.batch.len()) as u64
+    }
+}
+
 /// How far the backup is. Each number stands for everything before it as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ack {

@@ -1,5 +1,8 @@
 //! What an open connection lets through: frames of its own session, that the other end may send.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::fault::Misbehaviour;
 use super::frame::{Frame, Message};
 use super::session::{Side, Tag};
@@ -9,17 +12,17 @@ use super::session::{Side, Tag};
 pub struct Gate {
     tag: Tag,
     from: Side,
-    foreign: u64,
+    foreign: Arc<AtomicU64>,
 }
 
 impl Gate {
     /// For a session with `tag`, whose other end is `from`.
     #[must_use]
-    pub const fn new(tag: Tag, from: Side) -> Self {
+    pub fn new(tag: Tag, from: Side) -> Self {
         Self {
             tag,
             from,
-            foreign: 0,
+            foreign: Arc::default(),
         }
     }
 
@@ -29,7 +32,7 @@ impl Gate {
     /// Where the other end may not say that.
     pub fn admit(&mut self, frame: Frame) -> Result<Option<Message>, Misbehaviour> {
         if frame.tag != self.tag {
-            self.foreign += 1;
+            self.foreign.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
         let may_say = match (&frame.message, self.from) {
@@ -47,9 +50,9 @@ impl Gate {
         }
     }
 
-    /// How many frames were of other sessions.
+    /// How many frames were of other sessions, as it is counted on.
     #[must_use]
-    pub const fn foreign(&self) -> u64 {
-        self.foreign
+    pub fn foreign(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.foreign)
     }
 }

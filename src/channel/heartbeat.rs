@@ -118,6 +118,18 @@ pub struct Dropped {
 }
 
 impl Dropped {
+    /// Each number with the name used in JSON of why.
+    #[must_use]
+    pub const fn by_name(&self) -> [(&'static str, u64); 5] {
+        [
+            ("heartbeat-malformed", self.malformed),
+            ("heartbeat-foreign", self.foreign),
+            ("heartbeat-reflected", self.reflected),
+            ("heartbeat-forged", self.forged),
+            ("heartbeat-replayed", self.replayed),
+        ]
+    }
+
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u64 {

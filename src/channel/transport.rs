@@ -18,6 +18,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use antipode_certs::tls::{LiveCredentials, Secured, TlsError};
@@ -80,6 +81,20 @@ impl TransportError {
     #[must_use]
     pub const fn is_fault_of_peer(&self) -> bool {
         matches!(self, Self::Frame(_) | Self::Misbehaviour(_))
+    }
+
+    /// By which name it is shown that one end was refused by the other; none where nothing but a wire broke, or the other
+    /// end left.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Certificate(_) => Some("certificate"),
+            Self::Tls(TlsError::Alert(_)) => Some("own-certificate"),
+            Self::Frame(_) => Some("no-frame"),
+            Self::Misbehaviour(fault) => Some(fault.name()),
+            Self::Refused(refusal) | Self::Left(ByeReason::Refused(refusal)) => Some(refusal.name()),
+            Self::Io(_) | Self::Late | Self::Tls(_) | Self::Left(_) | Self::Closed => None,
+        }
     }
 }
 
@@ -366,9 +381,9 @@ impl Reader {
         }
     }
 
-    /// How many frames were of other sessions.
+    /// How many frames were of other sessions, as it is counted on.
     #[must_use]
-    pub const fn foreign(&self) -> u64 {
+    pub fn foreign(&self) -> Arc<AtomicU64> {
         self.gate.foreign()
     }
 }

@@ -55,7 +55,7 @@ exit_codes! {
     /// The disk is missing, has a wrong size, or cannot be opened.
     DiskRefused = 13, "disk-refused", "The disk is missing, cannot be opened, or is no multiple of 512 bytes.", "Name the right image, or mend its size or rights.";
     /// Another process holds the disk.
-    DiskLocked = 14, "disk-locked", "Another process holds the disk.", "Stop the other VM or tool that uses it.";
+    DiskLocked = 14, "disk-locked", "Another process holds the disk, or it is mounted.", "Stop the other VM or tool that uses it.";
     /// The TAP interface is missing, busy or not ours.
     TapRefused = 15, "tap-refused", "The TAP interface is missing, busy, or not permitted.", "Create it for this user with `ip tuntap add`, or stop its other user.";
     /// There is no KVM here.
@@ -99,7 +99,7 @@ exit_codes! {
     /// Copying one replica over the other would do harm.
     SyncRefused = 51, "sync-refused", "Copying one replica over the other would do harm; the message says why. Nothing was changed.", "Do what the message says, or swap source and target.";
     /// A sync ended early.
-    SyncInterrupted = 52, "sync-interrupted", "A sync ended early: the connection broke, or the other end gave up. A target that was touched says `syncing`.", "Mend what the message names and run the same command again: it goes on where it was.";
+    SyncInterrupted = 52, "sync-interrupted", "A sync, or a look at another host's image, ended early: the connection broke, or the other end gave up. A target that was touched says `syncing`.", "Mend what the message names and run the same command again: it goes on where it was.";
     /// A replica's metadata cannot be used.
     ReplicaRefused = 53, "replica-refused", "A replica's metadata is missing, damaged, or of another version; or the replica is not clean, and a VM shall run on it.", "Make it with `antipode disk create`, or restore it; a damaged replica is made anew with `--empty` and synced, one that is not clean is synced.";
     /// The data of a tiebreaker's node cannot be used.

@@ -65,6 +65,21 @@ pub struct Surroundings<'a> {
     pub protect_again: Option<ShownReprotect>,
     /// What was measured.
     pub measured: Measured,
+    /// What was refused.
+    pub refused: &'a [Refusal],
+}
+
+/// Something that was refused: of the other site, of whoever came in its place, or of this site by the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// What, as one word for scripts.
+    pub what: &'static str,
+    /// The same as a sentence, of the last time.
+    pub because: String,
+    /// How often, since this process began.
+    pub count: u64,
+    /// When last, in seconds since 1970.
+    pub last: i64,
 }
 
 /// What the driver has measured of late.
@@ -82,6 +97,10 @@ pub struct Measured {
     pub echo_p50: Option<Duration>,
     /// What 99 of 100 echoes did not exceed.
     pub echo_p99: Option<Duration>,
+    /// Bytes of log that were handed to the connection since lockstep began.
+    pub log_bytes: Option<u64>,
+    /// The same in a second of late.
+    pub log_bytes_per_second: Option<u64>,
     /// How long the guest stood still when it was protected.
     pub stun: Option<Duration>,
     /// When the other site was lost: from its last word to the question of who may be live.
@@ -142,6 +161,10 @@ pub struct Status {
     pub echo_ms_p50: Option<f64>,
     /// What 99 of 100 echoes do not exceed.
     pub echo_ms_p99: Option<f64>,
+    /// Bytes of log that were handed to the connection since lockstep began.
+    pub log_bytes: Option<u64>,
+    /// The same in a second of late.
+    pub log_bytes_per_second: Option<u64>,
     /// How long the guest stood still when it was protected.
     pub stun_ms: Option<f64>,
     /// When the other site was lost: from its last word to the claim.
@@ -158,6 +181,8 @@ pub struct Status {
     pub resync: Option<Resync>,
     /// What restores the protection by itself; none of a VM that is not to be protected.
     pub protect_again: Option<ShownReprotect>,
+    /// What was refused. It harms nothing; so it makes nothing less green.
+    pub refused: Vec<Refusal>,
     /// Whether there is no gap.
     pub green: bool,
     /// Why not, as one word for scripts: [`Cause`] in kebab case, and after a slash what it is about.
@@ -201,6 +226,8 @@ impl Status {
             flush_hold_ms_p99: measured.flush_hold_p99.map(milliseconds),
             echo_ms_p50: measured.echo_p50.map(milliseconds),
             echo_ms_p99: measured.echo_p99.map(milliseconds),
+            log_bytes: measured.log_bytes,
+            log_bytes_per_second: measured.log_bytes_per_second,
             stun_ms: measured.stun.map(milliseconds),
             detection_ms: measured.detection.map(milliseconds),
             claim_ms: measured.claim.map(milliseconds),
@@ -213,6 +240,7 @@ impl Status {
             }),
             resync: around.resync,
             protect_again: around.protect_again,
+            refused: around.refused.to_vec(),
             green: view.green && away.is_none(),
             cause: cause.map(word),
             because: cause.map(|cause| because(cause, around.trouble)),
@@ -320,6 +348,12 @@ mod tests {
             }),
             protect_again: None,
             measured,
+            refused: &[Refusal {
+                what: "log-gap",
+                because: "log frame 4 came where 2 is due".to_owned(),
+                count: 1,
+                last: 1_000_007,
+            }],
         };
         serde_json::to_value(Status::new(view, around)).unwrap()
     }
@@ -332,15 +366,21 @@ mod tests {
             "lag_ms": 12.345, "lag_bytes": 6, "lag_exits": 7, "rtt_ms": 40.0,
             "output_hold_ms_p50": 41.5, "output_hold_ms_p99": null,
             "flush_hold_ms_p50": 40.2, "flush_hold_ms_p99": null, "echo_ms_p50": null, "echo_ms_p99": null,
+            "log_bytes": 81_000, "log_bytes_per_second": 4_000,
             "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
             "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
             "protect_again": null,
+            "refused": [{
+                "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
+            }],
             "green": true, "cause": null, "because": null, "since": 1_000_000, "next": null,
         });
         let measured = Measured {
             output_hold_p50: Some(Duration::from_micros(41_500)),
             flush_hold_p50: Some(Duration::from_micros(40_200)),
+            log_bytes: Some(81_000),
+            log_bytes_per_second: Some(4_000),
             ..Measured::default()
         };
         assert_eq!(shown_with(&view(PhaseName::Primary, None), measured), expected);

@@ -108,7 +108,8 @@ impl<S: LogSource> Standby<S> {
                 source,
             })?;
             live.want_hold();
-            self.phase = Phase::Live(Box::new(live.after(arrived)));
+            let live = live.after(arrived).telling(Arc::clone(&self.position));
+            self.phase = Phase::Live(Box::new(live));
         }
         match &mut self.phase {
             Phase::Live(live) => Ok(live),
@@ -181,7 +182,9 @@ impl<S: LogSource> Timeline for Standby<S> {
     }
 
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
-        self.position.store(trace.ordinal.get(), Ordering::Relaxed);
+        if let Phase::Following(..) = self.phase {
+            self.position.store(trace.ordinal.get(), Ordering::Relaxed);
+        }
         // A guest is entered only when the log reaches past its exit, so its next exit is always covered.
         self.present().exited(trace)
     }

@@ -17,6 +17,8 @@ use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 
 /// The least and the most that the failure timeout's floor may be, in milliseconds.
 const FLOOR_MS: RangeInclusive<u64> = 50..=60_000;
+/// The least and the most that may be kept of a guest's frames, in MiB.
+const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
 /// Nodes of a tiebreaker.
 const NODES: usize = 3;
 
@@ -43,6 +45,8 @@ pub struct SiteConfig {
     pub failure_timeout_floor: Duration,
     /// Whether a VM that has lost its backup is protected again by itself.
     pub protects_again: bool,
+    /// How much is kept of the frames that each guest puts out, for whoever checks two sites; nothing as a rule.
+    pub keep_frames_bytes: Option<u64>,
 }
 
 impl SiteConfig {
@@ -67,7 +71,7 @@ fn parse(text: &str, folder: &Path) -> Result<SiteConfig, Vec<ConfigMistake>> {
 
 /// `None` only if a mistake was noted.
 fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> Option<SiteConfig> {
-    let known = &["certificates", "site", "peer", "tiebreaker", "failure"];
+    let known = &["certificates", "site", "peer", "tiebreaker", "failure", "check"];
     let root = Section::root(document, known, mistakes);
     let path = |value: &DeValue<'_>| values::path(value, folder);
     let credentials = section(root, "certificates", &["credentials", "trust"], mistakes).map(|section| {
@@ -107,6 +111,12 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let protects_again =
         failure.and_then(|section| section.optional("protect_again", mistakes, values::boolean));
+    let check = root.subsection("check", &["keep_frames_mib"], mistakes);
+    let keep_frames = check.and_then(|section| {
+        section.optional("keep_frames_mib", mistakes, |value| {
+            values::number(value, &KEEP_FRAMES_MIB)
+        })
+    });
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
@@ -120,6 +130,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
         protects_again: protects_again.unwrap_or(true),
+        keep_frames_bytes: keep_frames.map(|mebibytes| mebibytes << 20),
     })
 }
 
@@ -218,12 +229,20 @@ mod tests {
         assert_eq!(config.vm_ports, 7410..=7499);
         assert_eq!(config.allowed_differences, ["microcode"]);
         assert!(config.protects_again);
+        assert_eq!(
+            config.keep_frames_bytes, None,
+            "traffic is kept only where that is asked for"
+        );
+        let checked = format!("{}\n[check]\nkeep_frames_mib = 64\n", sample());
+        let config = parse(&checked, Path::new("")).unwrap();
+        assert_eq!(config.keep_frames_bytes, Some(64 << 20));
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
-                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n";
+                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
+                    [check]\nkeep_frames_mib = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -246,6 +265,7 @@ mod tests {
                 12,
                 "protect_again must be true or false, here it is a whole number",
             ),
+            (14, "keep_frames_mib is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

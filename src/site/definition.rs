@@ -104,6 +104,13 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
     })
 }
 
+/// BLAKE3 of what the machine is made of.
+#[must_use]
+pub(super) fn recipe_of(offer: &Offer) -> [u8; 32] {
+    // Only a `Serialize` that fails by itself can fail here, and this one is derived.
+    *blake3::hash(&serde_json::to_vec(offer).unwrap_or_default()).as_bytes()
+}
+
 /// Takes the VM that the file at `source` describes into a site's state: kernel and initrd are copied, its disk becomes a
 /// replica where it is none.
 ///

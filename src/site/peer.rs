@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
-use antipode_disk_sync::protocol::Link;
+use antipode_disk_sync::protocol::{Link, LinkError};
 use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
-use crate::machine::probe::HostKind;
+use crate::machine::probe::{Difference, HostKind};
 use crate::protocol::limits::CALL_PATIENCE;
 use crate::protocol::reprotect::Called;
 
@@ -77,6 +77,56 @@ pub struct Prepared {
     pub transfer_port: u16,
 }
 
+/// Why a site does not make itself ready to be a VM's copy. Nothing has changed there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Unready {
+    /// The two hosts would not stay in lockstep.
+    #[error("the hosts differ in {}; what may differ is named there in [peer] allow_different", told(.0))]
+    HostsDiffer(Vec<Difference>),
+    /// It has such a VM, and is to it what excludes that it follows.
+    #[error("VM {vm} is {role} there")]
+    Busy {
+        /// The VM.
+        vm: Name,
+        /// What the site is to it.
+        role: String,
+    },
+    /// Its host fails it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Unready {
+    /// The name used in JSON of what was refused; none where nobody has done anything wrong.
+    pub(crate) const fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::HostsDiffer(_) => Some("hosts-differ"),
+            Self::Busy { .. } => Some("role"),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+fn told(differences: &[Difference]) -> String {
+    let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    told.join(", ")
+}
+
+/// Why the other site's supervisor does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// It is not reached, or is not whom it must be, or takes us for another.
+    #[error("{0}: {1}")]
+    Link(String, LinkError),
+    /// The connection failed, or it said what is no answer.
+    #[error("{0}")]
+    Failed(String),
+    /// It refuses.
+    #[error("the other site: {0}")]
+    Refused(Unready),
+}
+
 /// Where the other site's supervisor is reached, and who it must be.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
@@ -100,34 +150,35 @@ impl Caller {
     /// Has it become ready for a copy.
     ///
     /// # Errors
-    /// In words, what is in the way.
-    pub(crate) fn prepare(&self, prepare: Prepare, host: HostKind) -> Result<Prepared, String> {
-        let question = Question::Prepare { prepare, host };
-        match self.ask(&question, PREPARE_PATIENCE)? {
-            Ok(Answer::Prepared(prepared)) => Ok(prepared),
-            Ok(Answer::Free) => Err("the other site answered something else".to_owned()),
-            Err(why) => Err(format!("the other site: {why}")),
+    /// [`PrepareError`].
+    pub(crate) fn prepare(&self, prepare: Prepare, host: HostKind) -> Result<Prepared, PrepareError> {
+        match self.ask(&Question::Prepare { prepare, host }, PREPARE_PATIENCE)? {
+            Answer::Prepared(prepared) => Ok(prepared),
+            Answer::Free => Err(PrepareError::Failed(
+                "the other site answered something else".to_owned(),
+            )),
         }
     }
 
     /// Whether it is there, and could take a copy of `vm`.
     pub(crate) fn call(&self, vm: &Name) -> Called {
-        let question = Question::IsFree { vm: vm.clone() };
-        match self.ask(&question, CALL_PATIENCE) {
-            Ok(Ok(_)) => Called::Free,
-            Ok(Err(why)) => Called::Busy(format!("the other site: {why}")),
-            Err(why) => Called::Away(why),
+        match self.ask(&Question::IsFree { vm: vm.clone() }, CALL_PATIENCE) {
+            Ok(_) => Called::Free,
+            Err(refused @ PrepareError::Refused(_)) => Called::Busy(refused.to_string()),
+            Err(failed) => Called::Away(failed.to_string()),
         }
     }
 
-    fn ask(&self, question: &Question, patience: Duration) -> Result<Result<Answer, String>, String> {
+    fn ask(&self, question: &Question, patience: Duration) -> Result<Answer, PrepareError> {
+        let failed = |error| PrepareError::Link(self.address.clone(), error);
         let link = Link::connect_within(&self.address, &self.credentials, self.rule(), patience);
-        let link = link.map_err(|error| format!("{}: {error}", self.address))?;
+        let link = link.map_err(failed)?;
         link.limit_silence(patience)
-            .map_err(|error| format!("{}: {error}", self.address))?;
+            .map_err(|error| failed(error.into()))?;
         let (mut reader, mut writer) = link.into_streams();
-        put(&mut writer, question)?;
-        take(&mut reader)
+        put(&mut writer, question).map_err(PrepareError::Failed)?;
+        let answer: Result<Answer, Unready> = take(&mut reader).map_err(PrepareError::Failed)?;
+        answer.map_err(PrepareError::Refused)
     }
 }
 
@@ -155,4 +206,41 @@ pub(super) fn take<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, Str
     let mut bytes = vec![0; length];
     reader.read_exact(&mut bytes).map_err(|error| failed(&error))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("the other site sent what is no message: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_travels_with_its_reason() {
+        let differs = Difference {
+            word: "cpu".to_owned(),
+            here: "a".to_owned(),
+            there: "b".to_owned(),
+        };
+        for (unready, name, words) in [
+            (
+                Unready::HostsDiffer(vec![differs]),
+                Some("hosts-differ"),
+                "the hosts differ in cpu (b, here a); what may differ is named there in [peer] allow_different",
+            ),
+            (
+                Unready::Busy {
+                    vm: "redis-1".parse().unwrap(),
+                    role: "solo".to_owned(),
+                },
+                Some("role"),
+                "VM redis-1 is solo there",
+            ),
+            (Unready::Failed("no KVM".to_owned()), None, "no KVM"),
+        ] {
+            let mut bytes = Vec::new();
+            put(&mut bytes, &Err::<Prepared, _>(&unready)).unwrap();
+            let answer: Result<Prepared, Unready> = take(&mut &bytes[..]).unwrap();
+            let told = answer.unwrap_err();
+            assert_eq!(told, unready);
+            assert_eq!((told.name(), told.to_string().as_str()), (name, words));
+        }
+    }
 }

@@ -10,6 +10,7 @@
 //!   STATE/vms/NAME/control.sock    its process's
 //!   STATE/vms/NAME/lock            held by its process, from before it listens until after it has stopped to
 //!   STATE/vms/NAME/log, console    what its process logs, and what its guest shows
+//!   STATE/vms/NAME/frames[.old]    what its guest sent, if that is kept for a check
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -115,18 +116,26 @@ impl VmFolder {
         Ok(file)
     }
 
+    /// The file `name`, new and empty, for its owner alone.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.file(name))
+    }
+
     /// Writes `bytes` as the file `name`: it is there whole, durably, or not at all.
     ///
     /// # Errors
     /// When the host refuses.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+        let mut file = self.create(&format!("{name}.new"))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;

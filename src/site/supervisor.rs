@@ -8,8 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
@@ -20,9 +19,12 @@ use serde_json::{Value, json};
 
 use super::config::SiteConfig;
 use super::guest::happening::Request;
-use super::peer::{self, Answer, Prepare, Prepared, Question};
+use super::guest::refusals::{Fault, Refusals};
+use super::peer::{self, Answer, Prepare, Prepared, Question, Unready};
 use super::store::VmFolder;
 use super::{control, definition};
+use crate::base::callers::take_calls;
+use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 use crate::machine::probe::HostKind;
 
@@ -62,6 +64,7 @@ pub struct Supervisor {
     config: SiteConfig,
     config_path: PathBuf,
     credentials: Arc<LiveCredentials>,
+    refusals: Mutex<Refusals>,
 }
 
 impl Supervisor {
@@ -78,6 +81,7 @@ impl Supervisor {
             credentials: credentials.map_err(|error| error.to_string())?,
             config_path: std::fs::canonicalize(path).map_err(|error| error.to_string())?,
             config,
+            refusals: Mutex::default(),
         })
     }
 
@@ -93,9 +97,14 @@ impl Supervisor {
         ready();
         let supervisor = Arc::new(self);
         let for_peers = Arc::clone(&supervisor);
-        let serving = std::thread::Builder::new()
-            .name("peers".into())
-            .spawn(move || for_peers.serve_peers(&peers));
+        let serving = std::thread::Builder::new().name("peers".into()).spawn(move || {
+            take_calls(&peers, CALLS_MAX, move |stream, from| {
+                if let Err(fault) = for_peers.serve_peer(stream) {
+                    tracing::warn!(%from, "a call of another site: {}", fault.why);
+                    for_peers.refused(&fault);
+                }
+            })
+        });
         serving.map_err(|error| error.to_string())?;
         let for_vms = Arc::clone(&supervisor);
         let resuming = std::thread::Builder::new()
@@ -134,7 +143,10 @@ impl Supervisor {
             );
             let resumed = runs
                 .map_err(|error| error.to_string())
-                .and_then(|_| self.ensure_process(&name, None))
+                .and_then(|_| {
+                    self.ensure_process(&name, None)
+                        .map_err(|unready| unready.to_string())
+                })
                 .and_then(|_| {
                     control::ask(&folder.control(), &Request::Resume).map_err(|error| error.to_string())
                 });
@@ -176,7 +188,8 @@ impl Supervisor {
                         "there is no VM {name} here; `antipode vm create` makes it known"
                     ));
                 }
-                self.ensure_process(name, None)?;
+                self.ensure_process(name, None)
+                    .map_err(|unready| unready.to_string())?;
                 control::ask(&folder.control(), &Request::Start).map_err(|error| error.to_string())
             }
             SiteRequest::Replace { name } => {
@@ -191,7 +204,7 @@ impl Supervisor {
             SiteRequest::List => {
                 let names = VmFolder::all(&self.config.state).map_err(|error| error.to_string())?;
                 let vms: Vec<Value> = names.iter().map(|name| self.shown(name)).collect();
-                Ok(json!({ "ok": true, "vms": vms }))
+                Ok(json!({ "ok": true, "vms": vms, "refused": self.refusals().shown() }))
             }
         }
     }
@@ -203,24 +216,24 @@ impl Supervisor {
     }
 
     /// Starts the VM's process if none runs, and waits until it can be asked.
-    fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, String> {
+    fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, Unready> {
         let folder = VmFolder::of(&self.config.state, name);
         match (role_of(&folder), join) {
-            (Some(role), _) if is_over(&role) => end(&folder)?,
-            (Some(role), Some(_)) => return Err(busy(name, &role)),
+            (Some(role), _) if is_over(&role) => end(&folder).map_err(Unready::Failed)?,
+            (Some(role), Some(join)) => return Err(busy(&join.vm, role)),
             _ => {}
         }
         if control::ask(&folder.control(), &Request::Ports).is_err() {
-            self.spawn(name, join)?;
+            self.spawn(name, join).map_err(Unready::Failed)?;
         }
         control::until(READY_PATIENCE, || {
             control::ask(&folder.control(), &Request::Ports).ok()
         })
         .ok_or_else(|| {
-            format!(
+            Unready::Failed(format!(
                 "the VM's process does not answer; see {}",
                 folder.file("log").display()
-            )
+            ))
         })
     }
 
@@ -258,66 +271,52 @@ impl Supervisor {
         waiting.map(drop).map_err(failed)
     }
 
-    /// Takes calls, each on a thread of its own: one that says nothing holds up nobody.
-    fn serve_peers(self: &Arc<Self>, listener: &TcpListener) {
-        let under_way = Arc::<AtomicUsize>::default();
-        for stream in listener.incoming() {
-            if under_way.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (supervisor, counted) = (Arc::clone(self), Arc::clone(&under_way));
-            let serving = std::thread::Builder::new().spawn(move || {
-                let served = stream
-                    .map_err(|error| error.to_string())
-                    .and_then(|stream| supervisor.serve_peer(stream));
-                counted.fetch_sub(1, Ordering::Relaxed);
-                if let Err(why) = served {
-                    tracing::warn!("a call of another site: {why}");
-                }
-            });
-            if let Err(error) = serving {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                tracing::warn!(%error, "a call of another site could not be taken");
-            }
-        }
-    }
-
-    fn serve_peer(&self, stream: TcpStream) -> Result<(), String> {
+    fn serve_peer(&self, stream: TcpStream) -> Result<(), Fault> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.config.peer.clone(),
         });
-        let link = Link::accept(stream, &self.credentials, rule).map_err(|error| error.to_string())?;
+        let link = Link::accept(stream, &self.credentials, rule).map_err(|error| Fault::from(&error))?;
         let (mut reader, mut writer) = link.into_streams();
-        let answer = match peer::take(&mut reader)? {
+        let answer = match peer::take(&mut reader).map_err(Fault::failed)? {
             Question::IsFree { vm } => self.is_free(&vm).map(|()| Answer::Free),
-            Question::Prepare { prepare, host } => self.prepare(&prepare, &host).map(Answer::Prepared),
+            Question::Prepare { prepare, host } => self
+                .prepare(&prepare, &host)
+                .inspect_err(|unready| {
+                    self.refused(&Fault {
+                        refusal: unready.name(),
+                        why: format!("VM {}: {unready}", prepare.vm),
+                    });
+                })
+                .map(Answer::Prepared),
         };
-        peer::put(&mut writer, &answer)
+        peer::put(&mut writer, &answer).map_err(Fault::failed)
+    }
+
+    fn refused(&self, fault: &Fault) {
+        self.refusals().note(wall_clock_unix_seconds(), fault);
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a copy of `vm` may come: none is here, or it has come to its end.
-    fn is_free(&self, vm: &Name) -> Result<(), String> {
-        let role = role_of(&VmFolder::of(&self.config.state, vm.as_str()));
-        match role {
-            Some(role) if !is_over(&role) => Err(busy(vm.as_str(), &role)),
+    fn is_free(&self, vm: &Name) -> Result<(), Unready> {
+        match role_of(&VmFolder::of(&self.config.state, vm.as_str())) {
+            Some(role) if !is_over(&role) => Err(busy(vm, role)),
             _ => Ok(()),
         }
     }
 
-    fn prepare(&self, prepare: &Prepare, host: &HostKind) -> Result<Prepared, String> {
-        let here = HostKind::of_this_host().map_err(|error| error.to_string())?;
+    fn prepare(&self, prepare: &Prepare, host: &HostKind) -> Result<Prepared, Unready> {
+        let here = HostKind::of_this_host().map_err(|error| Unready::Failed(error.to_string()))?;
         let differences = here.differences(host, &self.config.allowed_differences);
         if !differences.is_empty() {
-            let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
-            return Err(format!(
-                "the hosts differ in {}; what may differ is named there in [peer] allow_different",
-                told.join(", ")
-            ));
+            return Err(Unready::HostsDiffer(differences));
         }
         let ports = self.ensure_process(prepare.vm.as_str(), Some(prepare))?;
-        serde_json::from_value(ports).map_err(|error| error.to_string())
+        serde_json::from_value(ports).map_err(|error| Unready::Failed(error.to_string()))
     }
 }
 
@@ -332,8 +331,8 @@ fn is_over(role: &str) -> bool {
     matches!(role, "stale" | "stopped" | "idle")
 }
 
-fn busy(name: &str, role: &str) -> String {
-    format!("VM {name} is {role} there")
+fn busy(vm: &Name, role: String) -> Unready {
+    Unready::Busy { vm: vm.clone(), role }
 }
 
 /// Ends a process that only shows what became of its VM.

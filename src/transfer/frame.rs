@@ -149,7 +149,50 @@ pub(super) enum Head {
     /// The machine is the one that was sent. No body.
     Ready,
     /// It cannot be done, and why. No body.
-    Refuse(String),
+    Refuse(Unfit),
+}
+
+/// Why a site does not become the machine that is offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{why}")]
+pub struct Unfit {
+    /// Of which kind.
+    pub kind: UnfitKind,
+    /// In words.
+    pub why: String,
+}
+
+impl Unfit {
+    /// Of this kind, in words.
+    pub fn new(kind: UnfitKind, why: impl ToString) -> Self {
+        let why = why.to_string();
+        Self { kind, why }
+    }
+}
+
+/// Kinds of reasons why a site does not become the machine that is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnfitKind {
+    /// Its replica is of another VM or another history, and may not be overwritten.
+    OtherDisk,
+    /// What has arrived is not the machine that was sent.
+    OtherMachine,
+    /// Its host fails it.
+    Host,
+    /// Nothing more is wanted.
+    GivenUp,
+}
+
+impl UnfitKind {
+    /// The name used in JSON of what was refused; none where nobody has done anything wrong.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::OtherDisk => Some("other-disk"),
+            Self::OtherMachine => Some("other-machine"),
+            Self::Host | Self::GivenUp => None,
+        }
+    }
 }
 
 /// Why there is no next frame.
@@ -166,7 +209,7 @@ pub enum FrameError {
     OutOfTurn(&'static str),
     /// The other site cannot go on.
     #[error("the other site: {0}")]
-    Refused(String),
+    Refused(Unfit),
 }
 
 impl Head {

@@ -37,7 +37,7 @@ mod target;
 mod tests;
 
 pub use disk::Resync;
-pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream};
+pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
 pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
 pub use target::{Arrived, Arriving, Reception, TargetError, receive};
 

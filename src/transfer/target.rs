@@ -6,7 +6,8 @@ use antipode_disk_sync::disk::SyncTarget;
 use antipode_disk_sync::units::Run;
 
 use super::disk::{MARKS_EXTENTS, parse_hashes};
-use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream};
+use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
+use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
 use crate::machine::{CopiedPage, RamSums};
@@ -40,8 +41,8 @@ pub enum TargetError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// This site cannot become that machine.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(Unfit),
 }
 
 /// What this site makes of an offer.
@@ -49,13 +50,13 @@ pub trait Reception {
     /// Makes ready what the offer names, of the kernel and the initrd. Answers with the disk that is to be filled.
     ///
     /// # Errors
-    /// In words, why it cannot be.
+    /// Why it cannot be. Then the replica that is there is as it was.
     fn prepare(
         &mut self,
         offer: &Offer,
         kernel: Vec<u8>,
         initrd: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String>;
+    ) -> Result<Option<SyncTarget>, Unfit>;
 
     /// Takes a piece of the machine. False if nobody takes it any more.
     fn take(&mut self, piece: Arriving) -> bool;
@@ -63,14 +64,14 @@ pub trait Reception {
     /// Something has arrived: the other site is there. Said for every frame.
     ///
     /// # Errors
-    /// In words, why nothing more is wanted.
-    fn heard(&mut self) -> Result<(), String>;
+    /// Why nothing more is wanted.
+    fn heard(&mut self) -> Result<(), Unfit>;
 
     /// Waits until the machine is what was sent.
     ///
     /// # Errors
-    /// In words, what it is not.
-    fn restored(&mut self) -> Result<(), String>;
+    /// What it is not.
+    fn restored(&mut self) -> Result<(), Unfit>;
 }
 
 /// Receives a machine to its end: when this returns well, this site is that machine.
@@ -108,6 +109,9 @@ impl Target<'_> {
             (Head::Offer(offer), _) => *offer,
             (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
         };
+        if offer.kernel_bytes > KERNEL_FILE_BYTES_MAX || offer.initrd_bytes > Some(offer.memory_bytes) {
+            return Err(FrameError::Malformed("no machine boots from files that long".to_owned()).into());
+        }
         let kernel = self.take_file(&Head::Kernel, offer.kernel_bytes)?;
         let initrd = match offer.initrd_bytes {
             Some(byte_count) => Some(self.take_file(&Head::Initrd, byte_count)?),
@@ -125,6 +129,8 @@ impl Target<'_> {
                 (Head::Hashes, body) => self.compare(&body)?,
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
+                    let paused = self.disk.as_mut().map_or(Ok(()), SyncTarget::pause);
+                    paused.map_err(disk_fails)?;
                     let pages = parse_pages(&body)?;
                     self.hand_on(Arriving::Pages(pages))?;
                 }
@@ -183,15 +189,12 @@ impl Target<'_> {
             .as_mut()
             .ok_or(FrameError::OutOfTurn("hashes of a disk"))?;
         if let Some(settled) = self.compared.take() {
-            disk.settle(&settled)
-                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?;
+            disk.settle(&settled).map_err(disk_fails)?;
         }
         let mut compared = LeafSet::none(disk.length());
         let mut differ = Vec::new();
         for (index, hash) in parse_hashes(body)? {
-            let found = disk
-                .leaf_hash(index)
-                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?;
+            let found = disk.leaf_hash(index).map_err(disk_fails)?;
             compared.insert(&Run::new(index, 1));
             differ.push(u8::from(found != hash));
         }
@@ -204,8 +207,7 @@ impl Target<'_> {
             .disk
             .as_mut()
             .ok_or(FrameError::OutOfTurn("a leaf of a disk"))?;
-        disk.write_leaf(index, bytes)
-            .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))
+        disk.write_leaf(index, bytes).map_err(disk_fails)
     }
 
     fn hand_on(&mut self, piece: Arriving) -> Result<(), TargetError> {
@@ -229,7 +231,7 @@ impl Target<'_> {
         match (self.disk.take(), lineage) {
             (Some(disk), Some(lineage)) => disk
                 .finish(lineage.current, lineage.history)
-                .map_err(|error| TargetError::Refused(format!("the disk here: {error}")))?,
+                .map_err(disk_fails)?,
             (None, None) => {}
             _ => return Err(FrameError::Malformed("the disk that was offered is another".to_owned()).into()),
         }
@@ -253,6 +255,10 @@ fn resync_of(disk: &SyncTarget) -> ResyncKind {
         // What is refused is no target.
         Outcome::Full | Outcome::Refuse => ResyncKind::Full,
     }
+}
+
+fn disk_fails(error: impl std::fmt::Display) -> TargetError {
+    TargetError::Refused(Unfit::new(UnfitKind::Host, format!("the disk here: {error}")))
 }
 
 fn parse_pages(body: &[u8]) -> Result<Vec<CopiedPage>, FrameError> {

@@ -18,6 +18,7 @@ use super::frame::Head;
 use super::*;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::base::guest_memory::GuestMemory;
+use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::Part;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
 use crate::machine::launch::Birth;
@@ -137,7 +138,7 @@ impl RunningMachine for Machine {
 struct Desk {
     pages: BTreeMap<u64, u8>,
     machine: Option<Box<Arrived>>,
-    refuses: Option<String>,
+    refuses: Option<Unfit>,
     kernel_bytes: usize,
     has_enough: bool,
 }
@@ -148,7 +149,7 @@ impl Reception for Desk {
         _: &Offer,
         kernel: Vec<u8>,
         _: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String> {
+    ) -> Result<Option<SyncTarget>, Unfit> {
         self.kernel_bytes = kernel.len();
         self.refuses.clone().map_or(Ok(None), Err)
     }
@@ -161,14 +162,14 @@ impl Reception for Desk {
         true
     }
 
-    fn heard(&mut self) -> Result<(), String> {
+    fn heard(&mut self) -> Result<(), Unfit> {
         if self.has_enough {
-            return Err("nothing more is wanted".into());
+            return Err(Unfit::new(UnfitKind::GivenUp, "nothing more is wanted"));
         }
         Ok(())
     }
 
-    fn restored(&mut self) -> Result<(), String> {
+    fn restored(&mut self) -> Result<(), Unfit> {
         Ok(())
     }
 }
@@ -355,10 +356,27 @@ fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
 }
 
 #[test]
+fn files_that_nothing_boots_from_are_not_waited_for() {
+    let too_long = KERNEL_FILE_BYTES_MAX + 1;
+    for (kernel_bytes, initrd_bytes) in [(too_long, None), (1, Some(offer().memory_bytes + 1))] {
+        let (mut here, there) = streams();
+        let receiving = receiving(there, Desk::default());
+        let offer = Offer {
+            kernel_bytes,
+            initrd_bytes,
+            ..offer()
+        };
+        here.put(&Head::Offer(Box::new(offer)), &[]).unwrap();
+        let said = refusal(receiving);
+        assert!(said.contains("files that long"), "{said}");
+    }
+}
+
+#[test]
 fn a_site_that_refuses_says_why() {
     let (here, there) = streams();
     let desk = Desk {
-        refuses: Some("no room here".into()),
+        refuses: Some(Unfit::new(UnfitKind::Host, "no room here")),
         ..Desk::default()
     };
     let receiving = receiving(there, desk);
@@ -465,14 +483,14 @@ fn a_target_says_syncing_until_all_is_there() {
         SyncTarget::begin(paths.clone(), &origin("other", bytes), Consent::default()),
         Err(DiskError::Refused { .. })
     ));
-    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes), Consent::default()).unwrap();
+    let mut target = SyncTarget::begin(paths.clone(), &origin("redis", bytes), Consent::default()).unwrap();
     target.write_leaf(0, &[5; 65_536]).unwrap();
     for (index, bytes) in [(0, 65_535), (4, 1), (u64::MAX, 65_536)] {
         assert!(target.write_leaf(index, &vec![0; bytes]).is_err(), "{index}");
     }
     drop(target);
     assert!(matches!(state_of(&paths), Ok(State::Syncing(_))));
-    let target = SyncTarget::begin(paths.clone(), &origin("redis", bytes), Consent::default()).unwrap();
+    let mut target = SyncTarget::begin(paths.clone(), &origin("redis", bytes), Consent::default()).unwrap();
     assert!(!target.is_blank() && target.marks().count() == 4);
     let seen = std::fs::read(&paths.image).unwrap();
     assert!(seen[..65_536] == [5; 65_536] && seen[65_536..].iter().all(|byte| *byte == 0));
@@ -516,7 +534,7 @@ impl Reception for DiskDesk {
         offer: &Offer,
         _: Vec<u8>,
         _: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String> {
+    ) -> Result<Option<SyncTarget>, Unfit> {
         let disk = offer.disk.as_ref().unwrap();
         let origin = Origin {
             vm: "redis".parse().unwrap(),
@@ -525,18 +543,20 @@ impl Reception for DiskDesk {
             byte_count: disk.byte_count,
         };
         let target = SyncTarget::begin(self.0.clone(), &origin, Consent::default());
-        target.map(Some).map_err(|error| error.to_string())
+        target
+            .map(Some)
+            .map_err(|error| Unfit::new(UnfitKind::OtherDisk, error))
     }
 
     fn take(&mut self, _: Arriving) -> bool {
         true
     }
 
-    fn heard(&mut self) -> Result<(), String> {
+    fn heard(&mut self) -> Result<(), Unfit> {
         Ok(())
     }
 
-    fn restored(&mut self) -> Result<(), String> {
+    fn restored(&mut self) -> Result<(), Unfit> {
         Ok(())
     }
 }

@@ -9,11 +9,11 @@ use crate::units::REGION_BYTES;
 
 /// What a digest came to.
 #[derive(Debug)]
-pub struct Digest {
+pub(super) struct Digest {
     /// The tree. Leaves may not be known.
-    pub tree: Tree,
+    pub(super) tree: Tree,
     /// Bytes of the image that were read for it, or passed over as holes; the rest was known from the last digest.
-    pub bytes_hashed: u64,
+    pub(super) bytes_hashed: u64,
 }
 
 /// Why there is no digest.
@@ -29,7 +29,7 @@ pub enum DigestError {
 
 /// What of an image is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
+pub(super) enum Reading {
     /// What changed since the last digest, where that is known.
     Changed,
     /// Everything: also what a bad disk may have changed by itself.
@@ -37,17 +37,17 @@ pub enum Reading {
 }
 
 /// Digests any image, a replica's or not. What a replica comes to is kept for the next digest. `begins` is told
-/// how many bytes there are to hash, then `progress` bytes as they are done.
+/// how many bytes there are to hash, then `progress` bytes as they are done; it answers whether to go on.
 ///
 /// # Errors
 /// [`DigestError`].
-pub fn digest(
+pub(super) fn digest(
     paths: &Paths,
     wanted: Wanted,
     reading: Reading,
     threads: Threads,
     begins: &mut dyn FnMut(u64),
-    progress: &(dyn Fn(u64) + Sync),
+    progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Digest, DigestError> {
     let image = FileImage::open(&paths.image, Access::Read)?;
     image.expect_sequential_reads();

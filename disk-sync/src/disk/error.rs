@@ -66,6 +66,14 @@ pub enum DiskError {
         /// How the two relate, and why not.
         decision: Decision,
     },
+    /// What was written to the image could not be read back, or is not what was written.
+    #[error("{path}: what was written to it cannot be verified: {source}", path = path.display())]
+    Unverified {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The image's length is none that a disk can have.
     #[error("{path}: has {bytes} bytes, which is no whole number of {SECTOR_BYTES}-byte sectors above zero", path = path.display())]
     Sectors {

@@ -7,6 +7,7 @@ mod create;
 mod digest;
 mod error;
 mod kept_tree;
+mod look;
 mod service;
 mod sync_target;
 #[cfg(test)]
@@ -26,8 +27,11 @@ use crate::replica::{FileStore, Lineage, Loaded, Recovery, Replica, ReplicaError
 
 pub use crate::replica::State;
 pub use create::{NewDisk, create};
-pub use digest::{Digest, DigestError, Reading, digest};
+pub use digest::DigestError;
+
+use digest::{Digest, Reading, digest};
 pub use error::DiskError;
+pub use look::{be_compared, compare_here, compare_with, digest_for, digested};
 pub use service::{LiveDisk, Standby, open_to_read};
 pub use sync_target::{Origin, SyncTarget, adopt, leaf_hash, mark_stale, state_of};
 
@@ -238,12 +242,12 @@ impl Disk {
             });
         }
         let Opened { image, idle, .. } = &self.opened;
-        let mut lent = Lent { is_equal: false };
+        let mut lent = Lent::default();
         let side = Side {
             role,
             image,
             ledger: &mut lent,
-            summary: idle.summary(),
+            summary: Some(idle.summary()),
             marks: idle.loaded.marks(),
         };
         let report = run(side, link, options, clock, watch)?;
@@ -287,7 +291,7 @@ fn receive(
     let side = Side {
         role: Role::Target,
         image: &image,
-        summary,
+        summary: Some(summary),
         marks,
         ledger: &mut taken,
     };
@@ -353,6 +357,7 @@ fn note_equal(paths: &Paths, opened: Opened) -> Result<(), ReplicaError> {
 }
 
 /// The metadata of whoever only reads, as a session sees it: nothing is written down but that the target is equal.
+#[derive(Debug, Default)]
 struct Lent {
     is_equal: bool,
 }
@@ -419,15 +424,24 @@ pub fn sync_here(
     clock: &dyn Clock,
     watch: &mut dyn FnMut(&Status),
 ) -> Result<Report, RunError> {
+    both_here(
+        |link| source.run(Role::Source, link, options, clock, watch),
+        |link| target.run(Role::Target, link, options, clock, &mut |_| ()),
+    )
+}
+
+/// Runs both ends of a session in this process, and answers with what came of the first.
+fn both_here<T, U: Send>(
+    one: impl FnOnce(Link) -> Result<T, RunError>,
+    other: impl FnOnce(Link) -> Result<U, RunError> + Send,
+) -> Result<T, RunError> {
     let (here, there) = Link::pair().map_err(RunError::Host)?;
     std::thread::scope(|scope| {
         let other = std::thread::Builder::new()
-            .name("target".into())
-            .spawn_scoped(scope, || {
-                target.run(Role::Target, there, options, clock, &mut |_| ())
-            })
+            .name("other end".into())
+            .spawn_scoped(scope, || other(there))
             .map_err(RunError::Host)?;
-        let ours = source.run(Role::Source, here, options, clock, watch);
+        let ours = one(here);
         let theirs = other
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -439,7 +453,7 @@ pub fn sync_here(
         };
         match (ours, theirs) {
             (Err(told), Err(cause)) if only_tells(&told) => Err(cause),
-            (ours, theirs) => ours.and_then(|report| theirs.map(|_| report)),
+            (ours, theirs) => ours.and_then(|found| theirs.map(|_| found)),
         }
     })
 }

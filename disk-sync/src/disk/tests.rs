@@ -11,7 +11,7 @@ use crate::image::OpenError;
 use crate::online::Position;
 use crate::replica::{GenerationId, ReplicaId};
 use crate::tree::{Threads, Tree, Wanted};
-use crate::units::{MEBIBYTE, Run, in_memory};
+use crate::units::{LEAF_BYTES, MEBIBYTE, Run, in_memory};
 
 const REGIONS: u64 = 12;
 const BYTES: u64 = REGIONS * MEBIBYTE - 1024;
@@ -75,7 +75,7 @@ fn threads() -> Threads {
 
 fn build(paths: &Paths, wanted: Wanted) -> Tree {
     let image = FileImage::open(&paths.image, Access::Read).unwrap();
-    Tree::build(&image, threads(), wanted, &|_| ()).unwrap()
+    Tree::build(&image, threads(), wanted, &|_| true).unwrap()
 }
 
 /// Digests, checks the roots against a digest of everything, and answers how many bytes were hashed.
@@ -84,7 +84,7 @@ fn hashed(paths: &Paths, wanted: Wanted) -> u64 {
 }
 
 fn hashed_by(paths: &Paths, wanted: Wanted, reading: Reading) -> u64 {
-    let found = digest(paths, wanted, reading, threads(), &mut |_| (), &|_| ()).unwrap();
+    let found = digest(paths, wanted, reading, threads(), &mut |_| (), &|_| true).unwrap();
     let fresh = build(paths, wanted);
     assert_eq!(found.tree.content_root(), fresh.content_root());
     if wanted == Wanted::Both {
@@ -221,7 +221,7 @@ fn one_that_somebody_died_with_is_closed_by_a_sync_that_finds_nothing_to_do() {
         [&options(), &options()],
     );
     for end in ends {
-        assert_eq!(end.unwrap().finish.decision.outcome, Outcome::Nothing);
+        assert_eq!(end.unwrap().finish.decision.unwrap().outcome, Outcome::Nothing);
     }
     assert!(!info(&target).unwrap().metadata.is_in_use());
 }
@@ -563,7 +563,70 @@ fn a_machine_s_copy_looks_at_what_is_marked_and_goes_on_after_an_interruption() 
     let left = target.marks().count() - 16;
     target.settle(&settled).unwrap();
     drop(target);
-    let resumed = begin();
+    let mut resumed = begin();
     assert_eq!(resumed.decision().relation, Relation::Resuming);
     assert_eq!(resumed.marks().count(), left);
+    // Nothing is settled that the disk does not keep. What is not written is not tested.
+    spoil(&other, 7 * MEBIBYTE);
+    resumed
+        .write_leaf(6 * 16, &vec![3; in_memory(LEAF_BYTES)])
+        .unwrap();
+    resumed.settle(&settled).unwrap();
+    resumed
+        .write_leaf(7 * 16, &vec![3; in_memory(LEAF_BYTES)])
+        .unwrap();
+    spoil(&other, 7 * MEBIBYTE + 9);
+    let unkept = resumed.settle(&LeafSet::all(resumed.length()));
+    assert!(matches!(unkept, Err(DiskError::Unverified { .. })), "{unkept:?}");
+    drop(resumed);
+    assert_eq!(begin().marks().count(), left);
+}
+
+/// Changes an image as a disk does that does not keep what it was given.
+fn spoil(paths: &Paths, offset: u64) {
+    let file = OpenOptions::new().write(true).open(&paths.image).unwrap();
+    file.write_all_at(b"spoilt", offset).unwrap();
+}
+
+#[test]
+fn a_copy_is_clean_only_if_it_reads_as_what_was_written() {
+    let bench = Bench::new();
+    let leaf = vec![7; in_memory(LEAF_BYTES)];
+    let written = |name: &str, leaves: u64| {
+        let paths = bench.bare(name, None);
+        let mut target = SyncTarget::begin(paths.clone(), &origin(Some(1)), Consent::default()).unwrap();
+        (0..leaves).for_each(|index| target.write_leaf(index, &leaf).unwrap());
+        (paths, target)
+    };
+    let finish = |target: SyncTarget| target.finish([1; 16], Vec::new());
+    let (paths, mut target) = written("a", 70);
+    // Written again, with something else: the last counts. And zeros, of which nothing is kept.
+    target.write_leaf(3, &vec![8; in_memory(LEAF_BYTES)]).unwrap();
+    target.write_leaf(4, &vec![0; in_memory(LEAF_BYTES)]).unwrap();
+    target.pause().unwrap();
+    finish(target).unwrap();
+    assert_eq!(state_of(&paths).unwrap(), State::Clean);
+    for (name, place) in [("b", 0), ("c", 5 * LEAF_BYTES + 9)] {
+        let (paths, target) = written(name, 6);
+        spoil(&paths, place);
+        let error = finish(target).unwrap_err();
+        let offset = format!("offset {}", place / LEAF_BYTES * LEAF_BYTES);
+        assert!(
+            matches!(&error, DiskError::Unverified { source, .. } if source.to_string().contains(&offset)),
+            "{error}"
+        );
+        assert!(matches!(state_of(&paths).unwrap(), State::Syncing(_)));
+    }
+    // On the way it is noticed too, once there is enough to read back.
+    let (paths, mut target) = written("d", 63);
+    spoil(&paths, LEAF_BYTES);
+    target.pause().unwrap();
+    target.write_leaf(100, &leaf).unwrap();
+    let error = target.pause().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    // An image that became shorter cannot be read back.
+    let (paths, target) = written("e", 6);
+    let file = OpenOptions::new().write(true).open(&paths.image).unwrap();
+    file.set_len(LEAF_BYTES).unwrap();
+    assert!(matches!(finish(target), Err(DiskError::Unverified { .. })));
 }

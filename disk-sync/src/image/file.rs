@@ -1,9 +1,9 @@
 //! A raw file or a block device.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -22,7 +22,8 @@ pub enum Access {
     Read,
     /// For reading, while somebody else may be writing to it: what is read is of no particular moment.
     ReadUnlocked,
-    /// For reading and writing: nobody else may have it open.
+    /// For reading and writing: nobody else may have it open. Of a block device the kernel sees to that too (`O_EXCL`):
+    /// one that is mounted, or part of a RAID or volume group, is refused.
     Write,
 }
 
@@ -43,8 +44,8 @@ pub enum OpenError {
         /// The image.
         path: PathBuf,
     },
-    /// Another process has it.
-    #[error("{path}: is in use by another process", path = path.display())]
+    /// Another process has it, or of a device the kernel itself.
+    #[error("{path}: is in use: another process has it, or it is mounted", path = path.display())]
     Locked {
         /// The image.
         path: PathBuf,
@@ -81,7 +82,18 @@ impl FileImage {
         };
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
-        let mut file = options.open(path).map_err(refused)?;
+        let locked = || OpenError::Locked {
+            path: path.to_owned(),
+        };
+        // Of a file the flag means nothing, and what it would mean is left open: only a device is opened with it.
+        let is_device = fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+        if is_device && access == Access::Write {
+            options.custom_flags(nix::libc::O_EXCL);
+        }
+        let mut file = options.open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => locked(),
+            _ => refused(error),
+        })?;
         let kind = file.metadata().map_err(refused)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::WrongKind {
@@ -90,11 +102,7 @@ impl FileImage {
         }
         match lock(&file, access) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked {
-                    path: path.to_owned(),
-                });
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked()),
             Err(TryLockError::Error(error)) => return Err(refused(error)),
         }
         // A block device has no length in its metadata; its end has a position all the same.

@@ -1,8 +1,8 @@
 //! The write hook: the one way in which a guest's writes reach a replica that is in use (D1, D3).
 //!
 //! ```text
-//!   write:  extent hot, durably ──▶ image ──▶ noted as written ──▶ ended
-//!   flush:  begun ──▶ image flushed ──▶ extents may cool
+//!   write:  zone hot, durably ──▶ image ──▶ noted as written ──▶ ended
+//!   flush:  begun ──▶ image flushed ──▶ zones may cool
 //! ```
 //!
 //! A write is noted when it has ended, not when it begins. Whoever takes the notes ([`Live::take_written`]) and then
@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::{FileImage, Image};
 use crate::leaf_set::LeafSet;
-use crate::replica::{Admission, GenerationId, Lineage, Replica, ReplicaError, ReplicaId, Store};
+use crate::replica::{GenerationId, Lineage, Replica, ReplicaError, ReplicaId, Store};
 use crate::units::{Run, in_memory, on_disk};
 
 use super::{Position, Unit};
@@ -120,15 +120,10 @@ impl<I: Image, S: Store> Live<I, S> {
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<Position, LiveError> {
         let range = offset..offset.saturating_add(on_disk(bytes.len()));
         let leaves = self.image.length().leaves_touched(&range);
-        let position = loop {
+        let position = {
             let mut state = locked(&self.state);
-            match state.replica.begin_write(&range)? {
-                Admission::Begun => break state.begin(&leaves),
-                Admission::NeedsFlush => {
-                    drop(state);
-                    self.flush()?;
-                }
-            }
+            state.replica.begin_write(&range)?;
+            state.begin(&leaves)
         };
         let outcome = self.image.write_at(offset, bytes);
         let mut state = locked(&self.state);

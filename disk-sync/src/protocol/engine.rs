@@ -10,7 +10,7 @@ use super::link::{Link, SILENCE_MAX};
 use super::pace::{Clock, Pacer};
 use super::pack::Packer;
 use super::queue::{Inbox, Outbox, Told};
-use super::session::{Effect, Event, Finish, Opening, SessionError, Source, Tally, Target};
+use super::session::{Comparison, Effect, Event, Finish, Opening, SessionError, Source, Tally, Target};
 use super::wire::{Traffic, receive, send};
 use crate::decision::{Consent, Summary};
 use crate::image::Image;
@@ -74,8 +74,8 @@ pub struct Side<'a> {
     pub image: &'a dyn Image,
     /// Where its state is kept.
     pub ledger: &'a mut dyn Ledger,
-    /// What is known of it.
-    pub summary: Summary,
+    /// What is known of it; none where any two images are compared.
+    pub summary: Option<Summary>,
     /// What may differ.
     pub marks: LeafSet,
 }
@@ -173,56 +173,132 @@ pub fn run(
     clock: &dyn Clock,
     watch: &mut dyn FnMut(&Status),
 ) -> Result<Report, RunError> {
-    link.limit_silence(SILENCE_MAX).map_err(RunError::Link)?;
-    let Link {
-        reader,
-        writer,
-        close,
-        ..
-    } = link;
-    let (inbox, outbox) = (Inbox::default(), Outbox::default());
-    let traffic = Traffic::default();
+    Ok(session(side, link, options, clock, watch)?.0)
+}
+
+/// Compares any image with the one at the other end, replicas or not; neither is changed. This is the end that finds out
+/// where they differ: `side` is the source, and has no summary.
+///
+/// # Errors
+/// [`RunError`].
+pub fn compare(
+    side: Side<'_>,
+    link: Link,
+    options: &Options,
+    clock: &dyn Clock,
+    watch: &mut dyn FnMut(&Status),
+) -> Result<Comparison, RunError> {
+    match session(side, link, options, clock, watch)?.1 {
+        Core::Source(core) => Ok(core.comparison()),
+        Core::Target(_) => Err(SessionError::SameRole.into()),
+    }
+}
+
+fn session(
+    side: Side<'_>,
+    link: Link,
+    options: &Options,
+    clock: &dyn Clock,
+    watch: &mut dyn FnMut(&Status),
+) -> Result<(Report, Core), RunError> {
+    let line = Line::default();
     let is_target = side.role == Role::Target;
-    std::thread::scope(|scope| {
-        let pacer = Pacer::new(options.bytes_per_second);
-        let reading = scope.spawn(|| receive(reader, &inbox, &traffic.received, is_target));
-        let writing = scope.spawn(|| send(writer, &outbox, &inbox, pacer, clock, &traffic.sent));
+    let pacer = Pacer::new(options.bytes_per_second);
+    let outcome = line.carry(link, is_target, pacer, clock, |scope| {
         let mut end = End {
             core: Core::new(&side, options),
             image: side.image,
             ledger: side.ledger,
             options,
-            inbox: &inbox,
-            outbox: &outbox,
-            traffic: &traffic,
+            line: &line,
             packer: Packer::new(options.compress),
             data_bytes: (0, 0),
         };
-        let outcome = end.serve(scope, watch);
-        if let Err(error) = &outcome
-            && !matches!(
-                error,
-                RunError::Link(_) | RunError::Session(SessionError::Aborted(_))
-            )
-        {
-            outbox.put(Frame::Abort(error.to_string()).encode());
+        let report = end.serve(scope, watch)?;
+        Ok((report, end.core))
+    });
+    // What a target says last must have left. A source has had an answer to all that it said.
+    match outcome? {
+        (_, Err(error)) if is_target => Err(RunError::Link(error)),
+        (ended, _) => Ok(ended),
+    }
+}
+
+/// What waits at a connection, either way.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    inbox: Inbox,
+    outbox: Outbox,
+    traffic: Traffic,
+}
+
+impl Line {
+    /// Does `work` while threads of their own carry frames; the reading one waits where there is no room if it `may_wait`.
+    /// The peer is told why if `work` fails and the line still stands. Answers also whether all has left.
+    pub(super) fn carry<'env, T>(
+        &'env self,
+        link: Link,
+        may_wait: bool,
+        pacer: Pacer,
+        clock: &'env dyn Clock,
+        work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> Result<T, RunError>,
+    ) -> Result<(T, io::Result<()>), RunError> {
+        link.limit_silence(SILENCE_MAX).map_err(RunError::Link)?;
+        let Link {
+            reader,
+            writer,
+            close,
+            ..
+        } = link;
+        let (inbox, outbox, traffic) = (&self.inbox, &self.outbox, &self.traffic);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(move || receive(reader, inbox, &traffic.received, may_wait));
+            let writing = scope.spawn(move || send(writer, outbox, inbox, pacer, clock, &traffic.sent));
+            let outcome = work(scope);
+            if let Err(error) = &outcome
+                && !matches!(
+                    error,
+                    RunError::Link(_) | RunError::Session(SessionError::Aborted(_))
+                )
+            {
+                outbox.put(Frame::Abort(error.to_string()).encode());
+            }
+            outbox.close();
+            let sent = writing
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            inbox.close();
+            close();
+            reading
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((outcome?, sent))
+        })
+    }
+
+    /// Has this be said to the peer.
+    pub(super) fn say(&self, frame: &Frame) -> Result<(), RunError> {
+        if self.outbox.put(frame.encode()) {
+            Ok(())
+        } else {
+            Err(RunError::Link(io::ErrorKind::BrokenPipe.into()))
         }
-        outbox.close();
-        let sent = writing
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        inbox.close();
-        close();
-        reading
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let report = outcome?;
-        // What a target says last must have left. A source has had an answer to all that it said.
-        match sent {
-            Err(error) if is_target => Err(RunError::Link(error)),
-            _ => Ok(report),
-        }
-    })
+    }
+
+    /// What has come first.
+    pub(super) fn take(&self) -> Told {
+        self.inbox.take()
+    }
+}
+
+/// What happened, if nothing has failed.
+pub(super) fn heard(told: Told) -> Result<Event, RunError> {
+    match told {
+        Told::Event(event) => Ok(event),
+        Told::HashFailed(error) => Err(RunError::Hash(error)),
+        Told::LinkFailed(error) => Err(RunError::Link(error)),
+        Told::NoFrame(what) => Err(SessionError::Breach(what).into()),
+    }
 }
 
 enum Core {
@@ -268,9 +344,7 @@ struct End<'a> {
     image: &'a dyn Image,
     ledger: &'a mut dyn Ledger,
     options: &'a Options,
-    inbox: &'a Inbox,
-    outbox: &'a Outbox,
-    traffic: &'a Traffic,
+    line: &'a Line,
     packer: Packer,
     data_bytes: (u64, u64),
 }
@@ -297,20 +371,15 @@ impl<'a> End<'a> {
                 self.carry_out(effect, scope)?;
                 watch(&self.status());
             }
-            event = match self.inbox.take() {
-                Told::Event(event) => event,
-                Told::HashFailed(error) => return Err(RunError::Hash(error)),
-                Told::LinkFailed(error) => return Err(RunError::Link(error)),
-                Told::NoFrame(what) => return Err(SessionError::Breach(what).into()),
-            };
+            event = heard(self.line.take())?;
         }
     }
 
     fn status(&self) -> Status {
         Status {
             tally: self.core.tally(),
-            bytes_sent: self.traffic.sent.load(Ordering::Relaxed),
-            bytes_received: self.traffic.received.load(Ordering::Relaxed),
+            bytes_sent: self.line.traffic.sent.load(Ordering::Relaxed),
+            bytes_received: self.line.traffic.received.load(Ordering::Relaxed),
             data_bytes: self.data_bytes,
         }
     }
@@ -320,12 +389,14 @@ impl<'a> End<'a> {
         'a: 'scope,
     {
         match effect {
-            Effect::Send(frame) => self.say(&frame)?,
+            Effect::Send(frame) => self.line.say(&frame)?,
             Effect::Hash(work) => self.hash(work, scope)?,
             Effect::OwnLeaves(region) => {
                 let found = hash_region(self.image, region, Wanted::Content, &mut Vec::new());
                 let values = found.map_err(RunError::Hash)?.leaves;
-                self.inbox.put(Told::Event(Event::OwnLeaves { region, values }));
+                self.line
+                    .inbox
+                    .put(Told::Event(Event::OwnLeaves { region, values }));
             }
             Effect::Transfer(leaves) => self.transfer(leaves)?,
             Effect::BeginSync(key, work) => self.ledger.begin_sync(key, &work)?,
@@ -350,7 +421,7 @@ impl<'a> End<'a> {
                 }
             }
             Effect::Settle(leaves) => self.ledger.settle(&leaves)?,
-            Effect::Compared(regions) => self.inbox.peer_compared(regions),
+            Effect::Compared(regions) => self.line.inbox.peer_compared(regions),
             Effect::FinishSync(lineage) => self.ledger.finish_sync(lineage)?,
             Effect::PeerIsEqual => self.ledger.peer_is_equal()?,
             Effect::Finished(_) => {}
@@ -358,19 +429,11 @@ impl<'a> End<'a> {
         Ok(())
     }
 
-    fn say(&self, frame: &Frame) -> Result<(), RunError> {
-        if self.outbox.put(frame.encode()) {
-            Ok(())
-        } else {
-            Err(RunError::Link(io::ErrorKind::BrokenPipe.into()))
-        }
-    }
-
     fn hash<'scope>(&self, work: Option<LeafSet>, scope: &'scope Scope<'scope, '_>) -> Result<(), RunError>
     where
         'a: 'scope,
     {
-        let (image, inbox, threads) = (self.image, self.inbox, self.options.threads);
+        let (image, inbox, threads) = (self.image, &self.line.inbox, self.options.threads);
         // What a target hashes is told to the source; what a source hashes, and what is verified, is not.
         let is_told = matches!(self.core, Core::Target(_)) && self.core.tally().regions_hashed == 0;
         let hash = move || {
@@ -401,7 +464,7 @@ impl<'a> End<'a> {
         if self.options.dry_run {
             return Ok(());
         }
-        self.say(&Frame::Data {
+        self.line.say(&Frame::Data {
             leaves,
             compressed,
             bytes,

@@ -5,9 +5,11 @@
 //! - `queue`, `pace`, `link`: threads, room, time, sockets.
 //! - `wire`, `pack`: frames as bytes, and fewer of them.
 //! - `engine`: carries out what a session wants, for one end.
+//! - `look`: what a peer wants that has just connected, and a digest for it, which is no session.
 mod engine;
 mod frame;
 mod link;
+mod look;
 mod pace;
 mod pack;
 mod queue;
@@ -16,8 +18,9 @@ pub(crate) mod session;
 pub(crate) mod tests;
 mod wire;
 
-pub use engine::{Ledger, Options, Report, RunError, Side, Status, run};
-pub use frame::Role;
+pub use engine::{Ledger, Options, Report, RunError, Side, Status, compare, run};
+pub use frame::{DigestRequest, Digested, Role};
 pub use link::{Link, LinkError};
+pub use look::{Teller, Wish, ask_digest, hear, refuse, tell_digest};
 pub use pace::Clock;
-pub use session::{Finish, SessionError, Tally};
+pub use session::{Comparison, Finish, SessionError, Tally};

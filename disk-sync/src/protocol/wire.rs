@@ -23,38 +23,63 @@ pub(super) struct Traffic {
     pub(super) received: AtomicU64,
 }
 
+/// Why no frame came.
+#[derive(Debug)]
+pub(super) enum NoFrame {
+    /// The line has ended, or failed.
+    Link(io::Error),
+    /// Nothing that a peer may send.
+    Breach(&'static str),
+}
+
+impl From<NoFrame> for Told {
+    fn from(none: NoFrame) -> Self {
+        match none {
+            NoFrame::Link(error) => Self::LinkFailed(error),
+            NoFrame::Breach(what) => Self::NoFrame(what),
+        }
+    }
+}
+
+/// The next frame that says something, and its bytes.
+pub(super) fn read_frame(reader: &mut impl Read) -> Result<(Frame, Vec<u8>), NoFrame> {
+    let mut length = SIGN_OF_LIFE;
+    while length == SIGN_OF_LIFE {
+        reader.read_exact(&mut length).map_err(NoFrame::Link)?;
+    }
+    let length = in_memory(u64::from(u32::from_le_bytes(length)));
+    if length > FRAME_BYTES_MAX {
+        return Err(NoFrame::Breach("a frame that is too long"));
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).map_err(NoFrame::Link)?;
+    let frame = Frame::decode(&body).map_err(|error| {
+        tracing::warn!("the peer sent bytes that are no frame: {error}");
+        NoFrame::Breach("bytes that are no frame")
+    })?;
+    Ok((frame, body))
+}
+
+/// A frame with these bytes, as it stands on the line.
+pub(super) fn write_frame(writer: &mut impl Write, body: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    writer.write_all(&length.to_le_bytes())?;
+    writer.write_all(body)
+}
+
 /// The reading thread: frames into the inbox until the line ends.
 pub(super) fn receive(reader: Box<dyn Read + Send>, inbox: &Inbox, received: &AtomicU64, may_wait: bool) {
     let mut reader = BufReader::with_capacity(256 * 1024, reader);
     loop {
-        let mut length = [0; 4];
-        if let Err(error) = reader.read_exact(&mut length) {
-            inbox.put(Told::LinkFailed(error));
-            return;
-        }
-        let length = in_memory(u64::from(u32::from_le_bytes(length)));
-        if length > FRAME_BYTES_MAX {
-            inbox.put(Told::NoFrame("a frame that is too long"));
-            return;
-        }
-        if length == 0 {
-            continue;
-        }
-        let mut body = vec![0; length];
-        if let Err(error) = reader.read_exact(&mut body) {
-            inbox.put(Told::LinkFailed(error));
-            return;
-        }
-        received.fetch_add(on_disk(length) + 4, Ordering::Relaxed);
-        match Frame::decode(&body) {
-            Ok(frame) => {
-                if !inbox.put_frame(frame, length, may_wait) {
+        match read_frame(&mut reader) {
+            Ok((frame, body)) => {
+                received.fetch_add(on_disk(body.len()) + 4, Ordering::Relaxed);
+                if !inbox.put_frame(frame, body.len(), may_wait) {
                     return;
                 }
             }
-            Err(error) => {
-                tracing::warn!("the peer sent bytes that are no frame: {error}");
-                inbox.put(Told::NoFrame("bytes that are no frame"));
+            Err(none) => {
+                inbox.put(none.into());
                 return;
             }
         }
@@ -82,7 +107,6 @@ pub(super) fn send(
                 }
                 ToLeave::End => break,
             };
-            let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
             let mut wait = pacer.wait_for(body.len() + 4, clock.now());
             while !wait.is_zero() {
                 writer.flush()?;
@@ -93,12 +117,11 @@ pub(super) fn send(
                     writer.write_all(&SIGN_OF_LIFE)?;
                 }
             }
-            writer.write_all(&length.to_le_bytes())?;
-            writer.write_all(&body)?;
+            write_frame(&mut writer, &body)?;
             if is_last {
                 writer.flush()?;
             }
-            sent.fetch_add(u64::from(length) + 4, Ordering::Relaxed);
+            sent.fetch_add(on_disk(body.len()) + 4, Ordering::Relaxed);
         }
         writer.flush()?;
         // A peer that has heard all it wanted may have hung up already: that it cannot be told so is no failure.

@@ -1,22 +1,29 @@
-//! Which extents are being written to: what a crash makes unsure (D1).
+//! Which zones are being written to: what a crash makes unsure (D1).
 //!
 //! ```text
 //!            enters, durably, before its first write
 //!     cold ───────────────────────────────────────────▶ hot: writes are only counted
-//!       ▲                                                 │ no write under way, and a flush
-//!       └─────────────────────────────────────────────────┘ began after the last one ended
+//!       ▲                                                 │ not written to for long, no write under way, and
+//!       └─────────────────────────────────────────────────┘ a flush began after the last one ended
 //! ```
 //!
-//! Each durable update is waited for by a guest's write, so extents enter **ahead** of their first write too: together
-//! with the one that is written to, its neighbours. The first update takes in one extent alone, each later one four times
-//! as many as the one before, up to a limit: a guest that keeps to one place leaves little unsure, one that writes all over
-//! its disk waits seldom. What enters ahead takes free room only, the lower half of the log, and leaves before all else.
+//! Each durable update is waited for by a guest's write. Two rules make them few, however large the disk is:
+//!
+//! - Zones enter **ahead** of their first write too: together with the one that is written to, its neighbours. The first
+//!   update takes in one zone alone; one that follows soon after another takes in four times as many as that one, up to a
+//!   limit, and one that comes late a quarter: a guest that keeps to one place leaves little unsure, one that writes all
+//!   over its disk waits seldom.
+//! - A zone **stays** for so many writes that a guest which writes everywhere has come back to it. Those that none of them
+//!   went to leave together, by one update.
 //!
 //! Pure: it says what may enter and leave; [`super::Replica`] writes it down.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use crate::limits::{EXTENTS_AHEAD_MAX, HOT_EXTENTS_MAX};
+use crate::limits::{
+    AHEAD_SHARE, HASTE_WRITES, HOT_WRITES_MIN, HOT_WRITES_PER_ZONE, LEAVINGS_PER_STAY, ZONES_AHEAD_MIN,
+};
 
 /// Counts flushes that have begun. A write that ends is covered by flushes that begin later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,101 +32,120 @@ pub struct FlushTicket(u64);
 #[derive(Debug, Clone, Copy)]
 struct Hot {
     writes_under_way: u32,
-    /// When it was last written to, on a clock that counts writes; 0 if it has only entered ahead.
+    /// When it entered or was last written to, on a clock that counts writes.
     touched: u64,
-    /// The flushes that had begun when its last write ended.
-    written: FlushTicket,
-}
-
-impl Hot {
-    const UNTOUCHED: Self = Self {
-        writes_under_way: 0,
-        touched: 0,
-        written: FlushTicket(0),
-    };
+    /// The flushes that cover its last write; none if it has only entered ahead.
+    written: Option<FlushTicket>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Activity {
+    /// Zones of the image.
+    zones: u32,
     hot: BTreeMap<u32, Hot>,
     writes: u64,
-    /// How many extents the next update may take in.
+    /// How many zones the next update may take in, and when the last one was.
     batch: u32,
+    entered: u64,
+    /// When it is next looked for zones that may leave.
+    leaving_due: u64,
     begun: FlushTicket,
     /// The latest of the flushes that have succeeded.
     flushed: FlushTicket,
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// Of an image of so many zones, none of which is hot.
+    pub(crate) fn new(zones: u32) -> Self {
+        let mut activity = Self {
+            zones,
             hot: BTreeMap::new(),
             writes: 0,
             batch: 1,
+            entered: 0,
+            leaving_due: 0,
             begun: FlushTicket(0),
             flushed: FlushTicket(0),
-        }
+        };
+        activity.leaving_due = activity.stay() / LEAVINGS_PER_STAY;
+        activity
     }
 
-    /// How many are hot.
-    pub(crate) fn count(&self) -> usize {
-        self.hot.len()
+    /// How many writes a zone stays hot that none of them goes to.
+    fn stay(&self) -> u64 {
+        HOT_WRITES_MIN.max(u64::from(self.zones) * HOT_WRITES_PER_ZONE)
     }
 
-    pub(crate) fn is_hot(&self, extent: u32) -> bool {
-        self.hot.contains_key(&extent)
+    pub(crate) fn is_hot(&self, zone: u32) -> bool {
+        self.hot.contains_key(&zone)
     }
 
     /// Those that are hot, in rising order.
-    pub(crate) fn extents(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn zones(&self) -> impl Iterator<Item = u32> {
         self.hot.keys().copied()
     }
 
     /// Those that were written to, in rising order.
     pub(crate) fn written(&self) -> impl Iterator<Item = u32> {
-        let written = self.hot.iter().filter(|(_, hot)| hot.touched > 0);
-        written.map(|(extent, _)| *extent)
+        let written = self.hot.iter().filter(|(_, hot)| hot.written.is_some());
+        written.map(|(zone, _)| *zone)
     }
 
-    /// Which extents are to enter ahead, together with `cold`, of an image of so many extents.
-    pub(crate) fn ahead(&self, cold: &[u32], extents: u32) -> Vec<u32> {
-        let room = (HOT_EXTENTS_MAX / 2).saturating_sub(self.hot.len() + cold.len());
+    /// Which zones are to enter ahead, together with `cold`.
+    pub(crate) fn ahead(&self, cold: &[u32]) -> Vec<u32> {
         let Some(first) = cold.first() else {
             return Vec::new();
         };
         let start = first / self.batch * self.batch;
-        (start..start.saturating_add(self.batch).min(extents))
-            .filter(|extent| !self.is_hot(*extent) && !cold.contains(extent))
-            .take(room)
+        (start..start.saturating_add(self.batch).min(self.zones))
+            .filter(|zone| !self.is_hot(*zone) && !cold.contains(zone))
             .collect()
     }
 
-    /// These have entered ahead, durably; later updates take in more.
+    /// An update has taken in a zone that is about to be written to, and these ahead.
     pub(crate) fn enter(&mut self, ahead: &[u32]) {
-        for extent in ahead {
-            self.hot.insert(*extent, Hot::UNTOUCHED);
-        }
-        self.batch = (self.batch * 4).min(EXTENTS_AHEAD_MAX);
+        let untouched = Hot {
+            writes_under_way: 0,
+            touched: self.writes,
+            written: None,
+        };
+        self.hot.extend(ahead.iter().map(|zone| (*zone, untouched)));
+        let most = (self.zones / AHEAD_SHARE)
+            .next_power_of_two()
+            .max(ZONES_AHEAD_MIN);
+        let is_soon = self.writes - self.entered < HASTE_WRITES;
+        self.batch = if is_soon {
+            (self.batch * 4).min(most)
+        } else {
+            (self.batch / 4).max(1)
+        };
+        self.entered = self.writes;
     }
 
-    /// A write to the extent begins. It is hot from now on.
-    pub(crate) fn begin(&mut self, extent: u32) {
+    /// A write to the zone begins. It is hot from now on.
+    pub(crate) fn begin(&mut self, zone: u32) {
         self.writes += 1;
-        let hot = self.hot.entry(extent).or_insert(Hot::UNTOUCHED);
+        let hot = self.hot.entry(zone).or_insert(Hot {
+            writes_under_way: 0,
+            touched: 0,
+            written: None,
+        });
         hot.writes_under_way += 1;
         hot.touched = self.writes;
+        // Whatever comes of it: a flush that begins later covers it.
+        hot.written = Some(FlushTicket(self.begun.0 + 1));
     }
 
-    /// A write to the extent has ended, well or badly.
+    /// A write to the zone has ended, well or badly.
     ///
     /// # Panics
     /// If none was under way.
-    pub(crate) fn end(&mut self, extent: u32) {
-        let hot = self.hot.get_mut(&extent).filter(|hot| hot.writes_under_way > 0);
+    pub(crate) fn end(&mut self, zone: u32) {
+        let hot = self.hot.get_mut(&zone).filter(|hot| hot.writes_under_way > 0);
         let hot = hot.expect("each write that ends has begun");
         hot.writes_under_way -= 1;
         // The flush under way, if any, may have passed this write already.
-        hot.written = FlushTicket(self.begun.0 + 1);
+        hot.written = Some(FlushTicket(self.begun.0 + 1));
     }
 
     /// A flush begins.
@@ -133,27 +159,35 @@ impl Activity {
         self.flushed = self.flushed.max(ticket);
     }
 
-    /// At most `count` extents that may leave, those not written to for longest.
-    pub(crate) fn coldest(&self, count: usize) -> Vec<u32> {
-        let may_leave = |hot: &Hot| hot.writes_under_way == 0 && hot.written <= self.flushed;
-        let mut leaving: Vec<(u64, u32)> = self
-            .hot
-            .iter()
-            .filter(|(_, hot)| may_leave(hot))
-            .map(|(extent, hot)| (hot.touched, *extent))
-            .collect();
-        leaving.sort_unstable();
+    /// Those of which nothing is unsure: they may leave.
+    pub(crate) fn sure(&self) -> Vec<u32> {
+        self.leavers(|_| true)
+    }
+
+    /// Those that are due to leave, now and then; `but` those that are about to be written to.
+    pub(crate) fn due(&mut self, but: &Range<u32>) -> Vec<u32> {
+        if self.writes < self.leaving_due {
+            return Vec::new();
+        }
+        let stay = self.stay();
+        self.leaving_due = self.writes + stay / LEAVINGS_PER_STAY;
+        let mut leaving = self.leavers(|hot| hot.touched + stay <= self.writes);
+        leaving.retain(|zone| !but.contains(zone));
         leaving
-            .into_iter()
-            .take(count)
-            .map(|(_, extent)| extent)
-            .collect()
+    }
+
+    fn leavers(&self, wanted: impl Fn(&Hot) -> bool) -> Vec<u32> {
+        let is_sure = |hot: &Hot| {
+            hot.writes_under_way == 0 && hot.written.is_none_or(|written| written <= self.flushed)
+        };
+        let leaving = self.hot.iter().filter(|(_, hot)| is_sure(hot) && wanted(hot));
+        leaving.map(|(zone, _)| *zone).collect()
     }
 
     /// These have left, durably.
-    pub(crate) fn leave(&mut self, extents: &[u32]) {
-        for extent in extents {
-            self.hot.remove(extent);
+    pub(crate) fn leave(&mut self, zones: &[u32]) {
+        for zone in zones {
+            self.hot.remove(zone);
         }
     }
 }
@@ -162,69 +196,143 @@ impl Activity {
 mod tests {
     use super::*;
 
+    const NONE: Range<u32> = 0..0;
+
+    fn flush(activity: &mut Activity) {
+        let ticket = activity.begin_flush();
+        activity.end_flush(ticket);
+    }
+
+    fn write(activity: &mut Activity, zone: u32) {
+        activity.begin(zone);
+        activity.end(zone);
+    }
+
     #[test]
-    fn an_extent_leaves_only_after_a_flush_that_began_after_its_last_write() {
-        let mut activity = Activity::new();
+    fn a_zone_leaves_only_after_a_flush_that_began_after_its_last_write() {
+        let mut activity = Activity::new(100);
         activity.begin(7);
         let during = activity.begin_flush();
         activity.end(7);
         activity.end_flush(during);
-        assert_eq!(activity.coldest(9), [0; 0], "the flush may have passed the write");
+        assert_eq!(activity.sure(), [0; 0], "the flush may have passed the write");
         let after = activity.begin_flush();
-        assert_eq!(activity.coldest(9), [0; 0], "a flush that has not ended");
+        assert_eq!(activity.sure(), [0; 0], "a flush that has not ended");
         activity.end_flush(after);
-        assert_eq!(activity.coldest(9), [7]);
+        assert_eq!(activity.sure(), [7]);
         activity.begin(7);
-        assert_eq!(activity.coldest(9), [0; 0], "a write is under way");
+        assert_eq!(activity.sure(), [0; 0], "a write is under way");
         activity.end(7);
         activity.end_flush(after);
-        assert_eq!(activity.coldest(9), [0; 0], "an old flush told twice");
+        assert_eq!(activity.sure(), [0; 0], "an old flush told twice");
     }
 
     #[test]
-    fn those_not_written_to_for_longest_leave_first() {
-        let mut activity = Activity::new();
-        for extent in [5, 3, 9, 5] {
-            activity.begin(extent);
-            activity.end(extent);
+    fn those_not_written_to_for_long_leave_together() {
+        let mut activity = Activity::new(100);
+        for zone in [5, 3, 9] {
+            write(&mut activity, zone);
         }
-        let ticket = activity.begin_flush();
-        activity.end_flush(ticket);
-        assert_eq!(activity.coldest(2), [3, 9]);
-        activity.leave(&[3, 9]);
-        assert_eq!(activity.extents().collect::<Vec<_>>(), [5]);
+        flush(&mut activity);
+        activity.enter(&[20]);
+        for _ in 0..HOT_WRITES_MIN {
+            write(&mut activity, 9);
+        }
+        write(&mut activity, 50);
+        // 50 is not flushed; 3 is about to be written to again.
+        assert_eq!(activity.due(&(3..4)), [5, 20]);
+        activity.leave(&[5, 20]);
+        assert_eq!(activity.zones().collect::<Vec<_>>(), [3, 9, 50]);
+        assert_eq!(activity.due(&NONE), [0; 0], "not each time");
+        for _ in 0..HOT_WRITES_MIN {
+            write(&mut activity, 9);
+        }
+        assert_eq!(
+            activity.due(&NONE),
+            [3],
+            "without a flush, or just written to, it stays"
+        );
+    }
+
+    /// Writes where `next` says, with a flush now and then; answers how many updates that took.
+    fn updates(activity: &mut Activity, writes: u64, mut next: impl FnMut(u64) -> u32) -> u64 {
+        let mut updates = 0;
+        for count in 0..writes {
+            let zone = next(count);
+            let leaving = activity.due(&(zone..zone + 1));
+            activity.leave(&leaving);
+            if !activity.is_hot(zone) {
+                let ahead = activity.ahead(&[zone]);
+                activity.enter(&ahead);
+                updates += 1;
+            } else if !leaving.is_empty() {
+                updates += 1;
+            }
+            write(activity, zone);
+            if count % 64 == 0 {
+                flush(activity);
+            }
+        }
+        updates
+    }
+
+    fn random(seed: u64) -> u64 {
+        let hash = blake3::hash(&seed.to_le_bytes());
+        u64::from_le_bytes(*hash.as_bytes().first_chunk().unwrap())
     }
 
     #[test]
-    fn neighbours_enter_ahead_four_times_as_many_each_time_and_take_free_room_only() {
-        let mut activity = Activity::new();
-        let mut update = |extent: u32, extents: u32| {
-            let ahead = activity.ahead(&[extent], extents);
-            activity.enter(&ahead);
-            activity.begin(extent);
-            activity.end(extent);
-            (ahead, activity.written().count(), activity.count())
-        };
-        assert_eq!(update(9, 3000), (vec![], 1, 1));
-        assert_eq!(update(5, 3000), (vec![4, 6, 7], 2, 5));
-        let (ahead, ..) = update(10, 12);
-        assert_eq!(
-            ahead,
-            [0, 1, 2, 3, 8, 11],
-            "what is hot, or beyond the image, does not"
-        );
-        let (ahead, ..) = update(2000, 3000);
-        assert_eq!((ahead.first(), ahead.len()), (Some(&1984), 63));
-        let entered: usize = (0..40).map(|batch| update(64 * batch + 20, 3000).0.len()).sum();
-        assert!(entered > 800, "{entered}");
-        assert_eq!(update(2999, 3000).0, [0; 0], "there is no room left");
-        assert!(activity.count() <= HOT_EXTENTS_MAX / 2 + 41);
-        // What was never written to leaves first, without a flush.
-        let leaving = activity.coldest(900);
+    fn who_writes_all_over_a_disk_waits_seldom_however_large_it_is() {
+        for zones in [256, 4096, 16_384, 65_536_u32] {
+            let mut activity = Activity::new(zones);
+            let mut seed = 0;
+            let mut anywhere = |_| {
+                seed += 1;
+                u32::try_from(random(seed) % u64::from(zones)).unwrap()
+            };
+            let first = updates(&mut activity, 20_000, &mut anywhere);
+            assert!(first < 150, "{zones}: {first} updates");
+            let later = updates(&mut activity, 1_500_000, &mut anywhere);
+            assert!(later < 400, "{zones}: {later} updates later");
+        }
+    }
+
+    #[test]
+    fn who_keeps_to_a_place_leaves_little_unsure() {
+        let mut activity = Activity::new(16_384);
+        // A new place after every few thousand writes, and back to an old one between.
+        updates(&mut activity, 400_000, |count| {
+            u32::try_from(count / 5000 * 150 * (count % 2)).unwrap()
+        });
+        let hot = activity.zones().count();
+        let written = activity.written().count();
+        assert!((40..90).contains(&written), "{written}");
         assert!(
-            leaving
-                .iter()
-                .all(|extent| !activity.written().any(|written| written == *extent))
+            hot <= written + 25,
+            "{hot} are hot, of which {written} were written to"
+        );
+    }
+
+    #[test]
+    fn neighbours_enter_ahead_four_times_as_many_each_time() {
+        let mut activity = Activity::new(3000);
+        let mut update = |zone: u32| {
+            let ahead = activity.ahead(&[zone]);
+            activity.enter(&ahead);
+            write(&mut activity, zone);
+            (ahead, activity.written().count(), activity.zones().count())
+        };
+        assert_eq!(update(9), (vec![], 1, 1));
+        assert_eq!(update(5), (vec![4, 6, 7], 2, 5));
+        let (ahead, ..) = update(10);
+        assert_eq!(ahead, [0, 1, 2, 3, 8, 11, 12, 13, 14, 15], "what is hot does not");
+        let (ahead, ..) = update(2000);
+        assert_eq!((ahead.first(), ahead.len()), (Some(&1984), 63));
+        let (ahead, ..) = update(2999);
+        assert_eq!(
+            (ahead.first(), ahead.len()),
+            (Some(&2944), 55),
+            "none beyond the image"
         );
     }
 }

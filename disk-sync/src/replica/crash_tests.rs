@@ -3,11 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::loaded::fold;
 use super::sim_store::SimStore;
 use super::*;
-use crate::units::on_disk;
+use crate::limits::HOT_WRITES_MIN;
+use crate::units::{EXTENT_BYTES, on_disk};
 
-/// More extents than can be hot.
+/// So many that the dirty map has some pages.
 const LENGTH: u64 = 3000 * EXTENT_BYTES;
 
 pub(crate) fn id(byte: u8) -> GenerationId {
@@ -38,13 +40,12 @@ struct Moment {
 }
 
 fn moment(replica: &Replica<SimStore>) -> Moment {
-    let count = replica.activity.count();
-    let flushed = replica.activity.coldest(count);
-    let hot: Vec<u32> = replica.activity.extents().collect();
+    let flushed = replica.activity.sure();
+    let hot: Vec<u32> = replica.activity.zones().collect();
     let unflushed: Vec<u32> = hot
         .iter()
         .copied()
-        .filter(|extent| !flushed.contains(extent))
+        .filter(|zone| !flushed.contains(zone))
         .collect();
     let (mut required, mut allowed) = (replica.dirty.clone(), replica.dirty.clone());
     fold(&unflushed, &mut required);
@@ -62,7 +63,7 @@ fn moment(replica: &Replica<SimStore>) -> Moment {
 type Step = (&'static str, fn(&mut Replica<SimStore>));
 
 fn write(replica: &mut Replica<SimStore>, bytes: Range<u64>) {
-    assert_eq!(replica.begin_write(&bytes).unwrap(), Admission::Begun);
+    replica.begin_write(&bytes).unwrap();
     replica.end_write(&bytes);
 }
 
@@ -90,13 +91,19 @@ const STEPS: &[Step] = &[
     ("a write over two extents", |replica| {
         write(replica, 7 * EXTENT_BYTES - 9..7 * EXTENT_BYTES + 9)
     }),
-    ("as many as can be hot", |replica| {
+    ("a write over many zones", |replica| {
         flush(replica);
         write(replica, 8 * EXTENT_BYTES..2000 * EXTENT_BYTES);
     }),
-    ("others must leave", |replica| {
+    ("a write elsewhere", |replica| {
         flush(replica);
-        write(replica, 2500 * EXTENT_BYTES..2700 * EXTENT_BYTES);
+        write(replica, 2500 * EXTENT_BYTES..2500 * EXTENT_BYTES + 512);
+    }),
+    ("those that nobody wrote to for long leave", |replica| {
+        for _ in 0..HOT_WRITES_MIN * 3 / 2 {
+            write(replica, 2500 * EXTENT_BYTES..2500 * EXTENT_BYTES + 512);
+        }
+        assert!(replica.activity.zones().count() < 100);
     }),
     ("it becomes stale", |replica| replica.mark_stale().unwrap()),
     ("an operator has it go live", |replica| replica.adopt().unwrap()),
@@ -242,19 +249,24 @@ fn after_a_failed_update_nothing_is_updated() {
     }
 }
 
+/// An image so large that a zone is more than an extent: all of it is unsure where a byte of it was written to.
 #[test]
-fn a_log_full_of_unflushed_extents_asks_for_a_flush() {
-    let store = SimStore::of(creation(Some(id(1))).encode());
-    let (mut replica, _) = Replica::open(store).unwrap();
-    write(&mut replica, 0..on_disk(HOT_EXTENTS_MAX) * EXTENT_BYTES);
-    let beyond = LENGTH - 512..LENGTH;
-    assert_eq!(replica.begin_write(&beyond).unwrap(), Admission::NeedsFlush);
-    flush(&mut replica);
-    assert_eq!(replica.begin_write(&beyond).unwrap(), Admission::Begun);
-    assert_eq!(
-        replica.activity.count(),
-        HOT_EXTENTS_MAX - EXTENTS_EVICTED_AT_ONCE + 1
-    );
+fn a_zone_of_a_large_image_is_unsure_as_a_whole() {
+    let length = ImageLength::new(1 << 40).unwrap();
+    let zone = (1 << 40) / on_disk(crate::limits::ZONES_MAX);
+    let creation = Creation {
+        length,
+        ..creation(Some(id(1)))
+    };
+    let store = SimStore::of(creation.encode());
+    let (mut replica, _) = Replica::open(store.clone()).unwrap();
+    write(&mut replica, 5 * zone + 512..5 * zone + 1024);
+    replica.lose_peer(id(2));
+    let expected = [Run::new(5 * zone / LEAF, zone / LEAF)];
+    assert_eq!(replica.dirty().runs().collect::<Vec<_>>(), expected);
+    let found = Loaded::read(&store).unwrap();
+    assert_eq!(found.marks().runs().collect::<Vec<_>>(), expected);
+    assert_eq!(found.hot_bytes(), zone);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //!           │ in use 1 │ tracking 1
 //!           │ lineage 0/1: current 16 │ base 0/1 + 16 │ history 4 + 16 n
 //!           │ stamp 0/1 + 32
-//!           │ activity log 4 + 4 n, extents in rising order
+//!           │ activity log: a bit for each zone, the first as the lowest of a byte
 //! ```
 //!
 //! Sequence `n` goes to slot `n mod 2`, over the older of the two, and is made durable before anything relies on it:
@@ -20,11 +20,11 @@
 
 use super::identity::{Lineage, ReplicaId, State, VmId, read_option, write_option};
 use crate::codec::{Malformed, Reader, Writer};
-use crate::limits::{HOT_EXTENTS_MAX, SLOT_BYTES};
+use crate::limits::SLOT_BYTES;
 use crate::units::{ImageLength, in_memory, on_disk};
 
 pub(crate) const MAGIC: &[u8; 8] = b"antirepl";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const CHECKSUM_BYTES: usize = 32;
 const PREFIX_BYTES: usize = 16;
 
@@ -47,7 +47,7 @@ pub(crate) struct Header {
     pub(crate) lineage: Option<Lineage>,
     /// What the image looked like when it was last closed.
     pub(crate) stamp: Option<[u8; 32]>,
-    /// Extents that may hold writes which nothing else knows of.
+    /// Zones that may hold writes which nothing else knows of, in rising order.
     pub(crate) activity: Vec<u32>,
 }
 
@@ -86,10 +86,7 @@ impl Header {
             lineage.write(&mut body);
         }
         write_option(&mut body, self.stamp.as_ref());
-        body.count(self.activity.len());
-        for extent in &self.activity {
-            body.u32(*extent);
-        }
+        body.bytes(&self.activity_bits());
         let mut slot = Writer::default();
         slot.bytes(MAGIC).u32(VERSION).count(body.0.len()).bytes(&body.0);
         let mut bytes = slot.0;
@@ -101,6 +98,14 @@ impl Header {
         let checksum = blake3::hash(&bytes);
         bytes.extend_from_slice(checksum.as_bytes());
         bytes
+    }
+
+    fn activity_bits(&self) -> Vec<u8> {
+        let mut bits = vec![0; in_memory(u64::from(self.length.zones().div_ceil(8)))];
+        for zone in &self.activity {
+            bits[in_memory(u64::from(zone / 8))] |= 1 << (zone % 8);
+        }
+        bits
     }
 
     pub(crate) fn decode(slot: &[u8]) -> Result<Self, BadSlot> {
@@ -142,23 +147,27 @@ impl Header {
                 None
             },
             stamp: read_option(&mut from, "stamp")?,
-            activity: {
-                let count = from.count(HOT_EXTENTS_MAX, "activity log")?;
-                (0..count).map(|_| from.u32()).collect::<Result<_, _>>()?
-            },
+            activity: read_activity(&mut from, length)?,
         };
-        let rises = header.activity.is_sorted_by(|a, b| a < b);
-        let last = header
-            .activity
-            .last()
-            .copied()
-            .map_or(0, |last| u64::from(last) + 1);
-        if !rises || last > length.extents() {
-            return Err(Malformed::Field("activity log"));
-        }
         from.end()?;
         Ok(header)
     }
+}
+
+fn read_activity(from: &mut Reader<'_>, length: ImageLength) -> Result<Vec<u32>, Malformed> {
+    let zones = length.zones();
+    let bits = from.bytes(in_memory(u64::from(zones.div_ceil(8))))?;
+    let places = (0..)
+        .zip(bits)
+        .flat_map(|(at, byte)| (0..8).map(move |bit| (at * 8 + bit, byte >> bit & 1)));
+    let hot: Vec<u32> = places
+        .filter(|(_, bit)| *bit == 1)
+        .map(|(zone, _)| zone)
+        .collect();
+    if hot.last().is_some_and(|last| *last >= zones) {
+        return Err(Malformed::Field("activity log"));
+    }
+    Ok(hot)
 }
 
 #[cfg(test)]
@@ -182,7 +191,7 @@ pub(crate) mod tests {
             state,
             any::<(bool, bool, Option<[u8; 32]>)>(),
             proptest::option::of(lineage),
-            proptest::collection::btree_set(any::<u16>(), 0..=HOT_EXTENTS_MAX),
+            proptest::collection::btree_set(any::<u16>(), 0..=3000),
         )
             .prop_map(
                 |(sequence, bytes, vm, state, (in_use, tracking, stamp), lineage, activity)| {
@@ -211,7 +220,7 @@ pub(crate) mod tests {
                         activity: activity
                             .into_iter()
                             .map(u32::from)
-                            .filter(|&extent| u64::from(extent) < length.extents())
+                            .filter(|&zone| zone < length.zones())
                             .collect(),
                     }
                 },
@@ -247,7 +256,7 @@ pub(crate) mod tests {
                 slot[at] = byte;
             }
             if let Ok(header) = Header::decode(&resealed(slot)) {
-                prop_assert!(header.activity.len() <= HOT_EXTENTS_MAX);
+                prop_assert!(header.activity.iter().all(|zone| *zone < header.length.zones()));
                 prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
             }
         }
@@ -270,8 +279,8 @@ pub(crate) mod tests {
         let slot = header.encode();
         assert_eq!(Header::decode(&vec![0; SLOT_BYTES]), Err(BadSlot::Magic));
         let mut newer = slot.clone();
-        newer[8] = 2;
-        assert_eq!(Header::decode(&resealed(newer)), Err(BadSlot::Version(2)));
+        newer[8] = 3;
+        assert_eq!(Header::decode(&resealed(newer)), Err(BadSlot::Version(3)));
         let mut long = slot.clone();
         long[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(
@@ -281,19 +290,44 @@ pub(crate) mod tests {
         for length in 0..slot.len() {
             assert!(Header::decode(&slot[..length]).is_err(), "{length}");
         }
-        let unsorted = Header {
-            activity: vec![5, 1],
-            ..header.clone()
-        };
-        let outside = Header {
-            activity: vec![256],
+        // A bit beyond the last zone of an image that has no whole byte of them.
+        let short = Header {
+            length: ImageLength::new(9 << 22).unwrap(),
+            activity: vec![1, 8],
             ..header
         };
-        for wrong in [unsorted, outside] {
-            assert_eq!(
-                Header::decode(&wrong.encode()),
-                Err(BadSlot::Body(Malformed::Field("activity log")))
-            );
-        }
+        let mut outside = short.encode();
+        assert_eq!(Header::decode(&outside), Ok(short));
+        let at = outside
+            .iter()
+            .rposition(|byte| *byte == 1)
+            .filter(|at| *at < SLOT_BYTES - 64);
+        outside[at.unwrap()] = 2;
+        assert_eq!(
+            Header::decode(&resealed(outside)),
+            Err(BadSlot::Body(Malformed::Field("activity log")))
+        );
+    }
+
+    #[test]
+    fn the_largest_image_with_the_longest_lineage_fits() {
+        let length = ImageLength::new(crate::limits::IMAGE_BYTES_MAX).unwrap();
+        let header = Header {
+            sequence: u64::MAX,
+            length,
+            vm: "v".repeat(63).parse().unwrap(),
+            replica: ReplicaId([1; 16]),
+            state: State::Stale,
+            in_use: true,
+            tracking: true,
+            lineage: Some(Lineage {
+                current: GenerationId([1; 16]),
+                base: Some(GenerationId([2; 16])),
+                history: vec![GenerationId([3; 16]); crate::limits::LINEAGE_HISTORY_MAX],
+            }),
+            stamp: Some([4; 32]),
+            activity: (0..length.zones()).collect(),
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
     }
 }

@@ -7,7 +7,7 @@ use super::map;
 use super::store::Store;
 use crate::leaf_set::LeafSet;
 use crate::limits::{MAP_PAGE_BYTES, SLOT_BYTES};
-use crate::units::{EXTENT_LEAVES, ImageLength, Run, on_disk};
+use crate::units::{ImageLength, LEAF_BYTES, on_disk};
 
 /// What makes a new replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Loaded {
         self.header.lineage.as_ref()
     }
 
-    /// What may differ from the replica that it was last equal to, extents that a crash left unsure included. Of
+    /// What may differ from the replica that it was last equal to, zones that a crash left unsure included. Of
     /// one that is being synced: what is still to be compared.
     #[must_use]
     pub fn marks(&self) -> LeafSet {
@@ -158,10 +158,12 @@ impl Loaded {
         marks
     }
 
-    /// Extents that were being written to when it was last heard of.
+    /// Bytes of the zones that were being written to when it was last heard of.
     #[must_use]
-    pub fn hot_extents(&self) -> usize {
-        self.header.activity.len()
+    pub fn hot_bytes(&self) -> u64 {
+        let mut hot = LeafSet::none(self.header.length);
+        fold(&self.header.activity, &mut hot);
+        hot.count() * LEAF_BYTES
     }
 
     /// Whether somebody has it open, or died having it.
@@ -177,10 +179,11 @@ impl Loaded {
     }
 }
 
-/// Marks every leaf of these extents.
+/// Marks every leaf of these zones.
 pub(super) fn fold(activity: &[u32], marks: &mut LeafSet) {
-    for extent in activity {
-        marks.insert(&Run::new(u64::from(*extent) * EXTENT_LEAVES, EXTENT_LEAVES));
+    for zone in activity {
+        let leaves = marks.length().leaves_of_zone(*zone);
+        marks.insert(&leaves);
     }
 }
 

@@ -13,13 +13,13 @@
 //! `Clean` alone may go live. Each arrow is one update of the `header`, durable when the call returns; a crash
 //! leaves the state before or the state after.
 //!
-//! **What a crash leaves unsure.** An extent enters the activity log durably before its first write and leaves only
+//! **What a crash leaves unsure.** A zone enters the activity log durably before its first write and leaves only
 //! after a flush that began after its last write ended. Whoever opens a replica that was not closed folds the log into the
-//! dirty map: those extents may hold writes that the other replica has not, or lack some that it has.
+//! dirty map: those zones may hold writes that the other replica has not, or lack some that it has.
 //!
 //! **Marks without cost.** While a replica goes on alone, every write is marked in the dirty map, in memory. The
-//! extent being hot already says durably that something in it is unsure, so a mark is written out only when its
-//! extent leaves the log. Marks that are taken away are written out lazily, after what made them needless is durable.
+//! zone being hot already says durably that something in it is unsure, so a mark is written out only when its
+//! zone leaves the log. Marks that are taken away are written out lazily, after what made them needless is durable.
 //!
 //! **While it is synced**, a target's dirty map is the journal: what is marked is still to be compared, and a
 //! mark goes once what it stood for is durable. An interrupted sync goes on with the marks that are left, if the
@@ -42,17 +42,16 @@ use std::ops::Range;
 
 use crate::codec::Malformed;
 use crate::leaf_set::LeafSet;
-use crate::limits::{EXTENTS_EVICTED_AT_ONCE, HOT_EXTENTS_MAX};
-use crate::units::{EXTENT_BYTES, EXTENT_LEAVES, ImageLength, Run, in_memory};
+use crate::units::{EXTENT_LEAVES, ImageLength, Run, in_memory};
 
 pub use activity::FlushTicket;
 pub use identity::{GenerationId, Lineage, ReplicaId, State, SyncKey, VmId, VmIdError};
+pub(crate) use identity::{read_option, write_option};
 pub use loaded::{Creation, Loaded, metadata_bytes};
 pub use store::{FileStore, Store};
 
 use activity::Activity;
 use header::Header;
-use loaded::fold;
 
 /// Metadata that cannot be read, or could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -85,20 +84,10 @@ pub enum ReplicaError {
 pub struct Recovery {
     /// It was not closed: its user died, or its host.
     pub was_in_use: bool,
-    /// Extents that were being written to, now marked as dirty.
-    pub unsure_extents: usize,
+    /// Zones that were being written to, now marked as dirty.
+    pub unsure_zones: usize,
     /// Pages of the dirty map that were not whole, now marked as dirty.
     pub damaged_pages: usize,
-}
-
-/// Whether a write may begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Admission {
-    /// It may, and must be ended.
-    Begun,
-    /// The activity log is full of extents that were written to since the last flush: flush, then ask again.
-    NeedsFlush,
 }
 
 /// A replica's metadata, open for updates.
@@ -124,19 +113,20 @@ impl<S: Store> Replica<S> {
         let loaded = Loaded::read(&store)?;
         let recovery = Recovery {
             was_in_use: loaded.header.in_use,
-            unsure_extents: loaded.header.activity.len(),
+            unsure_zones: loaded.header.activity.len(),
             damaged_pages: loaded.damaged_pages,
         };
         let dirty = loaded.marks();
+        let activity = Activity::new(loaded.header.length.zones());
         let mut replica = Self {
             unsaved: vec![
-                recovery.unsure_extents + recovery.damaged_pages > 0;
+                recovery.unsure_zones + recovery.damaged_pages > 0;
                 in_memory(map::pages(loaded.header.length))
             ],
             store,
             header: loaded.header,
             dirty,
-            activity: Activity::new(),
+            activity,
             next_generation: None,
             broken: false,
         };
@@ -153,13 +143,13 @@ impl<S: Store> Replica<S> {
     }
 
     /// Ends the use in good order, and answers with the number of the update that did so. `stamp` is what the image looks
-    /// like now. Extents that were written to since the last flush stay unsure.
+    /// like now. Zones that were written to since the last flush stay unsure.
     ///
     /// # Errors
     /// [`ReplicaError`]. The next to open it finds it in use.
     pub fn close(mut self, stamp: Option<[u8; 32]>) -> Result<u64, ReplicaError> {
         self.save_map()?;
-        let sure = self.activity.coldest(HOT_EXTENTS_MAX);
+        let sure = self.activity.sure();
         self.activity.leave(&sure);
         let next = Header {
             in_use: false,
@@ -220,61 +210,46 @@ impl<S: Store> Replica<S> {
     /// written to is marked at once, for nobody knows how much of it the other one has.
     pub fn lose_peer(&mut self, next: GenerationId) {
         let hot: Vec<u32> = self.activity.written().collect();
-        fold(&hot, &mut self.dirty);
-        for extent in hot {
-            self.touch_page(u64::from(extent));
+        for zone in hot {
+            self.mark(&self.header.length.leaves_of_zone(zone));
         }
         self.next_generation = Some(next);
     }
 
-    /// Whether `bytes` may be written to: they may once this says so. Call [`Replica::end_write`] afterwards.
+    /// Makes sure that `bytes` may be written to: they may once this returns. Call [`Replica::end_write`] afterwards.
     ///
     /// # Errors
     /// [`ReplicaError`]: they must not be written to.
-    pub fn begin_write(&mut self, bytes: &Range<u64>) -> Result<Admission, ReplicaError> {
-        let extents = extents_of(bytes);
-        let cold: Vec<u32> = extents
-            .clone()
-            .filter(|extent| !self.activity.is_hot(*extent))
-            .collect();
-        if (!cold.is_empty() || self.next_generation.is_some()) && !self.admit(&cold)? {
-            return Ok(Admission::NeedsFlush);
+    pub fn begin_write(&mut self, bytes: &Range<u64>) -> Result<(), ReplicaError> {
+        let zones = self.header.length.zones_touched(bytes);
+        let is_cold = |zone: &u32| !self.activity.is_hot(*zone);
+        let cold: Vec<u32> = zones.clone().filter(is_cold).collect();
+        let leaving = self.activity.due(&zones);
+        if !cold.is_empty() || !leaving.is_empty() || self.next_generation.is_some() {
+            self.admit(&cold, &leaving)?;
         }
-        for extent in extents {
-            self.activity.begin(extent);
+        for zone in zones {
+            self.activity.begin(zone);
         }
         if self.header.tracking {
             self.mark(&self.header.length.leaves_touched(bytes));
         }
-        Ok(Admission::Begun)
+        Ok(())
     }
 
-    /// Makes room for `cold` and writes them down. Answers whether there was room to make.
-    fn admit(&mut self, cold: &[u32]) -> Result<bool, ReplicaError> {
+    /// Writes `cold` down, and that `leaving` are sure.
+    fn admit(&mut self, cold: &[u32], leaving: &[u32]) -> Result<(), ReplicaError> {
         if self.broken {
             return Err(ReplicaError::Broken);
-        }
-        let beyond = (self.activity.count() + cold.len()).saturating_sub(HOT_EXTENTS_MAX);
-        let leaving = match beyond {
-            0 => Vec::new(),
-            _ => self.activity.coldest(beyond.max(EXTENTS_EVICTED_AT_ONCE)),
-        };
-        if leaving.len() < beyond {
-            return Ok(false);
         }
         if !leaving.is_empty() {
             self.save_map()?;
         }
-        let mut next = self.header.clone();
-        next.activity = self
-            .activity
-            .extents()
-            .filter(|extent| !leaving.contains(extent))
-            .collect();
-        let extents = u32::try_from(self.header.length.extents()).unwrap_or(u32::MAX);
-        let ahead = self.activity.ahead(cold, extents);
-        next.activity.extend(cold);
-        next.activity.extend(&ahead);
+        let ahead = self.activity.ahead(cold);
+        let mut next = self.current();
+        // Both in rising order.
+        next.activity.retain(|zone| leaving.binary_search(zone).is_err());
+        next.activity.extend(cold.iter().chain(&ahead));
         next.activity.sort_unstable();
         if let Some(generation) = self.next_generation {
             match &mut next.lineage {
@@ -285,17 +260,17 @@ impl<S: Store> Replica<S> {
         }
         self.save(next)?;
         self.next_generation = None;
-        self.activity.leave(&leaving);
+        self.activity.leave(leaving);
         if !cold.is_empty() {
             self.activity.enter(&ahead);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A write that had begun has ended, well or badly.
     pub fn end_write(&mut self, bytes: &Range<u64>) {
-        for extent in extents_of(bytes) {
-            self.activity.end(extent);
+        for zone in self.header.length.zones_touched(bytes) {
+            self.activity.end(zone);
         }
     }
 
@@ -428,10 +403,10 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    /// The header with the extents that are hot now.
+    /// The header with the zones that are hot now.
     fn current(&self) -> Header {
         Header {
-            activity: self.activity.extents().collect(),
+            activity: self.activity.zones().collect(),
             ..self.header.clone()
         }
     }
@@ -474,15 +449,4 @@ impl<S: Store> Replica<S> {
         self.header = next;
         Ok(())
     }
-}
-
-/// The extents that `bytes` touch.
-fn extents_of(bytes: &Range<u64>) -> Range<u32> {
-    let number = |extent: u64| u32::try_from(extent).unwrap_or(u32::MAX);
-    let end = if bytes.is_empty() {
-        bytes.start / EXTENT_BYTES
-    } else {
-        bytes.end.div_ceil(EXTENT_BYTES)
-    };
-    number(bytes.start / EXTENT_BYTES)..number(end)
 }

@@ -28,7 +28,8 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::image::Image;
 use crate::leaf_set::LeafSet;
@@ -36,6 +37,7 @@ use crate::limits::LEAVES_KEPT_IMAGE_BYTES_MAX;
 use crate::units::{ImageLength, REGION_LEAVES, Run, in_memory, on_disk};
 
 pub use build::{Found, HashError, RegionHash, Threads, Wanted, hash_region, hash_regions};
+pub(crate) use value::leaf_value;
 pub use value::{ContentRoot, Value};
 
 /// The tree over one image.
@@ -82,30 +84,30 @@ impl Tree {
         self.plain.is_some()
     }
 
-    /// Hashes all of `image`.
+    /// Hashes all of `image`. `progress` is told bytes as they are done, and answers whether to go on.
     ///
     /// # Errors
-    /// [`HashError`]: the image cannot be read.
+    /// [`HashError`]: the image cannot be read, or nobody wants it any more.
     pub fn build(
         image: &dyn Image,
         threads: Threads,
         wanted: Wanted,
-        progress: &(dyn Fn(u64) + Sync),
+        progress: &(dyn Fn(u64) -> bool + Sync),
     ) -> Result<Self, HashError> {
         let tree = Self::of_zeros(image.length(), wanted);
         tree.filled(image, None, threads, progress)
     }
 
-    /// Hashes the regions again in which leaves of `changed` lie. `progress` is told bytes as they are done.
+    /// Hashes the regions again in which leaves of `changed` lie. `progress` is as of [`Tree::build`].
     ///
     /// # Errors
-    /// [`HashError`]: the image cannot be read.
+    /// [`HashError`], as of [`Tree::build`].
     pub fn refresh(
         self,
         image: &dyn Image,
         changed: &LeafSet,
         threads: Threads,
-        progress: &(dyn Fn(u64) + Sync),
+        progress: &(dyn Fn(u64) -> bool + Sync),
     ) -> Result<Self, HashError> {
         self.filled(image, Some(changed), threads, progress)
     }
@@ -115,7 +117,7 @@ impl Tree {
         image: &dyn Image,
         work: Option<&LeafSet>,
         threads: Threads,
-        progress: &(dyn Fn(u64) + Sync),
+        progress: &(dyn Fn(u64) -> bool + Sync),
     ) -> Result<Self, HashError> {
         let wanted = if self.has_plain() {
             Wanted::Both
@@ -124,6 +126,7 @@ impl Tree {
         };
         let length = self.length;
         let tree = Mutex::new(self);
+        let unwanted_at = OnceLock::new();
         hash_regions(image, work, threads, wanted, &|found| {
             let regions = found.regions();
             let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,9 +137,16 @@ impl Tree {
                 regions.count * on_disk(REGION_LEAVES),
             );
             let bytes = length.bytes_of(&leaves);
-            progress(bytes.end - bytes.start);
-            true
+            let goes_on = progress(bytes.end - bytes.start);
+            if !goes_on {
+                unwanted_at.get_or_init(|| bytes.start);
+            }
+            goes_on
         })?;
+        if let Some(&offset) = unwanted_at.get() {
+            let source = io::ErrorKind::Interrupted.into();
+            return Err(HashError { offset, source });
+        }
         Ok(tree.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -17,7 +17,7 @@ fn threads(count: usize) -> Threads {
 }
 
 fn tree_of(image: &MemoryImage, count: usize, wanted: Wanted) -> Tree {
-    Tree::build(image, threads(count), wanted, &|_| ()).unwrap()
+    Tree::build(image, threads(count), wanted, &|_| true).unwrap()
 }
 
 /// Bytes that differ everywhere, of leaves that are zeros where `data` says no.
@@ -114,7 +114,7 @@ fn a_second_digest_reads_only_what_changed() {
             .leaves_touched(&(20 * LEAF_BYTES + 9..20 * LEAF_BYTES + 16)),
     );
     let before = image.bytes_read();
-    let tree = tree.refresh(&image, &changed, threads(2), &|_| ()).unwrap();
+    let tree = tree.refresh(&image, &changed, threads(2), &|_| true).unwrap();
     assert_eq!(image.bytes_read() - before, REGION_BYTES);
     assert_eq!(tree.plain_root(), Some(blake3::hash(&image.bytes())));
     assert_eq!(
@@ -129,7 +129,8 @@ fn progress_adds_up_to_the_image() {
     for wanted in [Wanted::Content, Wanted::Both] {
         let done = Mutex::new(0);
         Tree::build(&image, threads(3), wanted, &|bytes| {
-            *done.lock().unwrap() += bytes
+            *done.lock().unwrap() += bytes;
+            true
         })
         .unwrap();
         assert_eq!(*done.lock().unwrap(), image.length().bytes());
@@ -144,7 +145,7 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ..Faults::default()
     });
     for count in [1, 3] {
-        let error = Tree::build(&image, threads(count), Wanted::Content, &|_| ()).unwrap_err();
+        let error = Tree::build(&image, threads(count), Wanted::Content, &|_| true).unwrap_err();
         assert_eq!(
             (error.offset, error.source.raw_os_error()),
             (2 * MEBIBYTE, Some(nix::libc::EIO))
@@ -154,8 +155,8 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ends_at: Some(63 * LEAF_BYTES),
         ..Faults::default()
     });
-    let error = Tree::build(&image, threads(2), Wanted::Content, &|_| ()).unwrap_err();
-    assert_eq!(error.source.kind(), std::io::ErrorKind::UnexpectedEof);
+    let error = Tree::build(&image, threads(2), Wanted::Content, &|_| true).unwrap_err();
+    assert_eq!(error.source.kind(), io::ErrorKind::UnexpectedEof);
 }
 
 #[test]

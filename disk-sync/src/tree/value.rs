@@ -94,6 +94,15 @@ pub(crate) fn plain_leaf(offset: u64, bytes: &[u8]) -> ChainingValue {
     hasher.finalize_non_root()
 }
 
+/// The value of one leaf at `offset`.
+pub(crate) fn leaf_value(offset: u64, bytes: &[u8]) -> Value {
+    if is_zero(bytes) {
+        Value::ZERO
+    } else {
+        Value(plain_leaf(offset, bytes))
+    }
+}
+
 /// BLAKE3's value of the node over `values`, of which all but the last stand for equally large powers of two.
 pub(crate) fn plain_over(values: &[ChainingValue]) -> ChainingValue {
     match values {

@@ -33,8 +33,8 @@ pub(in crate::cli) enum DiskCommand {
     },
     /// Digest any file or block device: BLAKE3, as `b3sum` prints it, and the content root that replicas compare.
     Digest {
-        /// A file or a block device.
-        image: PathBuf,
+        /// A file or a block device, or `tls://HOST:PORT` where `disk serve` runs.
+        image: String,
         /// The content root alone: holes and zeros take no time then.
         #[arg(long)]
         content: bool,
@@ -45,13 +45,17 @@ pub(in crate::cli) enum DiskCommand {
         /// not change is not read again.
         #[arg(long, value_name = "FILE")]
         metadata: Option<PathBuf>,
+        #[command(flatten)]
+        proof: Proof,
     },
-    /// Compare any two files or block devices of this host, and show where they differ.
+    /// Compare any two files or block devices, and show where they differ.
     Diff {
-        /// One.
-        one: PathBuf,
-        /// The other one.
-        other: PathBuf,
+        /// One: a file or a block device, or `tls://HOST:PORT` where `disk serve` runs.
+        one: String,
+        /// The other one, likewise; one of them is of this host.
+        other: String,
+        #[command(flatten)]
+        proof: Proof,
     },
     /// Make a target equal to a source, sending only what differs. Interrupted, the same command goes on.
     Sync {
@@ -78,13 +82,13 @@ pub(in crate::cli) enum DiskCommand {
         #[arg(long, value_name = "RATE")]
         limit: Option<String>,
     },
-    /// Be the far end of `sync` and `verify` for one replica.
+    /// Be the far end of `sync` and `verify` for one replica, and of `digest` and `diff` for any image.
     Serve {
-        /// The replica's image.
+        /// The image.
         image: PathBuf,
-        /// Which end this is.
+        /// Which end of `sync` and `verify` this is; without it, it is none, and `digest` and `diff` alone are served.
         #[arg(long = "as", value_name = "ROLE", value_parser = ["source", "target"])]
-        role: String,
+        role: Option<String>,
         /// Where to listen, such as 0.0.0.0:7420.
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: String,

@@ -17,7 +17,10 @@ fn failure(code: ExitCode, what: impl Into<String>, mend: &str) -> Failure {
 /// The exit code of an image that cannot be opened, and what to do.
 pub(in crate::cli) fn of_image(error: &OpenError) -> (ExitCode, &'static str) {
     match error {
-        OpenError::Locked { .. } => (ExitCode::DiskLocked, "stop the VM or tool that uses it"),
+        OpenError::Locked { .. } => (
+            ExitCode::DiskLocked,
+            "stop the VM or tool that uses it, or unmount it",
+        ),
         OpenError::Refused { .. } => (ExitCode::DiskRefused, "name an image that this user may open"),
         OpenError::WrongKind { .. } => (ExitCode::DiskRefused, "name a raw image file or a block device"),
         OpenError::TooLong { .. } => (ExitCode::DiskRefused, "use a smaller disk"),
@@ -47,6 +50,7 @@ pub(in crate::cli) fn of_disk(error: &DiskError) -> (ExitCode, &'static str) {
             ExitCode::DiskRefused,
             "restore the image's length; a disk that shall have another one is a new replica",
         ),
+        DiskError::Unverified { .. } => (ExitCode::DisksDiffer, ExitCode::DisksDiffer.remedy()),
         DiskError::OtherLength { .. } => (
             ExitCode::DiskRefused,
             "make a replica of the same size, or move this one away",

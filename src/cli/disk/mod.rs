@@ -1,9 +1,10 @@
 //! `antipode disk`: the replicas of a VM's disk (D6).
 //!
-//! `show` reads (info, digest, diff); `sync` moves data (sync, verify), and `serve` is its far end. What goes wrong is told
+//! `show` and `diff` read (info, digest; diff); `sync` moves data (sync, verify), and `serve` is its far end. What goes wrong is told
 //! in `failures`.
 
 mod args;
+mod diff;
 pub(super) mod failures;
 mod progress;
 mod request;
@@ -37,12 +38,8 @@ pub(super) fn disk(request: &Request, json: bool, output: &mut dyn Write) -> Res
             is_empty,
         } => create(paths, vm, *size, *is_empty, json, output),
         Request::Info(paths) => show::info(paths, json, output),
-        Request::Digest {
-            paths,
-            content_only,
-            reading,
-        } => show::digest(paths, *content_only, *reading, json, output),
-        Request::Diff(one, other) => show::diff(one, other, json, output),
+        Request::Digest { place, request } => show::digest(place, *request, json, output),
+        Request::Diff(diff) => diff::diff(diff, json, output),
         Request::Sync(sync) => sync::sync(sync, json, output),
         Request::Serve {
             paths,

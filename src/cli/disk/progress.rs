@@ -30,6 +30,11 @@ impl Bar {
         self.0.inc(bytes);
     }
 
+    pub(super) fn set(&self, done: u64, of: u64) {
+        self.0.set_length(of);
+        self.0.set_position(done);
+    }
+
     pub(super) fn show(&self, status: &Status) {
         self.0.set_length(status.bytes());
         self.0.set_position(status.bytes_done());

@@ -1,13 +1,14 @@
 //! What was typed after `antipode disk`, resolved: sizes, names and places parsed.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use antipode_certs::{Identity, Paths as CertificatePaths, PeerRule, Role as CertificateRole, TRUST_FILE};
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::{Paths, Reading};
-use antipode_disk_sync::protocol::Role;
+use antipode_disk_sync::disk::Paths;
+use antipode_disk_sync::protocol::{DigestRequest, Role};
 use antipode_disk_sync::replica::VmId;
 
 use super::args::{DiskCommand, Ends, Proof};
@@ -27,20 +28,48 @@ pub(in crate::cli) enum Request {
     },
     Info(Paths),
     Digest {
-        paths: Paths,
-        content_only: bool,
-        reading: Reading,
+        place: Place<Paths>,
+        request: DigestRequest,
     },
-    Diff(PathBuf, PathBuf),
+    Diff(Diff),
     Sync(Sync),
     Serve {
         paths: Paths,
-        role: Role,
+        role: Option<Role>,
         listen: String,
         once: bool,
         bytes_per_second: Option<u64>,
         proof: Proven,
     },
+}
+
+/// Where an image is.
+#[derive(Debug)]
+pub(in crate::cli) enum Place<T> {
+    Here(T),
+    There(Far),
+}
+
+/// Where `disk serve` runs, and who we are.
+#[derive(Debug)]
+pub(in crate::cli) struct Far {
+    pub(super) address: String,
+    pub(super) proof: Proven,
+}
+
+impl fmt::Display for Far {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{REMOTE_PREFIX}{}", self.address)
+    }
+}
+
+/// Two images to compare.
+#[derive(Debug)]
+pub(in crate::cli) struct Diff {
+    pub(super) ours: PathBuf,
+    pub(super) other: Place<PathBuf>,
+    /// Whether the one of this host was named second.
+    pub(super) is_swapped: bool,
 }
 
 /// Two ends, and what to do with them.
@@ -57,16 +86,8 @@ pub(in crate::cli) struct Sync {
 /// Where the two ends are.
 #[derive(Debug)]
 pub(in crate::cli) enum Where {
-    Here {
-        source: Paths,
-        target: Paths,
-    },
-    There {
-        ours: Paths,
-        role: Role,
-        address: String,
-        proof: Proven,
-    },
+    Here { source: Paths, target: Paths },
+    There { ours: Paths, role: Role, other: Far },
 }
 
 /// Who we are, and who may be at the other end.
@@ -97,12 +118,18 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             content,
             full,
             metadata,
+            proof,
         } => Request::Digest {
-            paths: Paths::new(image, metadata),
-            content_only: content,
-            reading: reading(full),
+            place: match remote(&image) {
+                None => Place::Here(Paths::new(image.into(), metadata)),
+                Some(address) => Place::There(there(address, metadata.as_ref(), proof)?),
+            },
+            request: DigestRequest {
+                content_only: content,
+                everything: full,
+            },
         },
-        DiskCommand::Diff { one, other } => Request::Diff(one, other),
+        DiskCommand::Diff { one, other, proof } => Request::Diff(difference(one, other, proof)?),
         DiskCommand::Sync {
             ends,
             limit,
@@ -130,25 +157,16 @@ pub(in crate::cli) fn resolve(command: DiskCommand) -> Result<Request, Failure> 
             proof,
         } => Request::Serve {
             paths: Paths::new(image, metadata),
-            role: if role == "source" {
-                Role::Source
-            } else {
-                Role::Target
-            },
+            role: role.map(|role| match role.as_str() {
+                "source" => Role::Source,
+                _ => Role::Target,
+            }),
             listen,
             once,
             bytes_per_second: rate(limit)?,
             proof: prove(proof, &[CertificateRole::Site, CertificateRole::Operator])?,
         },
     })
-}
-
-fn reading(is_full: bool) -> Reading {
-    if is_full {
-        Reading::Everything
-    } else {
-        Reading::Changed
-    }
 }
 
 /// A comparison is a dry run that believes no marks and may pass over what the target alone holds.
@@ -165,10 +183,53 @@ fn verification(ends: Ends, limit: Option<String>) -> Result<Sync, Failure> {
     })
 }
 
+/// The address behind a place that is on another host.
+fn remote(place: &str) -> Option<String> {
+    place.strip_prefix(REMOTE_PREFIX).map(str::to_owned)
+}
+
+/// An image at `address`. Its metadata is named where it is served.
+fn there(address: String, metadata: Option<&PathBuf>, proof: Proof) -> Result<Far, Failure> {
+    if let Some(metadata) = metadata {
+        let what = format!("the metadata of an image at {address} cannot be named here");
+        let problem = Problem::new(what, "give --metadata to `disk serve` there");
+        return Err(Failure::new(
+            ExitCode::Usage,
+            problem.at(metadata.display().to_string()),
+        ));
+    }
+    Ok(Far {
+        address,
+        proof: prove(proof, &[CertificateRole::Site])?,
+    })
+}
+
+fn difference(one: String, other: String, proof: Proof) -> Result<Diff, Failure> {
+    let far = |address| there(address, None, proof).map(Place::There);
+    let (ours, other, is_swapped) = match (remote(&one), remote(&other)) {
+        (None, None) => (one, Place::Here(other.into()), false),
+        (None, Some(address)) => (one, far(address)?, false),
+        (Some(address), None) => (other, far(address)?, true),
+        (Some(_), Some(_)) => return Err(both_are_far()),
+    };
+    Ok(Diff {
+        ours: ours.into(),
+        other,
+        is_swapped,
+    })
+}
+
+fn both_are_far() -> Failure {
+    let problem = Problem::new(
+        "both ends are on other hosts",
+        "run the command on one of them, with its own image as that end",
+    );
+    Failure::new(ExitCode::Usage, problem)
+}
+
 fn place(ends: Ends) -> Result<Where, Failure> {
-    let remote = |place: &str| place.strip_prefix(REMOTE_PREFIX).map(str::to_owned);
     let here = |place: String, metadata| Paths::new(PathBuf::from(place), metadata);
-    let (ours, role, address) = match (remote(&ends.source), remote(&ends.target)) {
+    let (ours, role, address, metadata) = match (remote(&ends.source), remote(&ends.target)) {
         (None, None) => {
             if is_one_file(&ends.source, &ends.target) {
                 let problem = Problem::new("both ends are one image", "name two replicas");
@@ -179,22 +240,18 @@ fn place(ends: Ends) -> Result<Where, Failure> {
                 target: here(ends.target, ends.target_metadata),
             });
         }
-        (None, Some(address)) => (here(ends.source, ends.source_metadata), Role::Source, address),
-        (Some(address), None) => (here(ends.target, ends.target_metadata), Role::Target, address),
-        (Some(_), Some(_)) => {
-            let problem = Problem::new(
-                "both ends are on other hosts",
-                "run the command on one of them, with its own image as that end",
-            );
-            return Err(Failure::new(ExitCode::Usage, problem));
+        (None, Some(address)) => {
+            let ours = here(ends.source, ends.source_metadata);
+            (ours, Role::Source, address, ends.target_metadata)
         }
+        (Some(address), None) => {
+            let ours = here(ends.target, ends.target_metadata);
+            (ours, Role::Target, address, ends.source_metadata)
+        }
+        (Some(_), Some(_)) => return Err(both_are_far()),
     };
-    Ok(Where::There {
-        ours,
-        role,
-        address,
-        proof: prove(ends.proof, &[CertificateRole::Site])?,
-    })
+    let other = there(address, metadata.as_ref(), ends.proof)?;
+    Ok(Where::There { ours, role, other })
 }
 
 /// Whether both lead to one file that is there.

@@ -5,12 +5,11 @@
 //! ```
 //!
 //! A connection whose other end says nothing, or that slowly, holds up nobody: who it is is found out beside the
-//! sessions, and only who has proven itself gets one.
+//! sessions, and only who has proven itself gets one. What it wants, a peer says first.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -18,28 +17,28 @@ use std::time::Duration;
 use antipode_certs::PeerRule;
 use antipode_certs::tls::LiveCredentials;
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::{Disk, Paths};
-use antipode_disk_sync::protocol::{Clock, Link, Options, Report, Role};
+use antipode_disk_sync::disk::{Disk, Paths, be_compared, digest_for};
+use antipode_disk_sync::image::{Access, FileImage};
+use antipode_disk_sync::protocol::{Clock, Digested, Link, Options, Report, Role, Wish, hear, refuse};
 use antipode_disk_sync::tree::Threads;
 use serde_json::json;
 
 use super::request::Proven;
 use super::sync::{as_json, credentials};
-use super::{Monotonic, failures};
+use super::{Monotonic, diff, done, failures, seconds};
+use crate::base::callers::take_calls;
 use crate::cli::exit_code::ExitCode;
-use crate::cli::failure::{Failure, written};
+use crate::cli::failure::{Failure, Problem, written};
 use crate::cli::run::host_failure;
 
 /// Connections whose other end has not yet proven who it is; further ones are closed. Each has 20 s, however it spends them.
 const HANDSHAKES_MAX: usize = 16;
 
-/// After a connection that could not be taken: the host may be out of descriptors for a while.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// What `disk serve` was asked for.
 pub(super) struct Service<'a> {
     pub(super) paths: &'a Paths,
-    pub(super) role: Role,
+    /// None if `digest` and `diff` alone are served.
+    pub(super) role: Option<Role>,
     pub(super) listen: &'a str,
     pub(super) once: bool,
     pub(super) bytes_per_second: Option<u64>,
@@ -65,15 +64,15 @@ pub(super) fn serve(service: &Service<'_>, json: bool, output: &mut dyn Write) -
         .map_err(|error| host_failure("starting a thread", error))?;
     for Meeting { from, link } in meetings {
         let begun = Monotonic.now();
-        let served = link.and_then(|link| session(service, link));
+        let served = link.and_then(|link| serve_one(service, link));
         let took = Monotonic.now().saturating_sub(begun);
         match served {
-            Ok(report) => {
+            Ok(served) => {
                 let told = if json {
-                    writeln!(output, "{}", as_json(&report, ExitCode::Done, took))
+                    writeln!(output, "{}", served.as_json(took))
                 } else {
-                    let reason = report.finish.decision.reason;
-                    writeln!(output, "{from}: done in {:.1} s ({reason})", took.as_secs_f64())
+                    let what = served.what();
+                    writeln!(output, "{from}: done in {:.1} s ({what})", took.as_secs_f64())
                 };
                 written(told.and_then(|()| output.flush()))?;
                 if service.once {
@@ -100,37 +99,10 @@ fn receive(
     rule: PeerRule,
 ) -> std::io::Result<Receiver<Meeting>> {
     let (met, meetings) = channel();
-    let under_way = Arc::new(AtomicUsize::new(0));
     thread::Builder::new().name("accept".into()).spawn(move || {
-        loop {
-            let (stream, from) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("a connection could not be taken: {error}");
-                    thread::park_timeout(PAUSE);
-                    continue;
-                }
-            };
-            if under_way.load(Ordering::Relaxed) >= HANDSHAKES_MAX {
-                tracing::warn!(%from, "too many connections wait to be proven; this one is closed");
-                continue;
-            }
-            under_way.fetch_add(1, Ordering::Relaxed);
-            let (live, rule, met, ours) = (
-                Arc::clone(&live),
-                rule.clone(),
-                met.clone(),
-                Arc::clone(&under_way),
-            );
-            let spawned = thread::Builder::new().name("handshake".into()).spawn(move || {
-                prove(stream, from, &live, rule, &met);
-                ours.fetch_sub(1, Ordering::Relaxed);
-            });
-            if let Err(error) = spawned {
-                under_way.fetch_sub(1, Ordering::Relaxed);
-                tracing::warn!(%from, "a connection could not be taken: {error}");
-            }
-        }
+        take_calls(&listener, HANDSHAKES_MAX, move |stream, from| {
+            prove(stream, from, &live, rule.clone(), &met);
+        })
     })?;
     Ok(meetings)
 }
@@ -147,15 +119,76 @@ fn prove(
     let _ = met.send(Meeting { from, link });
 }
 
-fn session(service: &Service<'_>, link: Link) -> Result<Report, Failure> {
-    tracing::info!(peer = ?link.peer(), "a session begins");
-    let disk = Disk::open(service.paths.clone(), service.role, false)?;
-    let options = Options {
-        consent: Consent::default(),
-        dry_run: false,
-        compress: true,
-        bytes_per_second: service.bytes_per_second,
-        threads: Threads::all(),
-    };
-    Ok(disk.run(service.role, link, &options, &Monotonic, &mut |_| ())?)
+/// What a peer has got.
+enum Served {
+    Session(Report),
+    Digest(Digested),
+}
+
+impl Served {
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Session(report) => report.finish.decision.map_or("compared", |found| found.reason),
+            Self::Digest(_) => "digested",
+        }
+    }
+
+    fn as_json(&self, took: Duration) -> serde_json::Value {
+        match self {
+            Self::Session(report) => as_json(report, ExitCode::Done, took),
+            Self::Digest(found) => {
+                let mut told = done(ExitCode::Done);
+                told["content"] = json!(found.content.to_string());
+                told["seconds"] = json!(seconds(took));
+                told
+            }
+        }
+    }
+}
+
+fn serve_one(service: &Service<'_>, link: Link) -> Result<Served, Failure> {
+    let peer = link.peer().map(ToString::to_string);
+    let (wish, link) = hear(link)?;
+    tracing::info!(?peer, ?wish, "a session begins");
+    match (wish, service.role) {
+        (Wish::Sync, Some(role)) => {
+            let (disk, link) = opened(link, Disk::open(service.paths.clone(), role, false))?;
+            let options = Options {
+                consent: Consent::default(),
+                dry_run: false,
+                compress: true,
+                bytes_per_second: service.bytes_per_second,
+                threads: Threads::all(),
+            };
+            let report = disk.run(role, link, &options, &Monotonic, &mut |_| ())?;
+            Ok(Served::Session(report))
+        }
+        (Wish::Sync, None) => {
+            let what = "this image is served for `disk digest` and `disk diff` alone";
+            refuse(link, what);
+            let problem = Problem::new(what, "start `disk serve` with --as source or --as target");
+            Err(Failure::new(ExitCode::SyncRefused, problem))
+        }
+        (Wish::Compare, _) => {
+            let image = FileImage::open(&service.paths.image, Access::Read);
+            let (image, link) = opened(link, image)?;
+            let report = be_compared(&image, link, &diff::options(), &Monotonic)?;
+            Ok(Served::Session(report))
+        }
+        (Wish::Digest(request), _) => {
+            let found = digest_for(service.paths, request, link, Threads::all(), &Monotonic)?;
+            Ok(Served::Digest(found))
+        }
+    }
+}
+
+/// What was to be opened for a peer, which is told if it cannot be.
+fn opened<T, E: Into<Failure> + ToString>(link: Link, outcome: Result<T, E>) -> Result<(T, Link), Failure> {
+    match outcome {
+        Ok(opened) => Ok((opened, link)),
+        Err(error) => {
+            refuse(link, &error.to_string());
+            Err(error.into())
+        }
+    }
 }

@@ -15,7 +15,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::progress::Bar;
-use super::request::{Proven, Sync, Where};
+use super::request::{Far, Proven, Sync, Where};
 use super::{Monotonic, done, failures, seconds};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, written};
@@ -40,16 +40,10 @@ pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<Ex
                 bar.show(status)
             })?
         }
-        Where::There {
-            ours,
-            role,
-            address,
-            proof,
-        } => {
-            let live = credentials(proof)?;
+        Where::There { ours, role, other } => {
+            let live = credentials(&other.proof)?;
             let disk = Disk::open(ours.clone(), *role, sync.dry_run)?;
-            let link = Link::connect(address, &live, proof.rule.clone())
-                .map_err(|error| failures::of_link(address, &error))?;
+            let link = connect(other, &live)?;
             disk.run(*role, link, &options(true), &Monotonic, &mut |status| {
                 bar.show(status)
             })?
@@ -65,6 +59,12 @@ pub(super) fn sync(sync: &Sync, json: bool, output: &mut dyn Write) -> Result<Ex
         ExitCode::Done
     };
     written(tell(&report, sync, code, took, json, output)).map(|()| code)
+}
+
+/// A connection to where `disk serve` runs.
+pub(super) fn connect(far: &Far, live: &Arc<LiveCredentials>) -> Result<Link, Failure> {
+    Link::connect(&far.address, live, far.proof.rule.clone())
+        .map_err(|error| failures::of_link(&far.address, &error))
 }
 
 pub(super) fn credentials(proof: &Proven) -> Result<Arc<LiveCredentials>, Failure> {
@@ -88,26 +88,26 @@ fn tell(
         let told = as_json(report, code, took);
         return writeln!(output, "{told}");
     }
-    let (decision, tally) = (report.finish.decision, report.finish.tally);
+    let tally = report.finish.tally;
+    let decided = report.finish.decision;
+    let (outcome, reason) = decided.map_or((Outcome::Full, ""), |found| (found.outcome, found.reason));
     let compared = HumanBytes(tally.regions * REGION_BYTES);
     let differing = HumanBytes((tally.leaves_sent + tally.leaves_cleared) * LEAF_BYTES);
     let (_, packed) = report.status.data_bytes;
-    if decision.outcome == Outcome::Nothing {
-        return writeln!(output, "nothing to do: {}", decision.reason);
+    if outcome == Outcome::Nothing {
+        return writeln!(output, "nothing to do: {reason}");
     }
     match (sync.is_verify, code, sync.dry_run) {
         (true, ExitCode::Done, _) => writeln!(output, "they are equal: {compared} compared"),
         (true, ..) => writeln!(output, "they differ in {differing} of {compared}"),
         (_, _, true) => writeln!(
             output,
-            "{compared} would be compared ({}); {differing} differ, {} would be sent",
-            decision.reason,
+            "{compared} would be compared ({reason}); {differing} differ, {} would be sent",
             HumanBytes(packed)
         ),
         _ => writeln!(
             output,
-            "equal: {compared} compared ({}), {differing} differed, {} sent in {:.1} s",
-            decision.reason,
+            "equal: {compared} compared ({reason}), {differing} differed, {} sent in {:.1} s",
             HumanBytes(report.status.bytes_sent),
             took.as_secs_f64()
         ),
@@ -117,9 +117,9 @@ fn tell(
 pub(super) fn as_json(report: &Report, code: ExitCode, took: Duration) -> serde_json::Value {
     let (decision, tally, status) = (report.finish.decision, report.finish.tally, report.status);
     let mut told = done(code);
-    told["outcome"] = json!(decision.outcome.word());
-    told["relation"] = json!(decision.relation.word());
-    told["reason"] = json!(decision.reason);
+    told["outcome"] = json!(decision.map(|decision| decision.outcome.word()));
+    told["relation"] = json!(decision.map(|decision| decision.relation.word()));
+    told["reason"] = json!(decision.map(|decision| decision.reason));
     told["bytes_compared"] = json!(tally.regions * REGION_BYTES);
     told["leaves_sent"] = json!(tally.leaves_sent);
     told["leaves_cleared"] = json!(tally.leaves_cleared);

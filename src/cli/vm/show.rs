@@ -49,6 +49,25 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         number(&status["output_hold_ms_p50"]),
         number(&status["output_hold_ms_p99"]),
     )?;
+    restored(status, output)?;
+    refusals(status, output)?;
+    match status["flush"].as_str() {
+        Some("both") => writeln!(
+            output,
+            "  a flush is complete when it is durable at both sites: held {} ms (99 of 100: {} ms)",
+            number(&status["flush_hold_ms_p50"]),
+            number(&status["flush_hold_ms_p99"]),
+        ),
+        Some(_) => writeln!(
+            output,
+            "  a flush is complete when it is durable at the live site"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// What restores the protection, and what it took.
+fn restored(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
     let again = &status["protect_again"];
     if let Some(waits_for) = again["waits_for"].as_str() {
         writeln!(
@@ -73,19 +92,20 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
             bytes("sent_bytes"),
         )?;
     }
-    match status["flush"].as_str() {
-        Some("both") => writeln!(
+    Ok(())
+}
+
+fn refusals(of: &Value, output: &mut dyn Write) -> std::io::Result<()> {
+    for refusal in of["refused"].as_array().into_iter().flatten() {
+        let text = |key: &str| refusal[key].as_str().unwrap_or_default();
+        let (because, what) = (text("because"), text("what"));
+        writeln!(
             output,
-            "  a flush is complete when it is durable at both sites: held {} ms (99 of 100: {} ms)",
-            number(&status["flush_hold_ms_p50"]),
-            number(&status["flush_hold_ms_p99"]),
-        ),
-        Some(_) => writeln!(
-            output,
-            "  a flush is complete when it is durable at the live site"
-        ),
-        None => Ok(()),
+            "  refused  {because} ({what}, {} times)",
+            refusal["count"]
+        )?;
     }
+    Ok(())
 }
 
 fn number(value: &Value) -> String {
@@ -104,6 +124,7 @@ pub(super) fn list(answer: &Value, json: bool, output: &mut dyn Write) -> Result
         let colour = if vm["green"] == true { "well" } else { "not well" };
         written(writeln!(output, "{:<24}{:<14}{colour}", text("vm"), text("role")))?;
     }
+    written(refusals(answer, output))?;
     Ok(ExitCode::Done)
 }
 

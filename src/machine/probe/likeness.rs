@@ -36,7 +36,7 @@ const NUMBERS: [f64; 6] = [0.1, 0.3, 0.7, 1.0 / 3.0, 0.999_999_9, 1e-7];
 pub struct HostKind(BTreeMap<String, String>);
 
 /// In what two hosts differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The trait's word.
     pub word: String,

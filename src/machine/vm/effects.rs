@@ -55,7 +55,7 @@ impl Vm {
                 disk.submit(self.totals.exit_count, requests);
             }
             for (release, frame) in frames {
-                outside.put_out(release, HeldOutput::Frame(frame));
+                outside.put_out(self.totals.exit_count, release, HeldOutput::Frame(frame));
             }
             self.show_console_lines(timeline, outside)?;
             if outcome.is_some() {
@@ -85,7 +85,7 @@ impl Vm {
         if !self.console_bytes.is_empty() {
             let release = timeline.output(self.standing(), Output::Console(&self.console_bytes))?;
             let bytes = std::mem::take(&mut self.console_bytes);
-            outside.put_out(release, HeldOutput::Console(bytes));
+            outside.put_out(self.totals.exit_count, release, HeldOutput::Console(bytes));
         }
         Ok(())
     }

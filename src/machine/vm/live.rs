@@ -1,6 +1,8 @@
 //! The timeline of a VM that lives here: the host's clock, its random bytes, and what the workers post.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::epoch::EpochDigests;
@@ -38,6 +40,8 @@ pub struct Live {
     guarded_until: VirtualTime,
     /// The VM is to be held at the next position.
     hold_wanted: bool,
+    /// Where it is told, for other threads, which exit was reached.
+    position: Option<Arc<AtomicU64>>,
 }
 
 impl Live {
@@ -64,7 +68,17 @@ impl Live {
             timer_guard: (exit_cost * TIMER_GUARD_EXITS).clamp(TIMER_GUARD_MIN, TIMER_GUARD_MAX),
             guarded_until: VirtualTime::ZERO,
             hold_wanted: false,
+            position: None,
         })
+    }
+
+    /// The same, telling in `position` which exit was reached.
+    #[must_use]
+    pub fn telling(self, position: Arc<AtomicU64>) -> Self {
+        Self {
+            position: Some(position),
+            ..self
+        }
     }
 
     /// The same, with what has arrived already.
@@ -246,7 +260,10 @@ impl Timeline for Live {
 
     fn posted(&mut self, _: &PostedWrite) {}
 
-    fn exited(&mut self, _: &ExitTrace<'_>) -> Result<(), TimelineError> {
+    fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
+        if let Some(position) = &self.position {
+            position.store(trace.ordinal.get(), Ordering::Relaxed);
+        }
         Ok(())
     }
 

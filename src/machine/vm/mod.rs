@@ -63,7 +63,7 @@ use super::outcome::Outcome;
 use super::user_tsc::{UserTsc, UserTscError};
 use super::workers::{Console, DiskWorkers, Network};
 use crate::base::guest_memory::{GuestMemory, RegisterPage};
-use crate::base::units::{ExitOrdinal, GuestPhys, LogSeq, VirtualTime};
+use crate::base::units::{ExitOrdinal, GuestPhys, VirtualTime};
 use crate::devices::board::{Board, Moment};
 use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGISTER};
 use crate::devices::virtio_net::Offloads;
@@ -109,10 +109,10 @@ pub enum HeldOutput {
     Console(Vec<u8>),
 }
 
-/// Keeps what may not leave yet, on the vCPU's thread. It must not wait.
+/// Takes what leaves the guest, on the vCPU's thread. It must not wait.
 pub trait OutputKeeper: std::fmt::Debug {
-    /// Keeps `output`, whose entry is in frame `seq` of the log; of a VM that writes no log, in frame 0.
-    fn keep(&mut self, seq: LogSeq, output: HeldOutput);
+    /// Takes `output`, which the guest has put out at `position`, to let it out when `release` says so.
+    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput);
 }
 
 /// What carries a VM's effects to the outside.
@@ -129,15 +129,11 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    /// Lets `output` go its way.
-    fn put_out(&mut self, release: Release, output: HeldOutput) {
-        let seq = match release {
-            Release::Never => return,
-            Release::Now => LogSeq::default(),
-            Release::After(seq) => seq,
-        };
+    /// Lets `output`, made at `position`, go its way.
+    fn put_out(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
         match (&mut self.keeper, output, &self.network) {
-            (Some(keeper), output, _) => keeper.keep(seq, output),
+            (Some(keeper), output, _) => keeper.keep(position, release, output),
+            (None, _, _) if release == Release::Never => {}
             (None, HeldOutput::Frame(frame), Some(network)) => network.transmit([frame]),
             (None, HeldOutput::Frame(_), None) => {}
             (None, HeldOutput::Console(bytes), _) => self.console.show(&bytes),

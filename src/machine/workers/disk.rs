@@ -137,7 +137,7 @@ impl DiskFile {
         if recovery.was_in_use {
             tracing::warn!(
                 disk = %self.path.display(),
-                unsure_extents = recovery.unsure_extents,
+                unsure_zones = recovery.unsure_zones,
                 "the replica was not closed when it was last used; the next sync compares what was being written to then"
             );
         }

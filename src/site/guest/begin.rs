@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::kept_frames::KeepFrames;
 use super::orders::{Ending, FromVcpu};
 use super::vcpu::{self, Ways};
 use crate::base::entropy::EntropySource;
@@ -36,6 +37,7 @@ pub(super) fn serve(
     config: impl Fn() -> Result<VmConfig, String>,
     reports: &UnboundedSender<FromVcpu>,
     position: &Arc<AtomicU64>,
+    keep_frames: Option<&KeepFrames>,
 ) {
     while let Ok(begin) = begins.recv() {
         let (order_here, orders) = channel();
@@ -44,6 +46,7 @@ pub(super) fn serve(
             order_here,
             reports: reports.clone(),
             position: Arc::clone(position),
+            keep_frames: keep_frames.cloned(),
         };
         let config = match (&begin, config()) {
             (Begin::End, _) => return,

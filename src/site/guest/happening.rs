@@ -5,6 +5,7 @@ use antipode_tiebreaker::{Answer, Record, RequestId};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::refusals::Fault;
 use crate::channel::{Message, Opened};
 use crate::machine::launch::Birth;
 use crate::protocol::role::ReadId;
@@ -50,7 +51,9 @@ pub(crate) enum Happening {
     /// Something came over it.
     Message(u64, Message),
     /// It has ended.
-    Lost(u64, String),
+    Lost(u64, Fault),
+    /// Somebody was refused who meant to talk about this VM, or this site by the other one.
+    Refused(Fault),
     /// A request was answered; none if the outcome is unknown.
     Answered(RequestId, Option<Box<Answer>>),
     /// The tiebreaker has answered a question of no consequence.
@@ -62,7 +65,7 @@ pub(crate) enum Happening {
     /// A piece of the machine has arrived here.
     TransferHeard,
     /// The transfer to here has ended.
-    Received(Result<(), String>),
+    Received(Result<(), Fault>),
     /// This site has become ready to be filled with a machine of this birth.
     Prepared(Box<Birth>),
     /// Flushed durably, up to where the driver had asked.
@@ -90,5 +93,5 @@ pub(crate) enum TransferNews {
     /// It stands at this position.
     StoodAt(crate::base::units::ExitOrdinal),
     /// It failed.
-    Failed(String),
+    Failed(Fault),
 }

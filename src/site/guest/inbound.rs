@@ -8,17 +8,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::{Origin, Paths, SyncTarget};
+use antipode_disk_sync::disk::{DiskError, Origin, Paths, SyncTarget};
 use antipode_disk_sync::protocol::Link;
 use antipode_disk_sync::replica::{Lineage, ReplicaId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::begin::Begin;
 use super::happening::Happening;
+use super::refusals::Fault;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::site::definition;
+use crate::site::peer::Prepare;
 use crate::site::store::VmFolder;
-use crate::transfer::{Arriving, DiskOffer, Offer, Reception, Stream, receive};
+use crate::transfer::{Arriving, DiskOffer, Offer, Reception, Stream, Unfit, UnfitKind, receive};
 
 /// How often the driver is told that something comes.
 const TELL_EVERY_NS: u64 = 20_000_000;
@@ -29,6 +31,8 @@ pub(super) struct Inbound {
     pub(super) credentials: Arc<LiveCredentials>,
     pub(super) peer: Name,
     pub(super) folder: VmFolder,
+    /// What the other site's supervisor has asked for.
+    pub(super) asked: Prepare,
     pub(super) begin: Sender<Begin>,
     pub(super) happenings: UnboundedSender<Happening>,
     /// Told once the machine stands as it was sent, or why it does not.
@@ -50,16 +54,20 @@ impl Inbound {
         Ok(())
     }
 
-    fn run(self) -> Result<(), String> {
+    fn run(self) -> Result<(), Fault> {
         let rule = PeerRule::Exactly(Identity {
             role: Role::Site,
             name: self.peer.clone(),
         });
         let link = loop {
-            let (stream, from) = self.listener.accept().map_err(|error| error.to_string())?;
+            let (stream, from) = self.listener.accept().map_err(Fault::failed)?;
             match Link::accept(stream, &self.credentials, rule.clone()) {
                 Ok(link) => break link,
-                Err(error) => tracing::warn!(%from, "a call was turned away: {error}"),
+                Err(error) => {
+                    tracing::warn!(%from, "a call was turned away: {error}");
+                    // Without a driver the process ends.
+                    let _ = self.happenings.send(Happening::Refused((&error).into()));
+                }
             }
         };
         let (reader, writer) = link.into_streams();
@@ -69,7 +77,7 @@ impl Inbound {
             pieces: None,
             told_at: 0,
         };
-        receive(&mut stream, &mut desk).map_err(|error| error.to_string())
+        receive(&mut stream, &mut desk).map_err(|error| (&error).into())
     }
 }
 
@@ -80,28 +88,62 @@ struct Desk<'a> {
     told_at: u64,
 }
 
-impl Desk<'_> {
-    /// The replica that this site has of the VM, or a new one in its folder.
-    fn make_disk(&self, paths: &Paths, offered: &DiskOffer, vm: &str) -> Result<SyncTarget, String> {
-        definition::ensure_replica(paths, vm, None, Some(offered.byte_count))?;
-        let origin = Origin {
-            vm: vm.parse().map_err(|error| format!("{vm}: {error}"))?,
-            replica: ReplicaId(offered.replica),
-            lineage: offered.lineage.as_ref().map(Lineage::from),
-            byte_count: offered.byte_count,
+/// The replica that this site has of the VM, or a new one in its folder.
+fn make_disk(paths: &Paths, offered: &DiskOffer, vm: &str) -> Result<SyncTarget, Unfit> {
+    let failed = |why: String| Unfit::new(UnfitKind::Host, why);
+    definition::ensure_replica(paths, vm, None, Some(offered.byte_count)).map_err(failed)?;
+    let origin = Origin {
+        vm: vm.parse().map_err(|error| failed(format!("{vm}: {error}")))?,
+        replica: ReplicaId(offered.replica),
+        lineage: offered.lineage.as_ref().map(Lineage::from),
+        byte_count: offered.byte_count,
+    };
+    let consent = Consent {
+        discard: offered.discard,
+        ..Consent::default()
+    };
+    let begun = SyncTarget::begin(paths.clone(), &origin, consent).map_err(|error| {
+        let kind = match error {
+            DiskError::Refused { .. } | DiskError::OtherLength { .. } => UnfitKind::OtherDisk,
+            _ => UnfitKind::Host,
         };
-        let consent = Consent {
-            discard: offered.discard,
-            ..Consent::default()
-        };
-        let begun = SyncTarget::begin(paths.clone(), &origin, consent).map_err(|error| error.to_string())?;
-        tracing::info!(
-            outcome = begun.decision().outcome.word(),
-            "the disk: {}",
-            begun.decision().reason
-        );
-        Ok(begun)
+        Unfit::new(kind, error)
+    })?;
+    let decision = begun.decision();
+    tracing::info!(outcome = decision.outcome.word(), "the disk: {}", decision.reason);
+    Ok(begun)
+}
+
+/// Makes the VM's `folder` that of the machine that is offered, which must be the one that was asked for.
+fn make_ready(
+    folder: &VmFolder,
+    asked: &Prepare,
+    offer: &Offer,
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+) -> Result<Option<SyncTarget>, Unfit> {
+    let failed = |error: std::io::Error| {
+        let why = format!("the VM's files cannot be written there: {error}");
+        Unfit::new(UnfitKind::Host, why)
+    };
+    if definition::recipe_of(offer) != asked.recipe {
+        let why = "the machine that is offered is not the one that was asked for";
+        return Err(Unfit::new(UnfitKind::OtherMachine, why));
     }
+    folder.make().map_err(failed)?;
+    // First what may be refused: until then nothing of what is there is touched.
+    let paths = definition::replica_of(folder);
+    let disk = match &offer.disk {
+        Some(disk) => Some(make_disk(&paths, disk, &offer.vm)?),
+        None => None,
+    };
+    folder.write("kernel", kernel).map_err(failed)?;
+    if let Some(initrd) = initrd {
+        folder.write("initrd", initrd).map_err(failed)?;
+    }
+    let definition = definition::text_of(offer, initrd.is_some(), &paths);
+    folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
+    Ok(disk)
 }
 
 impl Reception for Desk<'_> {
@@ -110,26 +152,14 @@ impl Reception for Desk<'_> {
         offer: &Offer,
         kernel: Vec<u8>,
         initrd: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, String> {
-        let folder = &self.inbound.folder;
-        let failed = |error: std::io::Error| format!("the VM's files cannot be written there: {error}");
-        folder.make().map_err(failed)?;
-        folder.write("kernel", &kernel).map_err(failed)?;
-        if let Some(initrd) = &initrd {
-            folder.write("initrd", initrd).map_err(failed)?;
-        }
-        let paths = definition::replica_of(folder);
-        let disk = match &offer.disk {
-            Some(disk) => Some(self.make_disk(&paths, disk, &offer.vm)?),
-            None => None,
-        };
-        let definition = definition::text_of(offer, initrd.is_some(), &paths);
-        folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
+    ) -> Result<Option<SyncTarget>, Unfit> {
+        let Inbound { folder, asked, .. } = self.inbound;
+        let disk = make_ready(folder, asked, offer, &kernel, initrd.as_deref())?;
         let (send, pieces) = channel();
         let birth = Box::new(offer.birth.clone());
         let _ = self.inbound.happenings.send(Happening::Prepared(birth.clone()));
         let begun = self.inbound.begin.send(Begin::Receive { birth, pieces });
-        begun.map_err(|_| "the process there ends".to_owned())?;
+        begun.map_err(|_| ends())?;
         self.pieces = Some(send);
         Ok(disk)
     }
@@ -140,9 +170,10 @@ impl Reception for Desk<'_> {
             .is_some_and(|pieces| pieces.send(piece).is_ok())
     }
 
-    fn heard(&mut self) -> Result<(), String> {
+    fn heard(&mut self) -> Result<(), Unfit> {
         if self.inbound.is_given_up.load(Ordering::Relaxed) {
-            return Err("it has given the transfer up; its status says why".to_owned());
+            let why = "it has given the transfer up; its status says why";
+            return Err(Unfit::new(UnfitKind::GivenUp, why));
         }
         let now = SystemClock.monotonic_ns();
         if now - self.told_at >= TELL_EVERY_NS {
@@ -152,8 +183,114 @@ impl Reception for Desk<'_> {
         Ok(())
     }
 
-    fn restored(&mut self) -> Result<(), String> {
-        let told = self.inbound.restored.recv();
-        told.unwrap_or_else(|_| Err("the process there ends".to_owned()))
+    fn restored(&mut self) -> Result<(), Unfit> {
+        let told = self.inbound.restored.recv().map_err(|_| ends())?;
+        told.map_err(|why| Unfit::new(UnfitKind::OtherMachine, why))
+    }
+}
+
+fn ends() -> Unfit {
+    Unfit::new(UnfitKind::Host, "the process there ends")
+}
+
+#[cfg(test)]
+mod tests {
+    use antipode_disk_sync::disk::{State, state_of};
+    use antipode_disk_sync::replica::GenerationId;
+    use antipode_tiebreaker::{Generation, Incarnation, PairingId};
+
+    use super::*;
+    use crate::machine::launch::Birth;
+    use crate::transfer::LineageOffer;
+
+    const DISK_BYTES: u64 = 1 << 20;
+
+    fn offer(disk: DiskOffer) -> Offer {
+        Offer {
+            vm: "redis-1".to_owned(),
+            memory_bytes: 64 << 20,
+            cmdline: "quiet".to_owned(),
+            kernel_bytes: 6,
+            initrd_bytes: None,
+            disk: Some(disk),
+            network: None,
+            birth: Birth {
+                random_seed: Default::default(),
+                wall_clock_unix_seconds: 0,
+                offloads: None,
+            },
+        }
+    }
+
+    fn disk(content: u8, byte_count: u64) -> DiskOffer {
+        DiskOffer {
+            byte_count,
+            replica: [5; 16],
+            lineage: Some(LineageOffer {
+                current: [content; 16],
+                base: None,
+                history: Vec::new(),
+            }),
+            discard: false,
+        }
+    }
+
+    fn asked(offer: &Offer) -> Prepare {
+        Prepare {
+            vm: "redis-1".parse().unwrap(),
+            incarnation: Incarnation(1),
+            pairing: PairingId(9),
+            generation: Generation(7),
+            heartbeat_port: 7410,
+            recipe: definition::recipe_of(offer),
+        }
+    }
+
+    fn made_ready(folder: &VmFolder, asked: &Prepare, offer: &Offer) -> Option<UnfitKind> {
+        let made = make_ready(folder, asked, offer, b"theirs", None);
+        made.err().map(|unfit| unfit.kind)
+    }
+
+    #[test]
+    fn a_replica_of_another_vm_is_refused_and_left_as_it_was() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = VmFolder::of(state.path(), "redis-1");
+        folder.make().unwrap();
+        folder.write("kernel", b"ours").unwrap();
+        let paths = definition::replica_of(&folder);
+        let ours = Some(GenerationId([1; 16]));
+        definition::ensure_replica(&paths, "redis-1", ours, Some(DISK_BYTES)).unwrap();
+        std::fs::write(&paths.image, vec![7; usize::try_from(DISK_BYTES).unwrap()]).unwrap();
+        let unrelated = offer(disk(2, DISK_BYTES));
+        let refused = made_ready(&folder, &asked(&unrelated), &unrelated);
+        assert_eq!(refused, Some(UnfitKind::OtherDisk));
+        assert_eq!(state_of(&paths).unwrap(), State::Clean);
+        assert!(std::fs::read(&paths.image).unwrap().iter().all(|byte| *byte == 7));
+        assert_eq!(std::fs::read(folder.file("kernel")).unwrap(), b"ours");
+        assert!(!folder.definition().exists());
+        let related = offer(disk(1, DISK_BYTES));
+        assert_eq!(made_ready(&folder, &asked(&related), &related), None);
+        assert!(matches!(state_of(&paths).unwrap(), State::Syncing(_)));
+        assert_eq!(std::fs::read(folder.file("kernel")).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_machine_that_was_not_asked_for_is_refused_before_anything_is_made() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = VmFolder::of(state.path(), "redis-1");
+        let good = offer(disk(1, DISK_BYTES));
+        let larger = Offer {
+            memory_bytes: 128 << 20,
+            ..good.clone()
+        };
+        let other = Offer {
+            vm: "redis-2".to_owned(),
+            ..good.clone()
+        };
+        for offer in [larger, other] {
+            let refused = made_ready(&folder, &asked(&good), &offer);
+            assert_eq!(refused, Some(UnfitKind::OtherMachine), "{offer:?}");
+        }
+        assert!(!folder.file("kernel").exists());
     }
 }

@@ -37,6 +37,13 @@ pub(super) struct Ends {
     pub(super) wanted: Arc<tokio::sync::Notify>,
 }
 
+impl Ends {
+    /// Without a driver nobody wants to know.
+    fn refused(&self, error: &TransportError) {
+        let _ = self.happenings.send(Happening::Refused(error.into()));
+    }
+}
+
 impl Line {
     /// Calls `address` whenever a connection is wanted.
     pub(super) fn dialled(ends: Ends, address: String) -> Self {
@@ -50,6 +57,7 @@ impl Line {
                     Ok(()) => ends.wanted.notified().await,
                     Err(error) => {
                         tracing::debug!("the logging channel: {error}");
+                        ends.refused(&error);
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -67,6 +75,7 @@ impl Line {
                 };
                 if let Err(error) = greeted {
                     tracing::warn!("a call on the logging channel was turned away: {error}");
+                    ends.refused(&error);
                     // Errors of the host's come at once, again and again.
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -93,7 +102,7 @@ pub(super) fn read(
         loop {
             let happening = match reader.next().await {
                 Ok(message) => Happening::Message(number, message),
-                Err(error) => Happening::Lost(number, error.to_string()),
+                Err(error) => Happening::Lost(number, (&error).into()),
             };
             let is_over = matches!(happening, Happening::Lost(..));
             if happenings.send(happening).is_err() || is_over {

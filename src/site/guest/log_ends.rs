@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::kept_frames::KeptFrames;
 use super::orders::FromVcpu;
 use crate::base::clock::thread_cpu_time;
 use crate::base::limits::LOG_BUFFER_BYTES_MAX;
@@ -239,10 +240,26 @@ impl LogSource for Incoming {
 
 /// Passes outputs to the driver, which knows when they may leave.
 #[derive(Debug)]
-pub(crate) struct ToDriver(pub(crate) UnboundedSender<FromVcpu>);
+pub(crate) struct ToDriver {
+    /// The way to it.
+    pub(crate) reports: UnboundedSender<FromVcpu>,
+    /// Where the guest's frames are kept besides, if they are.
+    pub(crate) kept: Option<KeptFrames>,
+}
 
 impl OutputKeeper for ToDriver {
-    fn keep(&mut self, seq: LogSeq, output: HeldOutput) {
-        let _ = self.0.send(FromVcpu::Output { seq, output });
+    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
+        if let (Some(kept), HeldOutput::Frame(frame)) = (&mut self.kept, &output)
+            && let Err(error) = kept.note(position, release == Release::Never, &frame.0)
+        {
+            tracing::warn!(%error, "the guest's frames are kept no more");
+            self.kept = None;
+        }
+        let seq = match release {
+            Release::Never => return,
+            Release::Now => LogSeq::NONE,
+            Release::After(seq) => seq,
+        };
+        let _ = self.reports.send(FromVcpu::Output { seq, output });
     }
 }

@@ -5,12 +5,14 @@ mod begin;
 mod driver;
 pub mod happening;
 mod inbound;
+mod kept_frames;
 mod line;
 mod log_ends;
 mod orders;
 mod outbound;
 mod pair;
 pub mod process;
+pub(crate) mod refusals;
 mod vcpu;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::happening::{Happening, TransferNews};
 use super::orders::Order;
+use super::refusals::Fault;
 use super::vcpu::Handle;
 use crate::base::clock::SystemClock;
 use crate::machine::probe::HostKind;
@@ -44,8 +45,8 @@ impl Outbound {
         std::thread::Builder::new()
             .name("transfer".into())
             .spawn(move || {
-                if let Err(why) = self.run(&may_go) {
-                    self.tell(TransferNews::Failed(why));
+                if let Err(fault) = self.run(&may_go) {
+                    self.tell(TransferNews::Failed(fault));
                 }
             })?;
         Ok(go)
@@ -56,9 +57,10 @@ impl Outbound {
         let _ = self.happenings.send(Happening::Transfer(self.number, news));
     }
 
-    fn run(&self, may_go: &Receiver<Go>) -> Result<(), String> {
-        let host = HostKind::of_this_host().map_err(|error| error.to_string())?;
-        let prepared = self.caller.prepare(self.prepare.clone(), host)?;
+    fn run(&self, may_go: &Receiver<Go>) -> Result<(), Fault> {
+        let host = HostKind::of_this_host().map_err(Fault::failed)?;
+        let prepared = self.caller.prepare(self.prepare.clone(), host);
+        let prepared = prepared.map_err(|error| Fault::from(&error))?;
         self.tell(TransferNews::Ports {
             log: prepared.log_port,
         });
@@ -67,11 +69,13 @@ impl Outbound {
         let address = format!("{host}:{}", prepared.transfer_port);
         address
             .to_socket_addrs()
-            .map_err(|error| format!("{address}: {error}"))?;
-        let link = Link::connect(&address, &self.caller.credentials, self.caller.rule())
-            .map_err(|error| format!("{address}: {error}"))?;
-        link.limit_silence(SILENCE_MAX)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Fault::failed(format!("{address}: {error}")))?;
+        let link = Link::connect(&address, &self.caller.credentials, self.caller.rule());
+        let link = link.map_err(|error| Fault {
+            why: format!("{address}: {error}"),
+            ..(&error).into()
+        })?;
+        link.limit_silence(SILENCE_MAX).map_err(Fault::failed)?;
         let (reader, writer) = link.into_streams();
         let mut stream = Stream::over(reader, writer);
         let machine = Machine(self);
@@ -86,7 +90,7 @@ impl Outbound {
         if let Some(disk) = &self.disk {
             disk.limit_writes(None);
         }
-        sent.map_err(|error| error.to_string())
+        sent.map_err(|error| (&error).into())
     }
 }
 

@@ -10,9 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::line::Line;
 use super::log_ends::{Feeder, Room};
+use super::refusals::Fault;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{
-    Ack, Arrival, Heartbeats, Hello, LogFrame, Message, Misbehaviour, Receiver, Sender, Side, Vitals, Writer,
+    Ack, Arrival, Common, Heartbeats, Hello, LogFrame, Message, Misbehaviour, Receiver, Sender, Session,
+    Side, Vitals, Writer,
 };
 use crate::protocol::lag::LagMeter;
 use crate::protocol::moment::Moment;
@@ -60,12 +62,37 @@ pub(super) struct Pair {
     pub(super) connection: u64,
     pub(super) reader: Option<JoinHandle<()>>,
     pub(super) heartbeats: Option<Heartbeats>,
+    /// Frames of other pairings that came over the connection, as they are counted on; and how many are told of.
+    pub(super) foreign: (Arc<AtomicU64>, u64),
     pub(super) log: LogEnd,
     /// Nothing goes out or comes in any more.
     pub(super) is_closed: bool,
 }
 
 impl Pair {
+    /// A pairing that is being made.
+    pub(super) fn new(session: Session, side: Side, common: Common) -> Self {
+        let hello = Hello {
+            session,
+            side,
+            common,
+            reached: LogSeq::NONE,
+            claimed: false,
+        };
+        Self {
+            side,
+            hello: watch::Sender::new(hello),
+            wanted: Arc::new(Notify::new()),
+            line: None,
+            connection: 0,
+            reader: None,
+            heartbeats: None,
+            foreign: (Arc::default(), 0),
+            log: LogEnd::None,
+            is_closed: false,
+        }
+    }
+
     /// What this end says of itself from now on.
     pub(super) fn update_hello(&self) {
         let reached = match &self.log {
@@ -77,18 +104,13 @@ impl Pair {
     }
 
     /// Sends what the other end lacks over a connection that has just begun.
-    pub(super) fn resume(
-        &mut self,
-        now: Duration,
-        theirs: &Hello,
-        writer: &mut Writer,
-    ) -> Result<(), String> {
+    pub(super) fn resume(&mut self, now: Duration, theirs: &Hello, writer: &mut Writer) -> Result<(), Fault> {
         match &mut self.log {
             LogEnd::None => {}
             LogEnd::Sending { sender, .. } => {
                 let frames = sender
                     .resume(theirs.reached)
-                    .map_err(|refusal| refusal.to_string())?;
+                    .map_err(|refusal| Fault::refused(refusal.name(), refusal))?;
                 frames
                     .into_iter()
                     .for_each(|frame| writer.put(Message::Log(frame)));
@@ -99,7 +121,7 @@ impl Pair {
     }
 
     /// Takes a frame of the log.
-    pub(super) fn take(&mut self, now: Duration, frame: &LogFrame) -> Result<(), String> {
+    pub(super) fn take(&mut self, now: Duration, frame: &LogFrame) -> Result<(), Fault> {
         let LogEnd::Following {
             receiver,
             deframer,
@@ -108,15 +130,16 @@ impl Pair {
             ..
         } = &mut self.log
         else {
-            return Err("a log came before the machine that it is of".to_owned());
+            return Err(Fault::refused(
+                "out-of-place",
+                "a log came before the machine that it is of",
+            ));
         };
-        match receiver
-            .log(now, frame)
-            .map_err(|fault: Misbehaviour| fault.to_string())?
-        {
+        match receiver.log(now, frame)? {
             Arrival::Duplicate => {}
             Arrival::New => {
-                let batch = deframer.batch(&frame.batch).map_err(|error| error.to_string())?;
+                let batch = deframer.batch(&frame.batch);
+                let batch = batch.map_err(|error| Fault::refused("no-batch", error))?;
                 ends.insert(frame.seq, batch.through);
                 unfed.push((frame.seq, batch));
             }
@@ -190,17 +213,25 @@ impl Pair {
         Some((replay, consumed.1))
     }
 
-    /// How far the backup has come, as it says.
-    pub(super) fn acknowledge(&mut self, ack: Ack) -> Result<(), Misbehaviour> {
-        if let LogEnd::Sending {
+    /// How far the backup has come, as it says. False where there is no log that it could tell of.
+    pub(super) fn acknowledge(&mut self, ack: Ack) -> Result<bool, Misbehaviour> {
+        let LogEnd::Sending {
             sender, room, meter, ..
         } = &mut self.log
-        {
-            sender.acknowledge(ack)?;
-            meter.replayed(ack.replayed);
-            room.set_used(sender.held_bytes());
-        }
-        Ok(())
+        else {
+            return Ok(false);
+        };
+        sender.acknowledge(ack)?;
+        meter.replayed(ack.replayed);
+        room.set_used(sender.held_bytes());
+        Ok(true)
+    }
+
+    /// How many more frames of other pairings have come.
+    pub(super) fn newly_foreign(&mut self) -> u64 {
+        let (counted, told) = &mut self.foreign;
+        let count = counted.load(Ordering::Relaxed);
+        count - std::mem::replace(told, count)
     }
 
     /// An Ack that is due, of a backup.
@@ -268,5 +299,83 @@ impl Pair {
             .ok();
         room.set_used(sender.held_bytes());
         pushed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antipode_tiebreaker::{Generation, Incarnation, PairingId};
+
+    use super::*;
+
+    fn exit(number: u64) -> ExitOrdinal {
+        ExitOrdinal::new(number)
+    }
+
+    fn primary() -> Pair {
+        let session = Session {
+            vm: "redis-1".parse().unwrap(),
+            incarnation: Incarnation(1),
+            generation: Generation(7),
+            pairing: PairingId(9),
+        };
+        let common = Common {
+            cpu_profile: "deterministic-1".to_owned(),
+            recipe: [7; 32],
+        };
+        Pair::new(session, Side::Primary, common)
+    }
+
+    #[test]
+    fn a_backup_that_claims_what_cannot_be_moves_nothing() {
+        let ack = |received, replayed, durable| Ack {
+            received: LogSeq::new(received),
+            replayed: exit(replayed),
+            durable: exit(durable),
+        };
+        let mut pair = primary();
+        assert_eq!(pair.acknowledge(ack(9, 9, 9)), Ok(false), "there is no log yet");
+        pair.log = LogEnd::Sending {
+            sender: Box::new(Sender::new(exit(100))),
+            room: Arc::default(),
+            meter: LagMeter::default(),
+            bytes: 0,
+            through: exit(100),
+        };
+        let pushed = pair.push(Moment::default(), exit(120), true, b"a batch".to_vec());
+        assert_eq!(pushed.unwrap().seq, LogSeq::new(1));
+        for (impossible, named) in [
+            (ack(2, 100, 100), "unsent-acknowledged"),
+            (ack(1, 121, 100), "impossible-position"),
+            (ack(0, 101, 100), "impossible-position"),
+            (ack(1, 110, 111), "impossible-position"),
+            (ack(0, 99, 99), "acknowledgement-taken-back"),
+        ] {
+            let fault = Fault::from(pair.acknowledge(impossible).unwrap_err());
+            assert_eq!(fault.refusal, Some(named), "{impossible:?}");
+            let LogEnd::Sending { sender, .. } = &pair.log else {
+                panic!("it is still the primary");
+            };
+            assert_eq!(sender.acknowledged(), ack(0, 100, 100), "{impossible:?}");
+        }
+        assert_eq!(pair.acknowledge(ack(1, 120, 110)), Ok(true));
+    }
+
+    #[test]
+    fn a_log_that_comes_before_its_machine_is_out_of_place() {
+        let frame = LogFrame {
+            seq: LogSeq::new(1),
+            urgent: false,
+            batch: b"a batch".as_slice().into(),
+        };
+        let fault = primary().take(Duration::ZERO, &frame).unwrap_err();
+        assert_eq!(fault.refusal, Some("out-of-place"));
+    }
+
+    #[test]
+    fn frames_of_other_pairings_are_told_of_once() {
+        let mut pair = primary();
+        pair.foreign.0.store(3, Ordering::Relaxed);
+        assert_eq!((pair.newly_foreign(), pair.newly_foreign()), (3, 0));
     }
 }

@@ -24,8 +24,10 @@ use super::begin::{self, Begin};
 use super::driver::{Driver, Parts};
 use super::happening::Happening;
 use super::inbound::Inbound;
+use super::kept_frames::KeepFrames;
 use super::orders::FromVcpu;
 use crate::base::clock::{HostClock, SystemClock};
+use crate::base::scheduling::let_others_run_on;
 use crate::channel::Listener;
 use crate::machine::config;
 use crate::machine::workers::HostEntropy;
@@ -81,8 +83,9 @@ pub fn run(
     }));
     let (restored_here, restored) = channel();
     let is_given_up = Arc::<AtomicBool>::default();
-    if join.is_some() {
+    if let Some(asked) = &join {
         let inbound = Inbound {
+            asked: asked.clone(),
             listener: transfer,
             credentials: Arc::clone(&credentials),
             peer: config.peer.clone(),
@@ -109,7 +112,11 @@ pub fn run(
         config: config.clone(),
     };
     let driver = drive(parts, join, socket, happened, told).map_err(in_words)?;
-    begin::serve(&begins, vm_config, &reports, &position);
+    let keep_frames = config.keep_frames_bytes.map(|bytes_max| KeepFrames {
+        folder: folder.clone(),
+        bytes_max,
+    });
+    begin::serve(&begins, vm_config, &reports, &position, keep_frames.as_ref());
     // One that panicked has taken the process with it.
     let _ = driver.join();
     let _ = std::fs::remove_file(folder.control());
@@ -157,6 +164,9 @@ fn drive(
     };
     std::thread::Builder::new().name("driver".into()).spawn(move || {
         let _end = EndWithThread;
+        if let Err(error) = let_others_run_on() {
+            tracing::warn!(%error, "the driver may take the guest's CPU at each word of it");
+        }
         runtime.block_on(serve);
         // Who has ended already needs no telling.
         let _ = begin.send(Begin::End);

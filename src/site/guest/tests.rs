@@ -96,6 +96,7 @@ fn ways(reports: tokio::sync::mpsc::UnboundedSender<FromVcpu>) -> Ways {
         order_here,
         reports,
         position: Arc::default(),
+        keep_frames: None,
     }
 }
 

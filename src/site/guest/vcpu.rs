@@ -18,6 +18,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::kept_frames::KeepFrames;
 use super::log_ends::{Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
 use crate::base::guest_memory::GuestMemory;
@@ -65,8 +66,10 @@ pub(crate) struct Ways {
     pub(crate) order_here: std::sync::mpsc::Sender<Order>,
     /// Where it tells.
     pub(crate) reports: UnboundedSender<FromVcpu>,
-    /// Where it says which exit it has reached, as a backup.
+    /// Where it says which exit it has reached, alone or as a backup.
     pub(crate) position: Arc<AtomicU64>,
+    /// Where the guest's frames are kept, if they are.
+    pub(crate) keep_frames: Option<KeepFrames>,
 }
 
 /// What the VM is at present.
@@ -84,6 +87,7 @@ pub(crate) fn boot(start: impl FnOnce() -> Result<StartedVm, LaunchError>, ways:
     let exit_cost = PreparedVm::exit_cost();
     let begun = start().and_then(|mut vm| {
         let live = vm.live(open_entropy()?, exit_cost)?;
+        let live = live.telling(Arc::clone(&ways.position));
         Thread::over(&mut vm, &ways);
         Ok((vm, Course::Alone(Box::new(live))))
     });
@@ -197,7 +201,14 @@ struct Thread {
 impl Thread {
     /// Leads the outputs of `vm` to the driver, and tells it how to reach the VM.
     fn over(vm: &mut StartedVm, ways: &Ways) {
-        vm.keep_outputs_with(Box::new(ToDriver(ways.reports.clone())));
+        let begun = ways.keep_frames.as_ref().map(KeepFrames::begin);
+        if let Some(Err(error)) = &begun {
+            tracing::warn!(%error, "the guest's frames are not kept");
+        }
+        vm.keep_outputs_with(Box::new(ToDriver {
+            reports: ways.reports.clone(),
+            kept: begun.and_then(Result::ok),
+        }));
         let handle = Handle {
             orders: ways.order_here.clone(),
             inbox: vm.inbox().clone(),

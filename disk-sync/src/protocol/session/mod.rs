@@ -28,6 +28,9 @@
 //! - The source's marks go only after that: a target that dies just before leaves them in place.
 //! - Both ends decide from the same two summaries by the same table. Neither obeys the other.
 //! - A target writes only where work was agreed, a source sends only what it was told differs.
+//!
+//! **Any two images** are compared by a session in which neither end brings a summary: all is compared, as in a dry run,
+//! and nothing is sent. Two lengths are an answer then, and no mistake.
 
 mod source;
 mod target;
@@ -41,6 +44,7 @@ use crate::replica::{Lineage, SyncKey};
 use crate::tree::{ContentRoot, Found, Value};
 use crate::units::{ImageLength, REGION_LEAVES, Run, on_disk};
 
+pub use source::Comparison;
 pub(crate) use source::Source;
 pub(crate) use target::Target;
 
@@ -48,7 +52,8 @@ pub(crate) use target::Target;
 #[derive(Debug, Clone)]
 pub(crate) struct Opening {
     pub(crate) role: Role,
-    pub(crate) summary: Summary,
+    /// What is known of the replica; none if any two images are compared, replicas or not.
+    pub(crate) summary: Option<Summary>,
     pub(crate) length: ImageLength,
     pub(crate) marks: LeafSet,
     pub(crate) consent: Consent,
@@ -74,9 +79,24 @@ impl Opening {
         if peer.role == self.role {
             return Err(SessionError::SameRole);
         }
+        let (ours, theirs) = match (&self.summary, &peer.summary) {
+            (Some(ours), Some(theirs)) => (ours, theirs),
+            (None, None) => {
+                return Ok(Agreement {
+                    plan: None,
+                    is_comparable: peer.length == self.length.bytes(),
+                    dry_run: true,
+                });
+            }
+            _ => {
+                return Err(SessionError::Breach(
+                    "one end brings a replica and the other any image",
+                ));
+            }
+        };
         let (source, target) = match self.role {
-            Role::Source => (&self.summary, &peer.summary),
-            Role::Target => (&peer.summary, &self.summary),
+            Role::Source => (ours, theirs),
+            Role::Target => (theirs, ours),
         };
         let consent = Consent {
             discard: self.consent.discard || peer.consent.discard,
@@ -94,13 +114,17 @@ impl Opening {
             return Err(SessionError::Lengths { of_source, of_target });
         }
         let lineage = source.lineage.clone().ok_or(SessionError::Refused(decision))?;
+        let key = SyncKey {
+            source: source.replica,
+            generation: lineage.current,
+        };
         Ok(Agreement {
-            decision,
-            key: SyncKey {
-                source: source.replica,
-                generation: lineage.current,
-            },
-            lineage,
+            plan: Some(Plan {
+                decision,
+                key,
+                lineage,
+            }),
+            is_comparable: true,
             dry_run: self.dry_run || peer.dry_run,
         })
     }
@@ -109,11 +133,34 @@ impl Opening {
 /// What both ends conclude from their introductions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Agreement {
+    /// What is made of two replicas; none where any two images are compared.
+    pub(crate) plan: Option<Plan>,
+    /// Whether they are of one length.
+    pub(crate) is_comparable: bool,
+    pub(crate) dry_run: bool,
+}
+
+/// What follows from two replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
     pub(crate) decision: Decision,
     pub(crate) key: SyncKey,
     /// The source's, which the target's will be.
     pub(crate) lineage: Lineage,
-    pub(crate) dry_run: bool,
+}
+
+impl Agreement {
+    fn decision(&self) -> Option<Decision> {
+        self.plan.as_ref().map(|plan| plan.decision)
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.decision() {
+            Some(decision) => decision.outcome,
+            None if self.is_comparable => Outcome::Full,
+            None => Outcome::Nothing,
+        }
+    }
 }
 
 /// What happens to a session.
@@ -171,8 +218,8 @@ pub(crate) enum Effect {
 /// How a session ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finish {
-    /// What was decided, and why.
-    pub decision: Decision,
+    /// What was decided, and why; none where any two images were compared.
+    pub decision: Option<Decision>,
     /// What was compared and found.
     pub tally: Tally,
     /// What names the content that was compared; none if there was nothing to do.

@@ -36,6 +36,10 @@ pub(crate) struct Source {
     /// Regions that are equal once what was sent is flushed, since the last such message.
     settled: Vec<u64>,
     bytes_since_settled: u64,
+    /// Leaves that differ, found so far.
+    differing: LeafSet,
+    /// What the target says of its length.
+    peer_bytes: u64,
     tally: Tally,
 }
 
@@ -67,8 +71,19 @@ impl Source {
             rehashing: BTreeMap::new(),
             settled: Vec::new(),
             bytes_since_settled: 0,
+            differing: LeafSet::none(length),
+            peer_bytes: 0,
             tally: Tally::default(),
             opening,
+        }
+    }
+
+    /// Where two images differ that were compared.
+    pub(crate) fn comparison(self) -> Comparison {
+        Comparison {
+            lengths: [self.opening.length.bytes(), self.peer_bytes],
+            content: self.tree.content_root(),
+            differing: self.differing,
         }
     }
 
@@ -112,6 +127,7 @@ impl Source {
             (_, Frame::Abort(reason)) => return Err(SessionError::Aborted(reason)),
             (Phase::Greeting, Frame::Hello(hello)) => {
                 let agreement = self.opening.agree(&hello)?;
+                self.peer_bytes = hello.length;
                 self.agreed(agreement, effects);
             }
             (Phase::Listing(agreement), Frame::Marks { runs, last }) => {
@@ -151,7 +167,7 @@ impl Source {
                 if *root != theirs {
                     return Err(SessionError::Unequal);
                 }
-                let (decision, root, dry_run) = (agreement.decision, *root, agreement.dry_run);
+                let (decision, root, dry_run) = (agreement.decision(), *root, agreement.dry_run);
                 if !dry_run {
                     effects.extend([Effect::Flush, Effect::PeerIsEqual]);
                 }
@@ -170,10 +186,10 @@ impl Source {
     }
 
     fn agreed(&mut self, agreement: Agreement, effects: &mut Vec<Effect>) {
-        match agreement.decision.outcome {
+        match agreement.outcome() {
             Outcome::Nothing | Outcome::Refuse => {
                 effects.push(Effect::Finished(Finish {
-                    decision: agreement.decision,
+                    decision: agreement.decision(),
                     tally: self.tally,
                     root: None,
                     dry_run: agreement.dry_run,
@@ -271,6 +287,7 @@ impl Source {
                 Kind::Equal => {}
                 Kind::Zeros => self.clear(run, effects),
                 Kind::Data => {
+                    self.differing.insert(&run);
                     self.tally.leaves_sent += run.count;
                     self.bytes_since_settled += run.count * LEAF_BYTES;
                     effects.push(Effect::Transfer(run));
@@ -294,6 +311,7 @@ impl Source {
     }
 
     fn clear(&mut self, leaves: Run, effects: &mut Vec<Effect>) {
+        self.differing.insert(&leaves);
         self.tally.leaves_cleared += leaves.count;
         // Neighbours go as one range.
         if let Some(Effect::Send(Frame::Clear(last))) = effects.last_mut()
@@ -334,9 +352,16 @@ impl Source {
             effects.push(Effect::Send(Frame::End(root)));
             self.phase = Phase::Verifying(agreement, root);
         }
-        if matches!(&self.phase, Phase::Comparing(agreement) | Phase::Verifying(agreement, _) if agreement.dry_run)
+        if let Phase::Comparing(agreement) | Phase::Verifying(agreement, _) = &self.phase
+            && agreement.dry_run
         {
-            effects.retain(|effect| !matches!(effect, Effect::Send(Frame::Clear(_) | Frame::Settled { .. })));
+            let is_plan = agreement.plan.is_some();
+            effects.retain(|effect| match effect {
+                Effect::Send(Frame::Clear(_) | Frame::Settled { .. }) => false,
+                // What would be sent of a replica is packed, to know how much that is.
+                Effect::Transfer(_) => is_plan,
+                _ => true,
+            });
         }
     }
 
@@ -355,6 +380,17 @@ impl Source {
         let frames = in_frames(&runs, |regions, last| Frame::Settled { regions, last });
         effects.extend(frames.into_iter().map(Effect::Send));
     }
+}
+
+/// What came of a comparison of two images.
+#[derive(Debug)]
+pub struct Comparison {
+    /// Bytes of the one here and of the other one. If these differ, nothing was compared.
+    pub lengths: [u64; 2],
+    /// Leaves in which they differ.
+    pub differing: LeafSet,
+    /// What names the content of the one here.
+    pub content: ContentRoot,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

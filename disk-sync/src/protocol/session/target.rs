@@ -128,7 +128,7 @@ impl Target {
     }
 
     fn agreed(&mut self, agreement: Agreement, effects: &mut Vec<Effect>) {
-        match agreement.decision.outcome {
+        match agreement.outcome() {
             Outcome::Nothing | Outcome::Refuse => self.finish(&agreement, None, effects),
             Outcome::Partial => {
                 let marks: Vec<Run> = self.opening.marks.runs().collect();
@@ -147,7 +147,9 @@ impl Target {
 
     /// Of a sync that was interrupted, the host may hold in memory what it could not write.
     fn look_again(&self, agreement: &Agreement, effects: &mut Vec<Effect>) {
-        if matches!(self.opening.summary.state, State::Syncing(_)) && !agreement.dry_run {
+        let summary = self.opening.summary.as_ref();
+        let is_interrupted = summary.is_some_and(|summary| matches!(summary.state, State::Syncing(_)));
+        if is_interrupted && !agreement.dry_run {
             effects.extend([Effect::Flush, Effect::Forget(self.work.clone())]);
         }
     }
@@ -164,7 +166,7 @@ impl Target {
 
     fn finish(&mut self, agreement: &Agreement, root: Option<ContentRoot>, effects: &mut Vec<Effect>) {
         effects.push(Effect::Finished(Finish {
-            decision: agreement.decision,
+            decision: agreement.decision(),
             tally: self.tally,
             root,
             dry_run: agreement.dry_run,
@@ -278,9 +280,11 @@ impl Target {
     }
 
     fn begin(&mut self, agreement: &Agreement, effects: &mut Vec<Effect>) {
-        if !self.has_begun {
+        if !self.has_begun
+            && let Some(plan) = &agreement.plan
+        {
             self.has_begun = true;
-            effects.push(Effect::BeginSync(agreement.key, self.work.clone()));
+            effects.push(Effect::BeginSync(plan.key, self.work.clone()));
         }
     }
 
@@ -309,7 +313,9 @@ impl Target {
         if self.tree.root_of(&self.work) != root {
             return Err(SessionError::Unequal);
         }
-        effects.push(Effect::FinishSync(agreement.lineage.clone()));
+        if let Some(plan) = &agreement.plan {
+            effects.push(Effect::FinishSync(plan.lineage.clone()));
+        }
         effects.push(Effect::Send(Frame::Equal(root)));
         self.finish(&agreement, Some(root), effects);
         Ok(())

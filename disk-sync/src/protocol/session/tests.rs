@@ -64,7 +64,7 @@ impl Site {
     fn opening(&self, role: Role, replica: &Replica<SimStore>, dry_run: bool) -> Opening {
         Opening {
             role,
-            summary: Summary::of(replica, false),
+            summary: Some(Summary::of(replica, false)),
             length: self.image.length(),
             marks: replica.dirty().clone(),
             consent: self.consent,
@@ -302,7 +302,10 @@ fn a_blank_target_becomes_equal() {
     let run = session(&source, &target, false, ALL);
     let (ours, theirs) = run.finishes.unwrap();
     assert!(is_equal(&source, &target));
-    assert_eq!((ours.root, ours.decision.outcome), (theirs.root, Outcome::Full));
+    assert_eq!(
+        (ours.root, ours.decision.unwrap().outcome),
+        (theirs.root, Outcome::Full)
+    );
     assert_eq!(run.leaves_transferred, 66);
     assert_eq!(run.frames.get("Ask"), None, "nothing needs to be asked of zeros");
     let replica = target.open();
@@ -314,7 +317,10 @@ fn a_blank_target_becomes_equal() {
     // Once more: there is nothing to do, and nothing is read.
     let before = source.image.bytes_read();
     let (ours, _) = session(&source, &target, false, ALL).finishes.unwrap();
-    assert_eq!((ours.decision.outcome, ours.root), (Outcome::Nothing, None));
+    assert_eq!(
+        (ours.decision.unwrap().outcome, ours.root),
+        (Outcome::Nothing, None)
+    );
     assert_eq!(source.image.bytes_read(), before);
 }
 
@@ -327,7 +333,7 @@ fn diverged(leaves: usize, changed: &[(u64, u64)]) -> (Site, Site) {
     replica.lose_peer(GenerationId([2; 16]));
     for &(leaf, kind) in changed {
         let range = leaf * LEAF_BYTES..(leaf + 1) * LEAF_BYTES;
-        let _begun = replica.begin_write(&range).unwrap();
+        replica.begin_write(&range).unwrap();
         let bytes = content(leaves, |_| kind)[..LEAF].to_vec();
         source.image.write_at(range.start, &bytes).unwrap();
         replica.end_write(&range);
@@ -353,7 +359,11 @@ fn only_what_is_marked_is_compared_and_only_what_differs_is_sent() {
     let (ours, _) = run.finishes.unwrap();
     assert!(is_equal(&source, &target));
     assert_eq!(
-        (ours.decision.outcome, ours.tally.regions, run.leaves_transferred),
+        (
+            ours.decision.unwrap().outcome,
+            ours.tally.regions,
+            run.leaves_transferred
+        ),
         (Outcome::Partial, 3, 3)
     );
     // Three regions before, and three after.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use antipode_disk_sync::disk;
 use antipode_tiebreaker::{Flush, PairingId};
-use tokio::sync::{Notify, watch};
 
 use super::super::begin::Begin;
 use super::super::happening::Happening;
@@ -16,8 +15,8 @@ use super::super::orders::Order;
 use super::super::outbound::Outbound;
 use super::super::pair::{LogEnd, Pair};
 use super::Driver;
-use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::channel::{ByeReason, Common, Datagrams, Hello, Message, Sender, Session, Side};
+use crate::base::units::ExitOrdinal;
+use crate::channel::{ByeReason, Common, Datagrams, Message, Sender, Session, Side};
 use crate::devices::Frame;
 use crate::machine::cpu::TABLE_NAME;
 use crate::machine::workers::DiskHandle;
@@ -182,7 +181,7 @@ impl Driver {
             (None, _) => None,
         };
         let offer = Offer { birth, disk, ..offer };
-        let recipe = recipe_of(&offer);
+        let recipe = definition::recipe_of(&offer);
         let common = Common {
             cpu_profile: TABLE_NAME.to_owned(),
             recipe,
@@ -195,7 +194,7 @@ impl Driver {
             heartbeat_port: self.parts.ports.0,
             recipe,
         };
-        self.pair = Some(new_pair(session, Side::Primary, common));
+        self.pair = Some(Pair::new(session, Side::Primary, common));
         self.transfers += 1;
         let outbound = Outbound {
             number: self.transfers,
@@ -260,7 +259,7 @@ impl Driver {
             cpu_profile: TABLE_NAME.to_owned(),
             recipe: prepare.recipe,
         };
-        self.pair = Some(new_pair(session, Side::Backup, common));
+        self.pair = Some(Pair::new(session, Side::Backup, common));
         let ends = self.ends();
         if let (Some(pair), Some(ends), Some(listener)) = (&mut self.pair, ends, self.listener.take()) {
             pair.line = Some(Line::accepted(ends, listener));
@@ -349,11 +348,18 @@ impl Driver {
                 tracing::error!(%error, "the replica could not be marked as stale; this process ends");
                 self.is_over = true;
             }
+            None if self.has_taken_nothing() => {}
             None => {
                 let is_doubtful = self.has_diverged;
                 self.on_idle_replica(|paths| disk::mark_stale(paths, is_doubtful));
             }
         }
+    }
+
+    /// It was to become the other site's copy, and has not taken that on: what lies here is as it was.
+    fn has_taken_nothing(&self) -> bool {
+        let joins = self.pair.as_ref().is_some_and(|pair| pair.side == Side::Backup);
+        joins && self.birth.is_none()
     }
 
     pub(super) fn close_channel(&mut self) {
@@ -389,33 +395,6 @@ impl Driver {
         };
         running.exits.let_out(HeldOutput::Frame(Frame(reverse_arp(mac))));
     }
-}
-
-fn new_pair(session: Session, side: Side, common: Common) -> Pair {
-    let hello = Hello {
-        session,
-        side,
-        common,
-        reached: LogSeq::NONE,
-        claimed: false,
-    };
-    Pair {
-        side,
-        hello: watch::Sender::new(hello),
-        wanted: Arc::new(Notify::new()),
-        line: None,
-        connection: 0,
-        reader: None,
-        heartbeats: None,
-        log: LogEnd::None,
-        is_closed: false,
-    }
-}
-
-/// BLAKE3 of what the machine is made of.
-fn recipe_of(offer: &Offer) -> [u8; 32] {
-    // Only a `Serialize` that fails by itself can fail here, and this one is derived.
-    *blake3::hash(&serde_json::to_vec(offer).unwrap_or_default()).as_bytes()
 }
 
 /// A reverse ARP request of `mac` about itself (RFC 903), after an empty virtio-net header.

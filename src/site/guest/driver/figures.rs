@@ -1,5 +1,6 @@
 //! What a driver measures for whoever operates the VM (O3).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use antipode_tiebreaker::Operation;
@@ -9,6 +10,10 @@ use crate::protocol::status::Measured;
 
 /// How often the other site is asked for an echo over the log's own connection.
 const ECHO_EVERY: Duration = Duration::from_millis(250);
+/// The log's bytes are counted over so long.
+const RATE_SPAN: Duration = Duration::from_secs(10);
+/// As closely as this.
+const RATE_STEP: Duration = Duration::from_secs(1);
 /// A tiebreaker that has not answered for so long is silent.
 const TIEBREAKER_SILENT_AFTER: Duration = Duration::from_secs(10);
 
@@ -25,6 +30,39 @@ struct Takeover {
     live: Option<Duration>,
 }
 
+/// Bytes of log that were handed to the connection since lockstep began.
+#[derive(Debug)]
+struct LogBytes {
+    total: u64,
+    /// What it was at moments of the last while, and once before it.
+    marks: VecDeque<(Duration, u64)>,
+}
+
+impl LogBytes {
+    fn from(now: Duration) -> Self {
+        Self {
+            total: 0,
+            marks: [(now, 0)].into(),
+        }
+    }
+
+    fn mark(&mut self, now: Duration) {
+        if self.marks.back().is_none_or(|(at, _)| now - *at >= RATE_STEP) {
+            self.marks.push_back((now, self.total));
+        }
+        while self.marks.len() > 1 && now - self.marks[1].0 >= RATE_SPAN {
+            self.marks.pop_front();
+        }
+    }
+
+    fn per_second(&self, now: Duration) -> Option<u64> {
+        let (since, before) = self.marks.front()?;
+        let span = now.saturating_sub(*since);
+        let bytes = u128::from(self.total - before);
+        (span >= RATE_STEP).then(|| u64::try_from(bytes * 1000 / span.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Times since the driver's clock began.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
@@ -36,6 +74,7 @@ pub(super) struct Figures {
     stun: Option<Duration>,
     takeover: Option<Takeover>,
     tiebreaker_heard: Duration,
+    log: Option<LogBytes>,
 }
 
 impl Figures {
@@ -62,6 +101,21 @@ impl Figures {
         self.stun = self.stun_begun.take().map(|begun| now.saturating_sub(begun));
         self.holds = Spans::default();
         self.echoes = Spans::default();
+        self.log = Some(LogBytes::from(now));
+    }
+
+    /// So many bytes of log were handed to the connection.
+    pub(super) fn logged(&mut self, bytes: u64) {
+        if let Some(log) = &mut self.log {
+            log.total += bytes;
+        }
+    }
+
+    /// Some time has passed.
+    pub(super) fn ticked(&mut self, now: Duration) {
+        if let Some(log) = &mut self.log {
+            log.mark(now);
+        }
     }
 
     /// The other site was heard.
@@ -136,6 +190,8 @@ impl Figures {
             detection: between(heard, asked),
             claim: between(asked, granted),
             going_live: between(granted, live),
+            log_bytes: self.log.as_ref().map(|log| log.total),
+            log_bytes_per_second: self.log.as_ref().and_then(|log| log.per_second(now)),
             tiebreaker_silence: Some(silence).filter(|silence| *silence >= TIEBREAKER_SILENT_AFTER),
             ..Measured::default()
         }
@@ -184,6 +240,35 @@ mod tests {
             (measured.output_hold_p50, measured.stun),
             (Some(at(41)), Some(at(290)))
         );
+    }
+
+    #[test]
+    fn the_logs_bytes_are_counted_since_lockstep_and_by_the_second() {
+        let mut figures = Figures::from(at(0));
+        figures.logged(5_000);
+        let measured = |figures: &Figures, ms| {
+            let measured = figures.measured(at(ms));
+            (measured.log_bytes, measured.log_bytes_per_second)
+        };
+        assert_eq!(measured(&figures, 900), (None, None), "there is no log yet");
+        figures.lockstep_begins(at(1_000));
+        figures.logged(600);
+        assert_eq!(
+            measured(&figures, 1_500),
+            (Some(600), None),
+            "it is too early to tell"
+        );
+        for second in 1..=20 {
+            figures.ticked(at(1_000 + 1_000 * second));
+            figures.logged(100);
+        }
+        assert_eq!(
+            measured(&figures, 21_500),
+            (Some(2_600), Some(1_100 * 1_000 / 10_500))
+        );
+        figures.ticked(at(40_000));
+        figures.ticked(at(50_000));
+        assert_eq!(measured(&figures, 50_500), (Some(2_600), Some(0)));
     }
 
     #[test]

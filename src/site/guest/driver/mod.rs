@@ -33,6 +33,7 @@ use super::begin::Begin;
 use super::happening::Happening;
 use super::orders::FromVcpu;
 use super::pair::{LogEnd, Pair};
+use super::refusals::{Fault, Refusals};
 use super::vcpu::Handle;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::base::units::ExitOrdinal;
@@ -55,6 +56,8 @@ const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
 /// How often the tiebreaker hears of this site, with nothing to ask: an operator's override knows by it that the site is
 /// there (T4), and the way to the tiebreaker is open when it matters.
 const IN_TOUCH_EVERY: Duration = Duration::from_secs(3);
+/// So much of what has happened is looked at before something is sent, and before the time is.
+const AT_ONCE_MAX: usize = 64;
 // Two words of a site may be lost, and it is still in touch.
 const _: () = assert!(SITE_SILENT_MS > 3 * 1000 * IN_TOUCH_EVERY.as_secs());
 
@@ -90,6 +93,7 @@ pub(super) struct Driver {
     asker: Asker,
     outputs: OutputRule<HeldOutput>,
     figures: Figures,
+    refusals: Refusals,
     running: Option<Running>,
     birth: Option<Birth>,
     pair: Option<Pair>,
@@ -127,7 +131,7 @@ pub(super) struct Driver {
 enum Woke {
     Happening(Happening),
     Vcpu(FromVcpu),
-    Drained(Result<(), String>),
+    Drained(Result<(), Fault>),
     Datagram(Vec<u8>),
     Time,
 }
@@ -142,6 +146,7 @@ impl Driver {
             asker,
             outputs: OutputRule::new(lease),
             figures: Figures::from(Duration::from_nanos(SystemClock.monotonic_ns())),
+            refusals: Refusals::default(),
             running: None,
             birth: None,
             pair: None,
@@ -205,11 +210,31 @@ impl Driver {
                 Woke::Datagram(bytes) => self.heard(&bytes),
                 Woke::Time => {}
             }
+            self.settle();
+            self.take_what_waits(&mut happenings, &mut vcpu);
             self.tick_if_due();
             self.settle();
         }
         if let Some(running) = &self.running {
             running.handle.destroy();
+        }
+    }
+
+    /// Looks at what has happened meanwhile: it leaves in one write, and one acknowledgement answers it.
+    fn take_what_waits(
+        &mut self,
+        happenings: &mut UnboundedReceiver<Happening>,
+        vcpu: &mut UnboundedReceiver<FromVcpu>,
+    ) {
+        for _ in 0..AT_ONCE_MAX {
+            if let Ok(happening) = happenings.try_recv() {
+                self.happened(happening);
+            } else if let Ok(told) = vcpu.try_recv() {
+                self.vcpu_told(told);
+            } else {
+                return;
+            }
+            self.settle();
         }
     }
 
@@ -258,6 +283,8 @@ impl Driver {
         }
         self.ask_for_echo(now);
         self.beat(now);
+        self.count_foreign_frames();
+        self.figures.ticked(now);
         self.watch_protection();
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
@@ -312,6 +339,7 @@ impl Driver {
                 ..Gauges::default()
             },
             _ => Gauges {
+                position: ExitOrdinal::new(self.parts.position.load(Ordering::Relaxed)),
                 waits,
                 ..Gauges::default()
             },
@@ -346,9 +374,9 @@ impl Driver {
     }
 }
 
-async fn drain(writer: &mut Option<Writer>) -> Result<(), String> {
+async fn drain(writer: &mut Option<Writer>) -> Result<(), Fault> {
     match writer {
-        Some(writer) => writer.drain().await.map_err(|error| error.to_string()),
+        Some(writer) => writer.drain().await.map_err(|error| (&error).into()),
         None => std::future::pending().await,
     }
 }

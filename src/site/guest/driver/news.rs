@@ -8,10 +8,12 @@ use super::super::happening::{Happening, TransferNews};
 use super::super::line;
 use super::super::log_ends::Feeder;
 use super::super::orders::{Ending, FromVcpu, Order};
-use super::super::pair::LogEnd;
+use super::super::pair::{LogEnd, Pair};
+use super::super::refusals::Fault;
 use super::{ANNOUNCEMENTS_MS, Driver, Running};
+use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::units::{ExitOrdinal, LogSeq};
-use crate::channel::{Heartbeats, Message, Opened, Receiver};
+use crate::channel::{Heartbeats, Message, Misbehaviour, Opened, Receiver};
 use crate::devices::DiskOutcome;
 use crate::machine::Outcome;
 use crate::machine::workers::Disk;
@@ -25,11 +27,12 @@ impl Driver {
         match happening {
             Happening::Opened(opened) => self.opened(*opened),
             Happening::Message(number, message) => self.message(number, message),
-            Happening::Lost(number, why) => {
+            Happening::Lost(number, fault) => {
                 if self.pair.as_ref().is_some_and(|pair| pair.connection == number) {
-                    self.lose_connection(&why);
+                    self.lose_connection(&fault);
                 }
             }
+            Happening::Refused(fault) => self.refused(&fault),
             Happening::InTouch => {
                 let now = self.now();
                 self.figures.tiebreaker_heard(now);
@@ -46,9 +49,10 @@ impl Driver {
             Happening::Transfer(..) => {}
             Happening::TransferHeard => self.todo.push_back(Event::ChannelHeard),
             Happening::Received(Ok(())) => self.todo.push_back(Event::Joined),
-            Happening::Received(Err(why)) => {
-                tracing::error!("the machine of the other site did not arrive: {why}");
-                self.trouble = Some(why);
+            Happening::Received(Err(fault)) => {
+                tracing::error!("the machine of the other site did not arrive: {}", fault.why);
+                self.refused(&fault);
+                self.trouble = Some(fault.why);
                 self.todo.push_back(Event::TransferFailed);
             }
             Happening::Prepared(birth) => self.birth = Some(*birth),
@@ -185,6 +189,7 @@ impl Driver {
         }
         if let Some(frame) = pair.push(moment, through, is_urgent, frame) {
             assert_eq!(frame.seq, seq, "the recorder and the channel count alike");
+            self.figures.logged(frame.byte_count());
             if let Some(writer) = &mut self.writer {
                 writer.put(Message::Log(frame));
             }
@@ -239,11 +244,12 @@ impl Driver {
             theirs,
             keys,
         } = opened;
-        if let Err(why) = pair.resume(now, &theirs, &mut writer) {
-            tracing::error!("the logging channel cannot be resumed: {why}");
-            return;
+        if let Err(fault) = pair.resume(now, &theirs, &mut writer) {
+            tracing::error!("the logging channel cannot be resumed: {}", fault.why);
+            return self.refused(&fault);
         }
         pair.connection += 1;
+        pair.foreign = (reader.foreign(), 0);
         if let Some(reading) = pair.reader.take() {
             reading.abort();
         }
@@ -259,11 +265,25 @@ impl Driver {
         self.todo.push_back(Event::ChannelResumed);
     }
 
-    pub(super) fn lose_connection(&mut self, why: &str) {
+    /// Counts what was refused, for the status.
+    pub(super) fn refused(&mut self, fault: &Fault) {
+        self.refusals.note(wall_clock_unix_seconds(), fault);
+    }
+
+    /// What a connection drops it drops without a word.
+    pub(super) fn count_foreign_frames(&mut self) {
+        let count = self.pair.as_mut().map_or(0, Pair::newly_foreign);
+        let because = "frames of another pairing were dropped";
+        self.refusals
+            .count(wall_clock_unix_seconds(), "foreign-frame", because, count);
+    }
+
+    pub(super) fn lose_connection(&mut self, fault: &Fault) {
         if self.writer.take().is_none() {
             return;
         }
-        tracing::warn!("the logging channel is down: {why}");
+        tracing::warn!("the logging channel is down: {}", fault.why);
+        self.refused(fault);
         if let Some(pair) = &mut self.pair {
             pair.update_hello();
             if let Some(reading) = pair.reader.take() {
@@ -289,7 +309,8 @@ impl Driver {
                 taken.err()
             }
             Message::Ack(ack) => match pair.acknowledge(ack) {
-                Ok(()) => {
+                Ok(false) => None,
+                Ok(true) => {
                     self.todo.push_back(Event::Acked(Acknowledged {
                         received: ack.received,
                         replayed: ack.replayed,
@@ -297,7 +318,7 @@ impl Driver {
                     }));
                     None
                 }
-                Err(fault) => Some(fault.to_string()),
+                Err(fault) => Some(fault.into()),
             },
             Message::Ping(stamp) => {
                 if let Some(writer) = &mut self.writer {
@@ -310,29 +331,28 @@ impl Driver {
                     self.todo.push_back(Event::PeerSaid(word));
                     None
                 }
-                Err(error) => Some(format!("a word that is none: {error}")),
+                Err(error) => Some(Fault::refused("no-word", format!("a word that is none: {error}"))),
             },
             Message::Pong(stamp) => {
                 self.figures.echoed(now, stamp);
                 None
             }
             Message::Bye(_) => None,
-            Message::Hello(_) => Some("a second Hello".to_owned()),
+            Message::Hello(_) => Some(Misbehaviour::OutOfPlace("Hello").into()),
         };
-        if let Some(why) = fault {
-            self.lose_connection(&why);
+        if let Some(fault) = fault {
+            self.lose_connection(&fault);
         }
     }
 
     pub(super) fn heard(&mut self, datagram: &[u8]) {
         let now = self.now();
-        let Some(pair) = &mut self.pair else { return };
-        let Some(heard) = pair
-            .heartbeats
-            .as_mut()
-            .and_then(|heartbeats| heartbeats.receive(now, datagram))
-        else {
-            return;
+        let heartbeats = self.pair.as_mut().and_then(|pair| pair.heartbeats.as_mut());
+        let Some(heartbeats) = heartbeats else { return };
+        let before = heartbeats.dropped();
+        let Some(heard) = heartbeats.receive(now, datagram) else {
+            let dropped = heartbeats.dropped();
+            return self.refusals.dropped(wall_clock_unix_seconds(), before, dropped);
         };
         self.figures.peer_heard(now);
         self.todo.push_back(Event::PeerHeard(Heard {
@@ -373,9 +393,10 @@ impl Driver {
             TransferNews::News(News::RamInSync) => self.todo.push_back(Event::RamInSync),
             TransferNews::News(News::Stunned) => {}
             TransferNews::News(News::PeerReady) => self.todo.push_back(Event::PeerReady),
-            TransferNews::Failed(why) => {
-                tracing::warn!("the transfer to the other site: {why}");
-                self.trouble = Some(why);
+            TransferNews::Failed(fault) => {
+                tracing::warn!("the transfer to the other site: {}", fault.why);
+                self.refused(&fault);
+                self.trouble = Some(fault.why);
                 self.transfer = None;
                 self.todo.push_back(Event::TransferFailed);
             }

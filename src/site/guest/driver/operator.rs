@@ -99,6 +99,7 @@ impl Driver {
             flush_hold_p99: flushes_waited(99),
             ..self.figures.measured(self.now())
         };
+        let refused = self.refusals.shown();
         let around = Surroundings {
             vm: &self.parts.name,
             peer: &self.parts.config.peer,
@@ -108,6 +109,7 @@ impl Driver {
             resync: self.resync,
             protect_again: self.reprotect.shown(self.moment()),
             measured,
+            refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)
     }

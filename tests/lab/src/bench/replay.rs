@@ -1,28 +1,31 @@
 //! `antipode-lab bench replay`: what recording costs a guest, and replaying a host.
 //!
 //! ```text
-//!  each round, each on fresh hosts, for a guest that waits (redis) and one that computes:
+//!  each round, for a guest that waits (redis) and one that computes, each time on fresh hosts:
 //!
-//!    run │ run, written pages logged │ record ─▶ replay
-//!         └── ready line ─ 3 s ─▶ work: values written and read back │ rounds computed, and pings meanwhile ─▶ off
+//!    run beside run, written pages logged │ run beside record ─▶ replay beside replay
+//!     └── both are ready ─ 3 s ─▶ work: values written and read back │ rounds computed, and pings meanwhile ─▶ off
 //! ```
 //!
-//! - **Recording** is judged by the work: by how long the values take, and by how many rounds are computed a second.
+//! - **Recording** is judged by the work: by how many values come through in a time, and by how many rounds are computed.
 //! - **Logging written pages** is all that a guest pays for being able to be pre-empted and never is.
 //! - **Replaying** is judged by processor time, as a replay does not sleep.
 //! - **Latency** is what `ping` in the client host sees of a guest that computes.
 //!
-//! Ratios are of medians within one run.
+//! A guest is compared with the one that did the same work beside it in the same seconds: a machine's speed changes more
+//! from one minute to the next than what is measured. Of the rounds' ratios the median counts.
 
 use super::summary::{self, Bound, Spread};
 use crate::debian::KernelFlavour;
+use crate::host::RunDirectory;
 use crate::image::Service;
+use crate::load::clients::Amount;
 use crate::scenario::boot::{END_TIMEOUT, READY_TIMEOUT};
 use crate::scenario::clients::Clients;
 use crate::scenario::report::{rounded, with_run};
 use crate::scenario::stage::GUEST_ADDRESS;
-use crate::scenario::{Connection, RunSummary, Setup, Stage, StageSpec, Task, VmSettings};
-use anyhow::{Context, Result, ensure};
+use crate::scenario::{Connection, RunSummary, Setup, Stage, StageSpec, Task, Vm, VmSettings};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -36,8 +39,8 @@ const LOG: &str = "/tmp/execution.log";
 /// From the ready line to the work: what the boot left to do settles.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// Values that the clients write and read back, and how many clients there are.
-const VALUES: usize = 900;
+/// How long the clients write values and read them back, and how many there are.
+const TALKING: Duration = Duration::from_secs(25);
 const CLIENTS: usize = 3;
 
 /// How long a guest that computes is watched.
@@ -73,7 +76,7 @@ enum Mode {
 struct Trial {
     service: Service,
     mode: Mode,
-    /// Seconds for the values, or for a round of the computation. None of a replay.
+    /// Seconds for a value, or for a round of the computation. None of a replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds_of_work: Option<f64>,
     /// Milliseconds of each ping, ascending.
@@ -100,6 +103,15 @@ impl Trial {
     }
 }
 
+/// What was measured at once.
+#[derive(Debug, Clone, Serialize)]
+struct Pair {
+    /// A guest as it runs without a log, or the record that is replayed.
+    base: Trial,
+    /// Guests that are compared with it.
+    compared: Vec<Trial>,
+}
+
 /// What is promised.
 const BOUNDS: &[(&str, Bound)] = &[
     ("ratio_record_redis", Bound::AtMost(1.1)),
@@ -114,19 +126,26 @@ const BOUNDS: &[(&str, Bound)] = &[
 /// Carries the command out. The exit code is 1 if a bound is broken.
 pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let started = Instant::now();
-    let mut trials = Vec::new();
+    let mut pairs = Vec::new();
     let services = [Service::Redis, Service::Compute];
     let setups = services.map(|service| Setup::prepare(service, KernelFlavour::Cloud));
     for round in 1..=args.rounds {
         for setup in &setups {
             let setup = setup.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-            for mode in [Mode::Run, Mode::RunLoggingPages, Mode::Record] {
-                trials.extend(measure(setup, mode)?);
+            for mode in [Mode::RunLoggingPages, Mode::Record] {
+                let (pair, log) = side_by_side(setup, mode)?;
+                if let Some(log) = log {
+                    pairs.push(Pair {
+                        base: pair.compared[0].clone(),
+                        compared: replays(setup, &log)?,
+                    });
+                }
+                pairs.push(pair);
             }
         }
         eprintln!("lab: round {round} of {}", args.rounds);
     }
-    let figures = figures(&trials);
+    let figures = figures(&pairs);
     let broken = summary::broken(BOUNDS, &figures);
     if args.json {
         let mut line = json!({
@@ -134,7 +153,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
             "out_of_bounds": broken,
             "rounds": args.rounds,
             "took_s": started.elapsed().as_secs(),
-            "trials": trials,
+            "trials": pairs,
         });
         for (name, value) in &figures {
             line[*name] = json!(rounded(*value));
@@ -148,11 +167,16 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ExitCode> {
     Ok(summary::exit_code(&broken))
 }
 
-/// A guest in `mode`; a recorded one is replayed too.
-fn measure(setup: &Setup, mode: Mode) -> Result<Vec<Trial>> {
-    let service = setup.service();
-    let mut log = Vec::new();
-    let trial = on_fresh_hosts(setup, true, |stage| {
+/// A guest on a stage of its own.
+struct Guest {
+    stage: Stage,
+    vm: Vm,
+    mode: Mode,
+}
+
+impl Guest {
+    /// Until its service is up.
+    fn start(setup: &Setup, run: &RunDirectory, mode: Mode) -> Result<Self> {
         let task = match mode {
             Mode::Run => Task::Run,
             Mode::RunLoggingPages => Task::RunLoggingPages,
@@ -161,53 +185,104 @@ fn measure(setup: &Setup, mode: Mode) -> Result<Vec<Trial>> {
                 dump: None,
             },
         };
+        let stage = Stage::open(setup, run, &StageSpec::new(setup))?;
+        Clients::install(setup, &stage)?.context("the service has no port")?;
         let mut vm = stage.start_task(&VmSettings::new(setup), &task)?;
-        vm.wait_for(&service.ready_line(), READY_TIMEOUT)?;
-        let clients = Clients::install(setup, stage)?.context("the service has no port")?;
-        thread::sleep(SETTLING);
-        let (seconds, pings) = match service {
-            Service::Compute => compute(stage)?,
-            _ => (clients.talk(VALUES, CLIENTS, "bench")?.seconds, Vec::new()),
-        };
-        vm.press_power_button()?;
-        let summary = vm.wait_end(END_TIMEOUT)?.checked_summary()?;
-        ensure!(summary.ok, "the guest did not switch itself off: {summary:?}");
-        if mode == Mode::Record {
-            log = stage.site().get(LOG)?;
-        }
-        Ok(Trial {
-            seconds_of_work: Some(seconds),
-            pings,
-            ..Trial::new(service, mode, &summary)
-        })
-    })?;
-    let mut trials = vec![trial];
-    if mode == Mode::Record {
-        trials.push(on_fresh_hosts(setup, false, |stage| {
-            stage.site().put_bytes(&log, LOG, 0o644)?;
-            let task = Task::Replay {
-                log: LOG.to_owned(),
-                dump: None,
-                noise: None,
-                step: None,
-            };
-            let vm = stage.start_task(&VmSettings::new(setup), &task)?;
-            let summary = vm.wait_end(REPLAY_TIMEOUT)?.checked_summary()?;
-            ensure!(summary.ok, "the replay did not end as its record: {summary:?}");
-            Ok(Trial::new(service, Mode::Replay, &summary))
-        })?);
+        vm.wait_for(&setup.service().ready_line(), READY_TIMEOUT)?;
+        Ok(Self { stage, vm, mode })
     }
-    Ok(trials)
+
+    /// Seconds for a value or a round, and pings meanwhile.
+    fn work(&self, service: Service) -> Result<(f64, Vec<f64>)> {
+        thread::sleep(SETTLING);
+        if service == Service::Compute {
+            return compute(&self.stage);
+        }
+        let client = self.stage.client().context("no client host")?;
+        let clients = Clients::of(client, service, GUEST_ADDRESS).context("the service has no port")?;
+        let talked = clients.talk(Amount::Span(TALKING), CLIENTS, "bench")?;
+        #[expect(clippy::cast_precision_loss, reason = "thousands")]
+        let values = talked.values as f64;
+        Ok((talked.seconds / values, Vec::new()))
+    }
+
+    /// What it came to, and its log, if it was recorded.
+    fn end(self) -> Result<(RunSummary, Option<Vec<u8>>)> {
+        self.vm.press_power_button()?;
+        let summary = self.vm.wait_end(END_TIMEOUT)?.checked_summary()?;
+        ensure!(summary.ok, "the guest did not switch itself off: {summary:?}");
+        let log = match self.mode {
+            Mode::Record => Some(self.stage.site().get(LOG)?),
+            _ => None,
+        };
+        Ok((summary, log))
+    }
 }
 
-fn on_fresh_hosts<T>(setup: &Setup, client: bool, part: impl FnOnce(&Stage) -> Result<T>) -> Result<T> {
-    with_run(&setup.materials.lab_directory, "bench-replay", |run| {
+/// A guest as it runs and one in `mode`, at once; and the log of a recorded one.
+fn side_by_side(setup: &Setup, mode: Mode) -> Result<(Pair, Option<Vec<u8>>)> {
+    let service = setup.service();
+    on_two(setup, |runs| {
+        let modes = [(runs[0], Mode::Run), (runs[1], mode)];
+        let guests = both(modes, |(run, mode)| Guest::start(setup, run, mode))?;
+        let work = both(guests.each_ref(), |guest| guest.work(service))?;
+        let [(plain, _), (compared, log)] = both(guests, Guest::end)?;
+        let [base, other] = work;
+        let trial = |mode, summary, (seconds, pings)| Trial {
+            seconds_of_work: Some(seconds),
+            pings,
+            ..Trial::new(service, mode, summary)
+        };
+        let pair = Pair {
+            base: trial(Mode::Run, &plain, base),
+            compared: vec![trial(mode, &compared, other)],
+        };
+        Ok((pair, log))
+    })
+}
+
+/// Two replays of `log` at once, as there were two guests when it was recorded.
+fn replays(setup: &Setup, log: &[u8]) -> Result<Vec<Trial>> {
+    let replay = |run: &RunDirectory| {
         let spec = StageSpec {
-            client,
+            client: false,
             ..StageSpec::new(setup)
         };
-        part(&Stage::open(setup, run, &spec)?)
+        let stage = Stage::open(setup, run, &spec)?;
+        stage.site().put_bytes(log, LOG, 0o644)?;
+        let task = Task::Replay {
+            log: LOG.to_owned(),
+            dump: None,
+            noise: None,
+            step: None,
+        };
+        let vm = stage.start_task(&VmSettings::new(setup), &task)?;
+        let summary = vm.wait_end(REPLAY_TIMEOUT)?.checked_summary()?;
+        ensure!(summary.ok, "the replay did not end as its record: {summary:?}");
+        Ok(Trial::new(setup.service(), Mode::Replay, &summary))
+    };
+    on_two(setup, |runs| Ok(both(runs, replay)?.into()))
+}
+
+fn on_two<T>(setup: &Setup, part: impl FnOnce([&RunDirectory; 2]) -> Result<T>) -> Result<T> {
+    let lab = &setup.materials.lab_directory;
+    with_run(lab, "bench-replay", |first| {
+        with_run(lab, "bench-replay", |second| part([first, second]))
     })
+}
+
+/// `what` of both at once.
+fn both<P: Send, T: Send>(parts: [P; 2], what: impl Fn(P) -> Result<T> + Sync) -> Result<[T; 2]> {
+    let what = &what;
+    let [first, second] = thread::scope(|scope| {
+        let begun = parts.map(|part| scope.spawn(move || what(part)));
+        begun.map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a thread has died")))
+        })
+    });
+    Ok([first?, second?])
 }
 
 /// Seconds for a round of the computation, and pings meanwhile.
@@ -249,47 +324,49 @@ fn pings(text: &str) -> Vec<f64> {
     all
 }
 
-fn figures(trials: &[Trial]) -> BTreeMap<&'static str, f64> {
-    let median = |service: Service, mode: Mode, of: &dyn Fn(&Trial) -> Option<f64>| {
-        let own = trials
-            .iter()
-            .filter(|trial| trial.service == service && trial.mode == mode);
-        Spread::of(own.filter_map(of).collect()).map_or(f64::NAN, |spread| spread.median)
+fn figures(pairs: &[Pair]) -> BTreeMap<&'static str, f64> {
+    let median = |service: Service, mode: Mode, of: &dyn Fn(&Trial, &Trial) -> Option<f64>| {
+        let each = pairs.iter().flat_map(|pair| {
+            let of_mode = |trial: &&Trial| trial.service == service && trial.mode == mode;
+            let compared = pair.compared.iter().filter(of_mode);
+            compared.filter_map(|trial| of(trial, &pair.base))
+        });
+        Spread::of(each.collect()).map_or(f64::NAN, |spread| spread.median)
     };
-    let work = |service, mode| median(service, mode, &|trial| trial.seconds_of_work);
-    let cpu = |service, mode| median(service, mode, &|trial| Some(trial.cpu_seconds));
-    let ping = |mode, percent: usize| {
+    let work = |service, mode| {
+        median(service, mode, &|trial, base| {
+            Some(trial.seconds_of_work? / base.seconds_of_work?)
+        })
+    };
+    let ping = |percent: usize| {
         let of = |trial: &Trial| trial.pings.get(trial.pings.len() * percent / 100).copied();
-        median(Service::Compute, mode, &of)
+        median(Service::Compute, Mode::Record, &|trial, base| {
+            Some(of(trial)? - of(base)?)
+        })
     };
     let share = |service| {
-        median(service, Mode::Record, &|trial| {
+        median(service, Mode::Record, &|trial, _| {
             Some(trial.digest_seconds / trial.cpu_seconds)
         })
     };
+    let replay = |service| {
+        median(service, Mode::Replay, &|trial, record| {
+            Some(trial.cpu_seconds / record.cpu_seconds)
+        })
+    };
     let (redis, compute) = (Service::Redis, Service::Compute);
-    let replay = |service| cpu(service, Mode::Replay) / cpu(service, Mode::Record);
     BTreeMap::from([
-        (
-            "ratio_record_redis",
-            work(redis, Mode::Record) / work(redis, Mode::Run),
-        ),
-        (
-            "ratio_record_compute",
-            work(compute, Mode::Record) / work(compute, Mode::Run),
-        ),
-        (
-            "ratio_logging_pages",
-            work(redis, Mode::RunLoggingPages) / work(redis, Mode::Run),
-        ),
+        ("ratio_record_redis", work(redis, Mode::Record)),
+        ("ratio_record_compute", work(compute, Mode::Record)),
+        ("ratio_logging_pages", work(redis, Mode::RunLoggingPages)),
         (
             "ratio_logging_pages_compute",
-            work(compute, Mode::RunLoggingPages) / work(compute, Mode::Run),
+            work(compute, Mode::RunLoggingPages),
         ),
         ("ratio_replay_cpu", replay(redis).max(replay(compute))),
         ("share_digests", share(redis).max(share(compute))),
-        ("added_ping_ms_p50", ping(Mode::Record, 50) - ping(Mode::Run, 50)),
-        ("added_ping_ms_p90", ping(Mode::Record, 90) - ping(Mode::Run, 90)),
+        ("added_ping_ms_p50", ping(50)),
+        ("added_ping_ms_p90", ping(90)),
     ])
 }
 
@@ -306,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_medians_and_of_the_worse_guest() {
+    fn ratios_are_of_guests_side_by_side() {
         let trial = |service, mode, work, cpu| Trial {
             service,
             mode,
@@ -317,18 +394,34 @@ mod tests {
             preemptions: 0,
             log_bytes: 0,
         };
-        let mut trials = Vec::new();
-        for (service, factor) in [(Service::Redis, 1.0), (Service::Compute, 2.0)] {
-            trials.push(trial(service, Mode::Run, Some(10.0), 1.0));
-            trials.push(trial(service, Mode::RunLoggingPages, Some(10.2), 1.0));
-            trials.push(trial(service, Mode::Record, Some(11.0 * factor), 10.0));
-            trials.push(trial(service, Mode::Replay, None, 10.0 * factor));
+        let mut pairs = Vec::new();
+        // The machine is half as fast in the second round.
+        for slowness in [1.0, 2.0] {
+            for (service, factor) in [(Service::Redis, 1.0), (Service::Compute, 2.0)] {
+                let run = || trial(service, Mode::Run, Some(10.0 * slowness), 1.0);
+                let record = trial(service, Mode::Record, Some(11.0 * factor * slowness), 10.0);
+                let logging = trial(service, Mode::RunLoggingPages, Some(10.2 * slowness), 1.0);
+                let replay = trial(service, Mode::Replay, None, 10.0 * factor);
+                for (base, compared) in [
+                    (run(), vec![logging]),
+                    (run(), vec![record.clone()]),
+                    (record, vec![replay.clone(), replay]),
+                ] {
+                    pairs.push(Pair { base, compared });
+                }
+            }
         }
-        let figures = figures(&trials);
-        assert!((figures["ratio_record_redis"] - 1.1).abs() < 1e-9);
-        assert!((figures["ratio_record_compute"] - 2.2).abs() < 1e-9);
-        assert!((figures["ratio_replay_cpu"] - 2.0).abs() < 1e-9);
-        assert!((figures["share_digests"] - 0.01).abs() < 1e-9);
-        assert!(figures["added_ping_ms_p50"].abs() < 1e-9);
+        let figures = figures(&pairs);
+        let expected = [
+            ("ratio_record_redis", 1.1),
+            ("ratio_record_compute", 2.2),
+            ("ratio_logging_pages", 1.02),
+            ("ratio_replay_cpu", 2.0),
+            ("share_digests", 0.01),
+            ("added_ping_ms_p50", 0.0),
+        ];
+        for (name, value) in expected {
+            assert!((figures[name] - value).abs() < 1e-9, "{name}: {}", figures[name]);
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! `antipode-lab-load`: work for a guest's devices. See `antipode_lab::load`.
 
 use antipode_lab::image::Service;
-use antipode_lab::load::clients::talk;
+use antipode_lab::load::clients::{Amount, talk};
 use antipode_lab::load::disk::Region;
 use antipode_lab::load::ends;
 use antipode_lab::load::guest;
 use antipode_lab::load::order::Order;
 use antipode_lab::load::watch::{self, Line, probe};
-use antipode_lab::talk::pairs;
 use clap::Parser;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -51,8 +50,11 @@ enum Cli {
         /// The guest, as ADDRESS:PORT
         address: String,
         /// How many values
-        #[arg(long, value_name = "N")]
-        values: usize,
+        #[arg(long, value_name = "N", required_unless_present = "span")]
+        values: Option<usize>,
+        /// As many as come through in this time
+        #[arg(long, value_name = "MILLISECONDS", conflicts_with = "values")]
+        span: Option<u64>,
         /// So many clients at once
         #[arg(long, value_name = "N", default_value_t = 1)]
         clients: usize,
@@ -143,12 +145,18 @@ fn main() -> ExitCode {
             service,
             address,
             values,
+            span,
             clients,
             salt,
-        } => talk(service, &address, &pairs(values, &salt), clients).and_then(|talked| {
-            println!("{}", serde_json::to_string(&talked)?);
-            Ok(())
-        }),
+        } => {
+            let span = span.map(|span| Amount::Span(Duration::from_millis(span)));
+            // One of both is required.
+            let amount = span.unwrap_or(Amount::Values(values.unwrap_or_default()));
+            talk(service, &address, amount, clients, &salt).and_then(|talked| {
+                println!("{}", serde_json::to_string(&talked)?);
+                Ok(())
+            })
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,16 +2,20 @@
 //!
 //! A *reign* is the time from a site's first frame to its last before the other's. Between two reigns there was a
 //! change of the live site; which changes there may have been is what the tiebreaker granted, in that order. A frame of
-//! a site whose reign is over *splits* the brain, unless the winner's own history holds it byte for byte: then it is an
-//! output that the winner has made too, on its way when the reign ended.
+//! a site whose reign is over *splits* the brain, unless the winner has made it in replay, byte for byte: then it was let
+//! out before the reign ended, and was on its way. It is an *echo*. What the winner has made since it is live excuses
+//! nothing: the loser's copy had no part in that. Each frame that was made excuses one that is seen.
 //!
 //! ```text
-//!   frames   a a a a   b b b b b   a         granted: a, b          the last `a` is split
+//!   frames   a a a a   b b b b b   a         granted: a, b          the last `a` is split, or an echo
 //!            └─ a ─┘   └─── b ───┘           granted: a, b, a       it begins a third reign
 //! ```
+//!
+//! Where the winner has followed from before the first frame, every frame of the loser must be one that the winner has
+//! made in replay: one that is not was let out without being held by whoever took over (P1), and is *unbacked*.
 
 use super::frames::Sighting;
-use std::collections::HashSet;
+use super::made::Made;
 
 /// One site's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +35,13 @@ pub struct Reign {
 pub struct Judgement {
     /// Who was live, in order.
     pub reigns: Vec<Reign>,
-    /// Frames of a site whose reign was over, which the winner's history does not hold.
+    /// Frames of a site whose reign was over, which the winner has not made in replay.
     pub split_frames: u64,
-    /// When the first of them was seen.
-    pub first_split_nanos: Option<u64>,
-    /// Frames of a site whose reign was over that the winner has made too.
+    /// Frames of a site in its reign that the winner has not made in replay, though it followed.
+    pub unbacked_frames: u64,
+    /// The first of either.
+    pub first_wrong: Option<Sighting>,
+    /// Frames of a site whose reign was over that the winner has made in replay.
     pub echoes: u64,
 }
 
@@ -45,70 +51,91 @@ impl Judgement {
     pub fn changes(&self) -> u64 {
         (self.reigns.len() as u64).saturating_sub(1)
     }
-}
 
-/// What sites have put out, beyond what the switch saw of them.
-pub trait History {
-    /// Whether the site at `port` has made this very frame, although it may not have sent it.
-    fn holds(&self, port: &str, frame: &[u8]) -> bool;
-}
-
-/// Nothing is known beyond what the switch saw.
-#[derive(Debug, Clone, Copy)]
-pub struct SeenAlone;
-
-impl History for SeenAlone {
-    fn holds(&self, _: &str, _: &[u8]) -> bool {
-        false
+    /// What of it breaks a promise, for people.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        let told = [
+            (self.split_frames, "came from a site that was live no more"),
+            (
+                self.unbacked_frames,
+                "were let out that the site which took over had not made",
+            ),
+        ];
+        let first = self.first_wrong.as_ref().map(|wrong| {
+            let frame: String = wrong.frame.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("the first from {} at {} ns: {frame}", wrong.port, wrong.nanos)
+        });
+        told.into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} frames {what}; {}", first.as_deref().unwrap_or_default()))
+            .collect()
     }
 }
 
+/// What is known of the winner: the site that was granted last to be live.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Winner {
+    /// What it has made.
+    pub made: Made,
+    /// Whether it has followed from before the first frame that was seen, if it was not live.
+    pub follows_throughout: bool,
+}
+
 /// Judges frames in the order of their times; `granted` names the ports of the sites that may have been live, in the
-/// order in which they may. A site that reigns twice is named twice.
+/// order in which they may, the `winner`'s last. A site that reigns twice is named twice.
 #[must_use]
-pub fn judge(sightings: &[Sighting], granted: &[&str], history: &dyn History) -> Judgement {
-    let sent: HashSet<(&str, &[u8])> = sightings
-        .iter()
-        .map(|sighting| (sighting.port.as_str(), sighting.frame.as_slice()))
-        .collect();
+pub fn judge(sightings: &[Sighting], granted: &[&str], winner: Winner) -> Judgement {
+    let Winner {
+        mut made,
+        follows_throughout,
+    } = winner;
+    let checks_all = follows_throughout && made.is_whole();
+    let winner = granted.last().copied().unwrap_or_default();
     let mut judgement = Judgement::default();
     let mut ahead = granted.iter();
     for sighting in sightings {
-        match judgement.reigns.last_mut() {
-            Some(reign) if reign.port == sighting.port => {
+        let reigns = judgement.reigns.last_mut();
+        let on_time = match reigns.filter(|reign| reign.port == sighting.port) {
+            Some(reign) => {
                 reign.last_nanos = sighting.nanos;
                 reign.frames += 1;
-                continue;
+                true
             }
-            _ => {}
-        }
-        // A live site may have been silent throughout, so grants may be passed over.
-        if ahead.any(|port| *port == sighting.port) {
-            judgement.reigns.push(Reign {
-                port: sighting.port.clone(),
-                first_nanos: sighting.nanos,
-                last_nanos: sighting.nanos,
-                frames: 1,
-            });
+            // A live site may have been silent throughout, so grants may be passed over.
+            None if ahead.any(|port| *port == sighting.port) => {
+                judgement.reigns.push(Reign {
+                    port: sighting.port.clone(),
+                    first_nanos: sighting.nanos,
+                    last_nanos: sighting.nanos,
+                    frames: 1,
+                });
+                true
+            }
+            // Nothing is granted any more, now or later: this is of a reign that is over, or of nobody's.
+            None => false,
+        };
+        if on_time && (sighting.port == winner || !checks_all) {
             continue;
         }
-        // Nothing is granted any more, now or later: this is of a reign that is over, or of nobody's.
-        let winner = judgement.reigns.last().map(|reign| reign.port.as_str());
-        let held = winner.is_some_and(|winner| {
-            sent.contains(&(winner, sighting.frame.as_slice())) || history.holds(winner, &sighting.frame)
-        });
-        if held {
-            judgement.echoes += 1;
-        } else {
-            judgement.split_frames += 1;
-            judgement.first_split_nanos.get_or_insert(sighting.nanos);
+        let has_made = made.take_replayed(&sighting.frame);
+        match (on_time, has_made) {
+            (true, true) => continue,
+            (false, true) => {
+                judgement.echoes += 1;
+                continue;
+            }
+            (true, false) => judgement.unbacked_frames += 1,
+            (false, false) => judgement.split_frames += 1,
         }
+        judgement.first_wrong.get_or_insert_with(|| sighting.clone());
     }
     judgement
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::made::tests::file;
     use super::*;
 
     /// One letter a site, one character a frame: `a1` is frame 1 of a.
@@ -126,15 +153,32 @@ mod tests {
             .collect()
     }
 
+    /// A winner that has made the frames of the first word in replay, and those of the second as the live copy.
+    fn winner(replayed: &str, live: &str) -> Winner {
+        let one = |byte: &'static u8| std::slice::from_ref(byte);
+        let frames = |text: &str, in_replay| -> Vec<(bool, &'static [u8])> {
+            let digits = b"0123456789";
+            let named = text
+                .bytes()
+                .map(|byte| digits.iter().find(|digit| **digit == byte));
+            named.map(|digit| (in_replay, one(digit.unwrap()))).collect()
+        };
+        let all = [frames(replayed, true), frames(live, false)].concat();
+        Winner {
+            made: Made::read(None, &file(0, &all)).unwrap(),
+            follows_throughout: false,
+        }
+    }
+
     fn judged(text: &str, granted: &[&str]) -> (u64, u64, u64) {
-        let judgement = judge(&seen(text), granted, &SeenAlone);
+        let judgement = judge(&seen(text), granted, Winner::default());
         (judgement.changes(), judgement.split_frames, judgement.echoes)
     }
 
     #[test]
     fn a_failover_is_one_change_and_splits_nothing() {
         assert_eq!(judged("a1 a2 b3 b4", &["a", "b"]), (1, 0, 0));
-        let judgement = judge(&seen("a1 a2 b3"), &["a", "b"], &SeenAlone);
+        let judgement = judge(&seen("a1 a2 b3"), &["a", "b"], Winner::default());
         let first = &judgement.reigns[0];
         assert_eq!((first.first_nanos, first.last_nanos, first.frames), (1, 2, 2));
     }
@@ -142,10 +186,13 @@ mod tests {
     #[test]
     fn a_planted_frame_of_the_loser_is_found() {
         assert_eq!(judged("a1 b2 a3 b4", &["a", "b"]), (1, 1, 0));
-        let judgement = judge(&seen("a1 b2 b3 a4 b5 a6"), &["a", "b"], &SeenAlone);
-        assert_eq!(
-            (judgement.split_frames, judgement.first_split_nanos),
-            (2, Some(4))
+        let judgement = judge(&seen("a1 b2 b3 a4 b5 a6"), &["a", "b"], Winner::default());
+        let first = judgement.first_wrong.as_ref().map(|wrong| wrong.nanos);
+        assert_eq!((judgement.split_frames, first), (2, Some(4)));
+        let told = judgement.violations().concat();
+        assert!(
+            told.starts_with("2 frames came") && told.ends_with("from a at 4 ns: 34"),
+            "{told}"
         );
     }
 
@@ -161,16 +208,54 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_the_winner_made_too_is_no_split() {
-        assert_eq!(judged("a1 b2 a2", &["a", "b"]), (1, 0, 1), "it sent the same");
-        struct Knows;
-        impl History for Knows {
-            fn holds(&self, port: &str, frame: &[u8]) -> bool {
-                (port, frame) == ("b", b"9")
-            }
-        }
-        let judgement = judge(&seen("a1 b2 a9 a8"), &["a", "b"], &Knows);
-        assert_eq!((judgement.echoes, judgement.split_frames), (1, 1));
+    fn a_late_frame_that_the_winner_has_replayed_is_an_echo_once() {
+        let judged = |text, replayed, live| {
+            let judgement = judge(&seen(text), &["a", "b"], winner(replayed, live));
+            (judgement.echoes, judgement.split_frames)
+        };
+        assert_eq!(judged("a1 b4 a2 a3", "123", "4"), (2, 0));
+        assert_eq!(judged("a1 b4 a3 a2", "123", "4"), (2, 0), "queues may part them");
+        assert_eq!(judged("a1 b4 a3", "123", "4"), (1, 0), "and lose one");
+        assert_eq!(judged("a1 b4 a2 a2", "123", "4"), (1, 1), "made once, seen twice");
+        assert_eq!(judged("a1 b4 a2 a2", "1223", "4"), (2, 0), "made twice");
+    }
+
+    #[test]
+    fn planted_frames_that_the_winner_has_not_replayed_split() {
+        let split = |text| judge(&seen(text), &["a", "b"], winner("12", "4")).split_frames;
+        assert_eq!(split("a1 b4 a2"), 0);
+        assert_eq!(split("a1 b4 a3"), 1, "one byte is another");
+        assert_eq!(split("a1 b4 a22"), 1, "one byte is added");
+        assert_eq!(split("a1 b4 a9"), 1, "the winner has never made it");
+        assert_eq!(
+            split("a1 b4 a4"),
+            1,
+            "the winner made it alone, and so did the loser"
+        );
+    }
+
+    #[test]
+    fn a_planted_frame_that_nobody_held_is_found() {
+        let unbacked = |text, follows_throughout| {
+            let winner = Winner {
+                follows_throughout,
+                ..winner("123", "4")
+            };
+            judge(&seen(text), &["a", "b"], winner).unbacked_frames
+        };
+        assert_eq!(
+            unbacked("a1 a2 b4 b5", true),
+            0,
+            "what the winner lets out is its own"
+        );
+        assert_eq!(unbacked("a1 a7 a2 b4", true), 1);
+        assert_eq!(unbacked("a7 b4", true), 1, "the first counts too");
+        assert_eq!(unbacked("a1 a1 b4", true), 1, "let out twice");
+        assert_eq!(
+            unbacked("a1 a7 a2 b4", false),
+            0,
+            "it may be of before the lockstep"
+        );
     }
 
     #[test]
@@ -181,6 +266,6 @@ mod tests {
 
     #[test]
     fn silence_is_no_reign() {
-        assert_eq!(judge(&[], &["a"], &SeenAlone), Judgement::default());
+        assert_eq!(judge(&[], &["a"], Winner::default()), Judgement::default());
     }
 }

@@ -126,7 +126,7 @@ impl Plan {
     /// Writes on one connection and reads on another: what comes back was kept by the service.
     fn talk(&self, stage: &Stage, say: &dyn Fn(&str)) -> Result<(Duration, Duration)> {
         let (service, count) = (self.service, self.value_count);
-        let pairs = talk::pairs(count, &std::process::id().to_string());
+        let pairs = talk::pairs(1..=count, &std::process::id().to_string());
         let failed = |connection: &Connection| {
             let address = connection.address().to_owned();
             move |source| Error::Talk {

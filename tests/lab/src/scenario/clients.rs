@@ -5,7 +5,7 @@ use super::stage::GUEST_ADDRESS;
 use super::{Setup, Stage};
 use crate::host::Host;
 use crate::image::Service;
-use crate::load::clients::Talk;
+use crate::load::clients::{Amount, Talk};
 use crate::load::ends::Answer;
 use crate::load::guest::ORDER_PORT;
 use crate::load::order::Order;
@@ -50,16 +50,20 @@ impl<'a> Clients<'a> {
         })
     }
 
-    /// Lets `clients` at once write `values` values to the service and read them back. `salt` goes into every value.
-    pub(crate) fn talk(&self, values: usize, clients: usize, salt: &str) -> Result<Talk> {
+    /// Lets `clients` at once write values to the service and read them back. `salt` goes into every value.
+    pub(crate) fn talk(&self, amount: Amount, clients: usize, salt: &str) -> Result<Talk> {
         let Self {
             service,
             address,
             port,
             ..
         } = self;
+        let amount = match amount {
+            Amount::Values(values) => format!("--values {values}"),
+            Amount::Span(span) => format!("--span {}", span.as_millis()),
+        };
         let text = self.host.shell(&format!(
-            "{PROGRAM} talk {service} {address}:{port} --values {values} --clients {clients} --salt {salt}"
+            "{PROGRAM} talk {service} {address}:{port} {amount} --clients {clients} --salt {salt}"
         ))?;
         serde_json::from_str(&text).with_context(|| format!("the clients' answer `{text}`"))
     }

@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn a_line_comes_back_behind_the_progress() {
-        let pairs = pairs(1, "s");
+        let pairs = pairs(1..=1, "s");
         echo(&mut Script::new(b"12 ab value-1-s\n"), &pairs).unwrap();
         for wrong in ["12 ab value-2-s\n", "value-1-s\n", "x ab value-1-s\n"] {
             let error = echo(&mut Script::new(wrong.as_bytes()), &pairs).unwrap_err();

@@ -12,6 +12,7 @@ pub use sequence::Sequence;
 
 use crate::image::Service;
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 
 /// What is written and must be read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,14 +23,14 @@ pub struct Pair {
     pub value: String,
 }
 
-/// So many different pairs. `salt` goes into every value, so that a later run cannot read an earlier one's.
+/// A pair for each of `numbers`. `salt` goes into every value, so that a later run cannot read an earlier one's.
 #[must_use]
-pub fn pairs(count: usize, salt: &str) -> Vec<Pair> {
+pub fn pairs(numbers: RangeInclusive<usize>, salt: &str) -> Vec<Pair> {
     let pair = |number: usize| Pair {
         key: format!("key-{number}"),
         value: format!("value-{number}-{salt}"),
     };
-    (1..=count).map(pair).collect()
+    numbers.map(pair).collect()
 }
 
 /// Writes every pair; returns when the service has acknowledged all.
@@ -114,16 +115,16 @@ pub(crate) mod tests {
 
     #[test]
     fn pairs_differ_among_themselves_and_between_runs() {
-        let first = pairs(3, "a");
+        let first = pairs(1..=3, "a");
         assert_eq!(first.len(), 3);
         assert_ne!(first[0].key, first[1].key);
-        assert_ne!(first[0].value, pairs(1, "b")[0].value);
+        assert_ne!(first[0].value, pairs(1..=1, "b")[0].value);
     }
 
     #[test]
     fn a_service_that_hangs_up_is_noticed() {
         for service in [Service::Redis, Service::Postgres, Service::Compute] {
-            let error = read(service, &mut Script::new(b""), &pairs(1, "a")).unwrap_err();
+            let error = read(service, &mut Script::new(b""), &pairs(1..=1, "a")).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{service}");
         }
     }

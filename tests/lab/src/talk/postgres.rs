@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_value_is_written_and_read() {
-        let pairs = pairs(1, "s");
+        let pairs = pairs(1..=1, "s");
         let mut service = Script::new(&[greeting(), ready(), ready()].concat());
         write(&mut service, &pairs).unwrap();
         let heard = String::from_utf8_lossy(&service.heard).into_owned();
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn wrong_answers_are_named() {
         let said = |bytes: &[u8]| {
-            let error = read(&mut Script::new(bytes), &pairs(1, "s")).unwrap_err();
+            let error = read(&mut Script::new(bytes), &pairs(1..=1, "s")).unwrap_err();
             error.to_string()
         };
         let error = message(b'E', b"SFATAL\0Mthe database system is starting up\0\0");

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn values_are_written_and_read_in_one_batch() {
-        let pairs = pairs(2, "s");
+        let pairs = pairs(1..=2, "s");
         let mut service = Script::new(b"+OK\r\n+OK\r\n");
         write(&mut service, &pairs).unwrap();
         let first = "*3\r\n$3\r\nSET\r\n$5\r\nkey-1\r\n$9\r\nvalue-1-s\r\n";
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_lost_or_changed_value_and_an_error_are_named() {
-        let pairs = pairs(1, "s");
+        let pairs = pairs(1..=1, "s");
         for (answer, expected) in [
             ("$9\r\nvalue-2-s\r\n", "wrote \"value-1-s\", read \"value-2-s\""),
             ("$-1\r\n", "GET key-1 was answered \"$-1\""),

@@ -56,7 +56,7 @@ fn hellos_of(leaves: u64) -> impl Strategy<Value = Frame> {
             },
             dry_run: false,
             length: leaves * LEAF_BYTES,
-            summary,
+            summary: Some(summary),
         }))
     })
 }
@@ -116,7 +116,7 @@ fn some_frames_of_a_peer_are_others() {
     let strange = prop_oneof![9 => frames_within(LEAVES), 1 => frames()];
     let replaced = proptest::collection::btree_map(0..30_usize, strange, 1..3);
     let (mut refused, mut passed) = (0, 0);
-    for (replaced, makes_partial) in samples(128, &(replaced, any::<bool>())) {
+    for (replaced, makes_partial) in samples(192, &(replaced, any::<bool>())) {
         let (mut source, target) = if makes_partial {
             diverged(36, &[(3, 7), (20, 8), (21, 0), (22, 3), (35, 9)])
         } else {
@@ -162,7 +162,7 @@ fn opening(role: Role, bytes: u64) -> Opening {
     };
     Opening {
         role,
-        summary: Summary {
+        summary: Some(Summary {
             vm: "vm".parse().unwrap(),
             replica: ReplicaId([id; 16]),
             state: match role {
@@ -172,7 +172,7 @@ fn opening(role: Role, bytes: u64) -> Opening {
             lineage: (role == Role::Source).then(|| Lineage::new(GenerationId([1; 16]))),
             has_marks: false,
             was_changed_behind: false,
-        },
+        }),
         length,
         marks: LeafSet::none(length),
         consent: Consent::default(),
@@ -309,9 +309,10 @@ fn a_list_that_never_ends_is_refused() {
         last: false,
     };
     let mut theirs = opening(Role::Target, 4 * MEBIBYTE);
-    theirs.summary.lineage = Some(Lineage::new(GenerationId([1; 16])));
-    theirs.summary.state = State::Clean;
-    theirs.summary.has_marks = true;
+    let summary = theirs.summary.as_mut().unwrap();
+    summary.lineage = Some(Lineage::new(GenerationId([1; 16])));
+    summary.state = State::Clean;
+    summary.has_marks = true;
     for again in [Run::new(4, 1), Run::new(0, 1)] {
         let mut source = Source::new(opening(Role::Source, 4 * MEBIBYTE));
         let said = vec![theirs.hello(), listed(&[Run::new(2, 3)]), listed(&[again])];

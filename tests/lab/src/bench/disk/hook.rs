@@ -3,6 +3,9 @@
 //! Two images are written to alike, a slice of writes at a time, by turns: what the host does meanwhile hits both. The
 //! replica is alone, so each write is marked, and fresh, so the first write to an extent waits for a durable update. The
 //! whole run counts, and its second half by itself: what each write costs once the guest has been everywhere.
+//!
+//! Once over an image that is filled, and once all over one that is large and sparse: there a write seldom comes where one
+//! has been before, and what counts is how the hook finds its way about.
 
 use super::Bench;
 use crate::switch::random::Random;
@@ -16,7 +19,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-const IMAGE_BYTES: u64 = 1 << 30;
+const FILLED_BYTES: u64 = 1 << 30;
+const SPARSE_BYTES: u64 = 64 << 30;
 const WRITE_BYTES: u64 = 4096;
 /// Writes in a slice, and slices of a run.
 const SLICE_WRITES: u64 = 512;
@@ -32,21 +36,37 @@ pub(super) struct Took {
     pub(super) through: f64,
 }
 
+/// Which image is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Filled,
+    LargeAndSparse,
+}
+
+impl Kind {
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::Filled => FILLED_BYTES,
+            Self::LargeAndSparse => SPARSE_BYTES,
+        }
+    }
+}
+
 impl Bench {
     /// The whole run, and its second half.
-    pub(super) fn hook(&self) -> Result<(Took, Took)> {
+    pub(super) fn hook(&self, kind: Kind) -> Result<(Took, Took)> {
         let paths = Paths::new(self.path("hooked"), None);
         let new = NewDisk {
             vm: "bench".parse()?,
             replica: ReplicaId([1; 16]),
             content: Some(GenerationId([1; 16])),
-            size: Some(IMAGE_BYTES),
+            size: Some(kind.bytes()),
         };
         create(&paths, new)?;
         let plain_path = self.path("plain");
-        File::create(&plain_path)?.set_len(IMAGE_BYTES)?;
-        let plain = filled(&plain_path)?;
-        let image = filled(&paths.image)?;
+        File::create(&plain_path)?.set_len(kind.bytes())?;
+        let plain = opened(&plain_path, kind)?;
+        let image = opened(&paths.image, kind)?;
         let (replica, _) = Replica::open(FileStore::open(&paths.metadata, true)?)?;
         let live = Live::new(image, replica, Position(0));
         live.lose_peer(GenerationId([2; 16]));
@@ -54,6 +74,7 @@ impl Bench {
         for slice in 0..SLICES {
             let past = || {
                 writes(
+                    kind,
                     slice,
                     |offset, bytes| Ok(plain.write_at(offset, bytes)?),
                     || Ok(plain.flush()?),
@@ -61,6 +82,7 @@ impl Bench {
             };
             let through = || {
                 writes(
+                    kind,
                     slice,
                     |offset, bytes| Ok(live.write(offset, bytes).map(drop)?),
                     || Ok(live.flush()?),
@@ -99,17 +121,20 @@ impl Took {
     }
 }
 
-/// Opens an image and makes room for all of it: what is measured is no file system's.
-fn filled(path: &Path) -> Result<FileImage> {
+/// Opens an image, and makes room for all of it if it shall be filled: what is measured then is no file system's.
+fn opened(path: &Path, kind: Kind) -> Result<FileImage> {
     let image = FileImage::open(path, Access::Write)?;
-    for offset in (0..IMAGE_BYTES).step_by(1 << 20) {
-        image.write_at(offset, &[1; 1 << 20])?;
+    if kind == Kind::Filled {
+        for offset in (0..FILLED_BYTES).step_by(1 << 20) {
+            image.write_at(offset, &[1; 1 << 20])?;
+        }
     }
     image.flush()?;
     Ok(image)
 }
 
 fn writes(
+    kind: Kind,
     slice: u64,
     write: impl Fn(u64, &[u8]) -> Result<()>,
     flush: impl Fn() -> Result<()>,
@@ -118,7 +143,7 @@ fn writes(
     let bytes = vec![7; usize::try_from(WRITE_BYTES)?];
     let begun = Instant::now();
     for count in 1..=SLICE_WRITES {
-        write(random.up_to(IMAGE_BYTES / WRITE_BYTES - 1) * WRITE_BYTES, &bytes)?;
+        write(random.up_to(kind.bytes() / WRITE_BYTES - 1) * WRITE_BYTES, &bytes)?;
         if count.is_multiple_of(WRITES_PER_FLUSH) {
             flush()?;
         }

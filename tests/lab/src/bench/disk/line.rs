@@ -1,5 +1,8 @@
 //! A sync over a long line: 80 ms there and back, 100 Mbit/s each way, by a proxy of this process.
 //!
+//! The proxy ends both TCP connections on this machine: what is measured is the protocol and its line, not what TCP makes of
+//! such a distance. `cargo lab disk` has that too: two kernels, and a switch that delays their frames.
+//!
 //! What it may take, from what was measured in the same run: hashing both ends at once, and the bytes on the line at
 //! its rate. The larger counts nearly whole, the smaller a tenth, and eight round trips are given for the exchange.
 
@@ -99,6 +102,7 @@ impl Bench {
         })
     }
 
+    /// Both content trees at once, as a sync has them hashed.
     fn hash_both(&self, source: &str, target: &str) -> Result<f64> {
         let begun = Instant::now();
         thread::scope(|scope| {

@@ -4,6 +4,7 @@ use super::super::replay::progress;
 use super::super::summary::Bound;
 use crate::host::Host;
 use crate::image::Service;
+use crate::load::clients::Amount;
 use crate::load::order::Order;
 use crate::scenario::Connection;
 use crate::scenario::clients::{Clients, ask};
@@ -12,13 +13,13 @@ use serde::Serialize;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Values that all clients together write and read back.
-const VALUES: usize = 2_000;
+/// How long clients write values and read them back: both guests of a baseline are loaded to the end of it.
+const TALKING: Duration = Duration::from_secs(30);
 
-/// Clients without any way between the sites, and how many more for each millisecond of it: what a guest does in that
-/// time must be less than what they can ask for.
-const CLIENTS: u64 = 32;
-const CLIENTS_A_MILLISECOND: u64 = 2;
+/// Clients without any way between the sites, and for how many milliseconds of it there is one more: what a guest does in
+/// that time, of some hundred requests a second, must be less than what they can ask for.
+const CLIENTS: u64 = 16;
+const MILLISECONDS_A_CLIENT: u64 = 2;
 
 /// How long a stream lasts, and what of it counts as one request.
 const STREAM: Duration = Duration::from_secs(10);
@@ -106,7 +107,11 @@ impl Load {
         };
         match self {
             Self::Redis => {
-                let talked = clients_of(self.service(), client, address)?.talk(VALUES, clients(rtt), "ft")?;
+                let talked = clients_of(self.service(), client, address)?.talk(
+                    Amount::Span(TALKING),
+                    clients(rtt),
+                    "ft",
+                )?;
                 #[expect(clippy::cast_precision_loss, reason = "thousands")]
                 let requests = talked.values as f64;
                 Ok(Done {
@@ -124,7 +129,7 @@ impl Load {
 /// So many clients keep the guest busy although each waits for every answer.
 fn clients(rtt: Duration) -> usize {
     let milliseconds = u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX);
-    let clients = CLIENTS.saturating_add(milliseconds.saturating_mul(CLIENTS_A_MILLISECOND));
+    let clients = CLIENTS.saturating_add(milliseconds / MILLISECONDS_A_CLIENT);
     usize::try_from(clients).unwrap_or(usize::MAX)
 }
 
@@ -137,7 +142,7 @@ pub(super) fn wait_ready(service: Service, client: &Host, address: &str, patienc
     let deadline = Instant::now() + patience;
     let clients = clients_of(service, client, address)?;
     loop {
-        match clients.talk(1, 1, "ready") {
+        match clients.talk(Amount::Values(1), 1, "ready") {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => {
                 let seconds = patience.as_secs();
@@ -191,7 +196,7 @@ mod tests {
     #[test]
     fn more_clients_wait_over_a_longer_way() {
         let at = |milliseconds| clients(Duration::from_millis(milliseconds));
-        assert_eq!((at(0), at(10), at(80)), (32, 52, 192));
+        assert_eq!((at(0), at(10), at(80)), (16, 21, 56));
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl<'a> Stage<'a> {
             rtt,
             seed: SEED,
             twin: true,
+            keep_frames: false,
         };
         let sites = Sites::open(setup, &name, plan)?;
         let logs = sites.logs().to_owned();

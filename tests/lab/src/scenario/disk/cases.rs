@@ -1,6 +1,6 @@
 //! What is played, in this order: each case begins with what the one before has left.
 
-use super::ends::{Ends, SOURCE, Started, TARGET, exit_code};
+use super::ends::{Ends, LEAF, SOURCE, SOURCE_ADDRESS, Started, TARGET, exit_code};
 use crate::agent::message::ExitStatus;
 use crate::debian::run_tool;
 use crate::mirror::primary::Outcome;
@@ -84,6 +84,39 @@ fn digest(ends: &mut Ends<'_>, _: &mut Tally) -> Result<()> {
     let theirs = run_tool(Command::new("b3sum").arg("--no-names").arg(path), "b3sum")?;
     let theirs = String::from_utf8_lossy(&theirs).trim().to_owned();
     ensure!(said["blake3"] == theirs.as_str(), "b3sum says {theirs}: {said}");
+    far_looks(ends, &said)
+}
+
+/// What the far host's disk is, and where it differs, is told over the line; and a device that is mounted is nobody's.
+fn far_looks(ends: &Ends<'_>, ours: &Value) -> Result<()> {
+    let serve = "antipode disk serve /dev/vdb --listen 0.0.0.0:7420 --once --cert /etc/site.pem --json";
+    let served = || -> Result<Started> {
+        let mut service = ends.start(SOURCE, serve)?;
+        service.wait_for("listening")?;
+        Ok(service)
+    };
+    let service = served()?;
+    let far = format!("disk digest tls://{SOURCE_ADDRESS} --cert /etc/site.pem");
+    let told = ends.antipode(TARGET, &far)?;
+    ensure!(
+        told["blake3"] == ours["blake3"] && told["content"] == ours["content"],
+        "{told} from afar, and {ours}"
+    );
+    service.wait_end()?;
+    let service = served()?;
+    let line = format!("disk diff /dev/vdb tls://{SOURCE_ADDRESS} --cert /etc/site.pem");
+    let found = ends.antipode_ends(TARGET, &line, exit_code("disks-differ")?)?;
+    service.wait_end()?;
+    let expected = ends.differing("vdb")? * LEAF;
+    ensure!(
+        number(&found, "differing_bytes") == expected,
+        "{expected} bytes differ: {found}"
+    );
+    ends.antipode_ends(
+        SOURCE,
+        "disk create /dev/vda --vm web --metadata /srv/disk/mounted.replica",
+        exit_code("disk-locked")?,
+    )?;
     Ok(())
 }
 
@@ -114,7 +147,7 @@ fn first_sync(ends: &mut Ends<'_>, tally: &mut Tally) -> Result<()> {
     let said = finished(ends, ends.start_sync()?, tally)?;
     ensure!(said["outcome"] == "full" && said["leaves_sent"] != 0, "{said}");
     let wire = number(&said, "bytes_sent") + number(&said, "bytes_received");
-    let leaves = number(&said, "bytes_compared") / (64 * 1024);
+    let leaves = number(&said, "bytes_compared") / LEAF;
     let must = number(&said, "data_bytes_packed") + 12 * leaves;
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
     let ratio = wire as f64 / must as f64;
@@ -225,8 +258,8 @@ fn line_cut(ends: &mut Ends<'_>, tally: &mut Tally) -> Result<()> {
         number(&said, "leaves_sent") <= differing,
         "what had arrived was sent again: {said}"
     );
-    let leaves = old.len() as u64 / (64 * 1024);
-    tally.bytes_not_sent_again = leaves.saturating_sub(number(&said, "leaves_sent")) * 64 * 1024;
+    let leaves = old.len() as u64 / LEAF;
+    tally.bytes_not_sent_again = leaves.saturating_sub(number(&said, "leaves_sent")) * LEAF;
     ensure!(
         tally.bytes_not_sent_again > 0,
         "everything was sent again: {said}"

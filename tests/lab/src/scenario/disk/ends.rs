@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 /// Bytes of the disks that are synced, and of those that are cloned under a writer.
 const DISK_BYTES: u64 = 48 << 20;
 const BUSY_BYTES: u64 = 16 << 20;
-const LEAF: u64 = 64 * 1024;
+pub(super) const LEAF: u64 = 64 * 1024;
 
 /// The host that is copied from, and the one that becomes equal.
 pub(super) const SOURCE: &str = "site-a";
 pub(super) const TARGET: &str = "site-b";
 const TARGET_ADDRESS: &str = "10.8.0.12:7420";
+pub(super) const SOURCE_ADDRESS: &str = "10.8.0.11:7420";
 
 /// Between them: 40 ms each way, 100 Mbit/s, and room for what is in flight.
 const LINE: ShapeChange = ShapeChange {
@@ -215,10 +216,15 @@ impl<'a> Ends<'a> {
 
     /// Runs `antipode` to its end, which must be a good one.
     pub(super) fn antipode(&self, host: &str, arguments: &str) -> Result<Value> {
+        self.antipode_ends(host, arguments, 0)
+    }
+
+    /// Runs `antipode` to its end, which must be this one.
+    pub(super) fn antipode_ends(&self, host: &str, arguments: &str, expected: i32) -> Result<Value> {
         let line = format!("antipode {arguments} --json");
         let output = self.host(host)?.run(&["sh", "-c", &line])?;
         let (code, said) = told(&output)?;
-        ensure!(code == 0, "{host}: {line}: exit code {code}: {said}");
+        ensure!(code == expected, "{host}: {line}: exit code {code}: {said}");
         Ok(said)
     }
 

@@ -2,10 +2,11 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, Watcher};
+use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::table::{Drawn, Fault, Moment, Scenario, Who};
 use super::verdict::Found;
-use crate::judge::live::SeenAlone;
+use crate::load::watch::Report;
+use antipode_tiebreaker::Flush;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::thread;
@@ -19,6 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
 const WRITES: u64 = 12;
+
+/// What came of the steps.
+struct Played {
+    client: Report,
+    lasted: Duration,
+    /// The role of the live site at which they began.
+    hit: String,
+    /// What the live site said before, if it was protected.
+    told: Option<VmStatus>,
+}
 
 /// Two sites with a VM, and what is broken of them.
 pub(super) struct Campaign<'a> {
@@ -34,6 +45,7 @@ impl<'a> Campaign<'a> {
             rtt: RTT,
             seed,
             twin: false,
+            keep_frames: true,
         };
         let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
@@ -57,38 +69,37 @@ impl<'a> Campaign<'a> {
     pub(super) fn play(&mut self, scenario: &Scenario, seed: u64) -> Result<(Found, String)> {
         let name = format!("{}-{seed}", scenario.name);
         let before = match scenario.moment {
-            Moment::Protected => self.protected()?,
+            Moment::Protected => self.protected(scenario.flush)?,
             _ => self.unprotected()?,
         };
         let capture = self.sites.start_capture(&name)?;
         let played = self.play_captured(scenario, seed, before, &name);
-        let (client, lasted, hit) = match played {
+        let played = match played {
             Ok(played) => played,
             Err(error) => {
                 self.sites.stop_capture()?;
                 return Err(error);
             }
         };
-        let (judgement, granted) = self.sites.judge(&capture, &SeenAlone)?;
+        let (judgement, granted) = self.sites.judge(&capture, scenario.moment == Moment::Protected)?;
         let found = Found {
             before,
             granted,
             judgement,
-            client,
-            lasted,
+            client: played.client,
+            lasted: played.lasted,
+            told: played.told,
         };
-        Ok((found, hit))
+        Ok((found, played.hit))
     }
 
-    fn play_captured(
-        &mut self,
-        scenario: &Scenario,
-        seed: u64,
-        before: Site,
-        name: &str,
-    ) -> Result<(crate::load::watch::Report, Duration, String)> {
+    fn play_captured(&mut self, scenario: &Scenario, seed: u64, before: Site, name: &str) -> Result<Played> {
         let watcher = self.watch(name)?;
         watcher.wait_acked(WRITES)?;
+        let told = match scenario.moment {
+            Moment::Protected => Some(self.sites.status(before)?),
+            _ => None,
+        };
         self.sites.narrow_wan(scenario.moment.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
             Moment::Protected => (None, "primary".to_owned()),
@@ -124,13 +135,18 @@ impl<'a> Campaign<'a> {
         {
             eprintln!("lab:   {error:#}");
         }
-        let told = self.told();
+        let sites = self.told();
         let report = watcher.finish();
         if let Err(error) = goes_on {
             let client = report.map(|report| report.violations().join("; "));
-            bail!("after everything: {error:#}; {told}; the client: {client:?}");
+            bail!("after everything: {error:#}; {sites}; the client: {client:?}");
         }
-        Ok((report?, lasted, hit))
+        Ok(Played {
+            client: report?,
+            lasted,
+            hit,
+            told,
+        })
     }
 
     /// Everything works again: what the scenario has left broken is mended.
@@ -154,9 +170,14 @@ impl<'a> Campaign<'a> {
         Ok(())
     }
 
-    /// Protects the VM if it is not, and waits until it is; where it is live.
-    pub(super) fn protected(&mut self) -> Result<Site> {
+    /// Protects the VM, by this rule for its flushes, if it is not, and waits until it is; where it is live.
+    fn protected(&mut self, flush: Flush) -> Result<Site> {
         let live = self.sites.live_site()?;
+        if self.sites.flush_rule()? != flush {
+            // A pairing that stands keeps its rule.
+            self.sites.unprotect(live)?;
+            self.sites.set_flush_rule(flush)?;
+        }
         self.sites.protect(live).with_context(|| self.told())?;
         Ok(live)
     }
@@ -170,7 +191,7 @@ impl<'a> Campaign<'a> {
 
     /// Stops the VM in order, which makes both replicas durable at one position, and compares them; leaves that differ.
     pub(super) fn compare_replicas(&mut self) -> Result<u64> {
-        let live = self.protected()?;
+        let live = self.protected(self.sites.flush_rule()?)?;
         self.sites.ask(live, &format!("vm stop {}", self.sites.vm))?;
         for site in Site::ALL {
             self.sites

@@ -154,11 +154,13 @@ impl Tally {
                     "VIOLATED"
                 };
                 eprintln!(
-                    "lab: {name:<44} {told}; at {hit}, live {:?}, {} acknowledged, silences {} ms (TCP) and {} ms (UDP), {:.0} s",
+                    "lab: {name:<44} {told}; at {hit}, live {:?}, {} acknowledged, silences {} ms (TCP) and {} ms (UDP), \
+                     {} late frames that both have made, {:.0} s",
                     found.granted,
                     found.client.sequence.acked,
                     found.client.sequence.gap_ms_max,
                     found.client.probe.gap_ms_max,
+                    found.judgement.echoes,
                     begun.elapsed().as_secs_f32()
                 );
                 violations

@@ -1,6 +1,7 @@
 //! The scenarios, as data.
 
 use crate::switch::random::Random;
+use antipode_tiebreaker::Flush;
 use std::time::Duration;
 
 /// Which of the two sites, by what it was when the scenario began.
@@ -109,6 +110,8 @@ pub(super) struct Scenario {
     pub(super) live: Live,
     /// Nobody may be live with certainty while the steps last: the client hears nothing from the first to the last.
     pub(super) held: bool,
+    /// When the guest's flushes are complete.
+    pub(super) flush: Flush,
 }
 
 impl Scenario {
@@ -153,6 +156,7 @@ const fn scenario(name: &'static str, live: Live, steps: &'static [Step]) -> Sce
         steps,
         live,
         held: false,
+        flush: Flush::Site,
     }
 }
 
@@ -167,6 +171,11 @@ impl Scenario {
         self
     }
 
+    const fn flushed_at_both(mut self) -> Self {
+        self.flush = Flush::Both;
+        self
+    }
+
     const fn when(mut self, moment: Moment) -> Self {
         self.moment = moment;
         self
@@ -176,10 +185,21 @@ impl Scenario {
 /// At any moment of lockstep.
 const SOON: Step = Wait(0, 2_000);
 
+// What is done under either rule for flushes.
+const LIVE_LOSES_POWER: &[Step] = &[SOON, Break(Power(TheLive))];
+const BACKUP_LOSES_POWER: &[Step] = &[SOON, Break(Power(Other))];
+const BACKUP_FREEZES: &[Step] = &[
+    SOON,
+    Break(Freeze(Other)),
+    Wait(4_000, 7_000),
+    Mend(Freeze(Other)),
+    Wait(2_000, 2_000),
+];
+
 /// Every scenario.
 pub(super) const ALL: &[Scenario] = &[
-    scenario("power-cut-live", Live::Moves, &[SOON, Break(Power(TheLive))]).quick(),
-    scenario("power-cut-backup", Live::Stays, &[SOON, Break(Power(Other))]).quick(),
+    scenario("power-cut-live", Live::Moves, LIVE_LOSES_POWER).quick(),
+    scenario("power-cut-backup", Live::Stays, BACKUP_LOSES_POWER).quick(),
     scenario(
         "freeze-live",
         Live::Moves,
@@ -192,17 +212,14 @@ pub(super) const ALL: &[Scenario] = &[
         ],
     )
     .quick(),
-    scenario(
-        "freeze-backup",
-        Live::Stays,
-        &[
-            SOON,
-            Break(Freeze(Other)),
-            Wait(4_000, 7_000),
-            Mend(Freeze(Other)),
-            Wait(2_000, 2_000),
-        ],
-    ),
+    scenario("freeze-backup", Live::Stays, BACKUP_FREEZES),
+    // The client's writes are acknowledged when they are flushed, so these say that nothing which both disks were said to
+    // hold is lost, and that flushes go on when the other disk is gone.
+    scenario("power-cut-live-flush-both", Live::Moves, LIVE_LOSES_POWER)
+        .flushed_at_both()
+        .quick(),
+    scenario("power-cut-backup-flush-both", Live::Stays, BACKUP_LOSES_POWER).flushed_at_both(),
+    scenario("freeze-backup-flush-both", Live::Stays, BACKUP_FREEZES).flushed_at_both(),
     scenario("kill-vm-live", Live::Moves, &[SOON, Break(VmProcess(TheLive))]),
     scenario("kill-vm-backup", Live::Stays, &[SOON, Break(VmProcess(Other))]).quick(),
     scenario(

@@ -1,9 +1,10 @@
 //! What was found in one scenario, and what of it breaks a promise. Pure.
 
-use super::super::sites::Site;
+use super::super::sites::{Site, VmStatus};
 use super::table::{Live, Scenario};
 use crate::judge::live::Judgement;
 use crate::load::watch::Report;
+use antipode_tiebreaker::Flush;
 use std::time::Duration;
 
 /// What may pass between a fault and its being noticed, and between its end and the first answer, in a held scenario.
@@ -22,6 +23,8 @@ pub(super) struct Found {
     pub(super) client: Report,
     /// From the first fault to the last step.
     pub(super) lasted: Duration,
+    /// What the live site said before, if it was protected.
+    pub(super) told: Option<VmStatus>,
 }
 
 impl Found {
@@ -29,12 +32,7 @@ impl Found {
     pub(super) fn violations(&self, scenario: &Scenario) -> Vec<String> {
         let mut found = self.client.violations();
         let (granted, changes) = (&self.granted, self.judgement.changes());
-        if self.judgement.split_frames > 0 {
-            found.push(format!(
-                "{} frames came from a site that was live no more",
-                self.judgement.split_frames
-            ));
-        }
+        found.extend(self.judgement.violations());
         if changes != (granted.len() as u64).saturating_sub(1) {
             found.push(format!(
                 "the switch saw {changes} changes of the live site, and the tiebreaker granted {granted:?}"
@@ -48,6 +46,7 @@ impl Found {
             (Live::Moves, _) if !moved => found.push("the other site did not take over".to_owned()),
             _ => found.push(format!("more than one failover: {granted:?}")),
         }
+        found.extend(self.told.as_ref().and_then(|told| wrong_rule(scenario, told)));
         let silence = Duration::from_millis(self.client.sequence.gap_ms_max);
         if scenario.held && silence + HELD_MARGIN < self.lasted {
             found.push(format!(
@@ -59,12 +58,29 @@ impl Found {
     }
 }
 
+/// What is not told as it is of when flushes are complete.
+fn wrong_rule(scenario: &Scenario, told: &VmStatus) -> Option<String> {
+    let rule = match scenario.flush {
+        Flush::Site => "site",
+        Flush::Both => "both",
+    };
+    // The client's writes were flushed before it was asked.
+    let has_waited = told.flush_hold_ms_p50.is_some();
+    let is_right = told.flush.as_deref() == Some(rule) && (has_waited || scenario.flush == Flush::Site);
+    (!is_right).then(|| {
+        format!(
+            "flushes are complete by the rule {rule:?}; the status tells {:?}, and that half of them waited {:?} ms",
+            told.flush, told.flush_hold_ms_p50
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::table::ALL;
     use super::*;
     use crate::judge::frames::Sighting;
-    use crate::judge::live::{SeenAlone, judge};
+    use crate::judge::live::{Winner, judge};
     use crate::load::watch::ledger::Ledger;
     use crate::load::watch::probe::Probe;
 
@@ -93,7 +109,7 @@ mod tests {
         Found {
             before: granted[0],
             granted: granted.to_vec(),
-            judgement: judge(&sightings, &ports, &SeenAlone),
+            judgement: judge(&sightings, &ports, Winner::default()),
             client: Report {
                 sequence: ledger.verdict(),
                 connection_survived: true,
@@ -102,6 +118,7 @@ mod tests {
                 milliseconds: 1,
             },
             lasted: Duration::from_secs(9),
+            told: None,
         }
     }
 
@@ -148,6 +165,27 @@ mod tests {
     #[test]
     fn a_planted_change_that_the_switch_did_not_see_is_found() {
         assert!(violation("power-cut-live", &found(&[A, B], &[A, A])).contains("the switch saw 0 changes"));
+    }
+
+    #[test]
+    fn a_planted_rule_for_flushes_that_is_not_kept_or_not_told_is_found() {
+        let with = |name, status: &str| {
+            let mut found = found(&[A], &[A]);
+            found.told = Some(serde_json::from_str(status).unwrap());
+            found.violations(scenario(name))
+        };
+        let (site, both) = ("power-cut-backup", "power-cut-backup-flush-both");
+        let told = r#"{"role":"primary","flush":"both","flush_hold_ms_p50":40.0}"#;
+        assert_eq!(with(both, told), Vec::<String>::new());
+        assert!(with(site, told).concat().contains("\"site\""));
+        let told = r#"{"role":"primary","flush":"site"}"#;
+        assert_eq!(with(site, told), Vec::<String>::new());
+        assert!(with(both, told).concat().contains("\"both\""));
+        assert_eq!(
+            with(both, r#"{"role":"primary","flush":"both"}"#).len(),
+            1,
+            "none has waited"
+        );
     }
 
     #[test]

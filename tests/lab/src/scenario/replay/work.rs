@@ -4,6 +4,7 @@ use super::super::boot::CONSOLE_TIMEOUT;
 use super::super::clients::Clients;
 use super::super::{Setup, Stage, Vm};
 use super::LOG;
+use crate::load::clients::Amount as Talked;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
@@ -109,7 +110,11 @@ pub(super) fn work(setup: &Setup, stage: &Stage, vm: &mut Vm, amount: &Amount) -
         let (round, begun) = (done.rounds, Instant::now());
         match &clients {
             Some(clients) => {
-                clients.talk(VALUES, CLIENTS, &format!("{round}-{}", std::process::id()))?;
+                clients.talk(
+                    Talked::Values(VALUES),
+                    CLIENTS,
+                    &format!("{round}-{}", std::process::id()),
+                )?;
             }
             None => {
                 vm.type_text(&format!("{SHELL_ROUND}; echo done:$((round={round}))\n"))?;

@@ -4,7 +4,8 @@ use super::product::kill_all;
 use super::site::Site;
 use super::{STATE, Sites};
 use crate::judge::frames::sightings;
-use crate::judge::live::{History, Judgement, judge};
+use crate::judge::live::{Judgement, Winner, judge};
+use crate::judge::made::Made;
 use crate::judge::replicas;
 use crate::scenario::stage::GUEST_MAC;
 use crate::scenario::store;
@@ -13,13 +14,13 @@ use crate::switch::control::Command;
 use crate::tiebreaker::town::{self, Town};
 use antipode_certs::Role;
 use antipode_tiebreaker::client::Client;
-use antipode_tiebreaker::{Generation, HistoryEntry, Record, State};
-use anyhow::{Context, Result};
+use antipode_tiebreaker::{Flush, Generation, HistoryEntry, Operation, Record, Request, RequestId, State};
+use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 /// How long a tiebreaker that works may take.
@@ -81,14 +82,34 @@ impl Sites<'_> {
     }
 
     /// Ends the capture and judges it by what the tiebreaker has granted meanwhile, from the site that was live at its
-    /// start on. The judgement, and who was granted to be live.
-    pub(crate) fn judge(&self, capture: &Capture, history: &dyn History) -> Result<(Judgement, Vec<Site>)> {
+    /// start on, and by what the site that was granted last has made: `follows_throughout` if it has done so from before
+    /// the capture began. The judgement, and who was granted to be live.
+    pub(crate) fn judge(
+        &self,
+        capture: &Capture,
+        follows_throughout: bool,
+    ) -> Result<(Judgement, Vec<Site>)> {
         self.stop_capture()?;
         let input = BufReader::new(File::open(&capture.file)?);
         let seen = sightings(&capture::read(input)?, GUEST_MAC);
         let granted = self.granted_since(capture.before)?;
         let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
-        Ok((judge(&seen, &ports, history), granted))
+        let winner = *granted.last().context("nobody was granted to be live")?;
+        let winner = Winner {
+            made: self.made(winner)?,
+            follows_throughout,
+        };
+        Ok((judge(&seen, &ports, winner), granted))
+    }
+
+    /// What the VM's guest has made at `site`.
+    fn made(&self, site: Site) -> Result<Made> {
+        let file = format!("{STATE}/vms/{}/frames", self.vm);
+        let host = self.host(site)?;
+        // There is none before the first is full.
+        let old = host.get(&format!("{file}.old")).ok();
+        let last = host.get(&file)?;
+        Made::read(old.as_deref(), &last).with_context(|| format!("{site}: {file}"))
     }
 
     /// Ends a capture that nobody will judge.
@@ -101,6 +122,34 @@ impl Sites<'_> {
     pub(crate) fn live_site(&self) -> Result<Site> {
         let live = self.record()?.and_then(|record| live_site(&record.state));
         live.with_context(|| format!("by the tiebreaker's record, no site may be live with {}", self.vm))
+    }
+
+    /// When the guest's flushes are complete, from the next pairing on.
+    pub(crate) fn flush_rule(&self) -> Result<Flush> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        Ok(record.settings.flush)
+    }
+
+    /// Sets that, as an operator does.
+    pub(crate) fn set_flush_rule(&self, flush: Flush) -> Result<()> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        let request = Request {
+            id: RequestId(u64::try_from(UNIX_EPOCH.elapsed()?.as_micros())?),
+            expected: record.generation,
+            operation: Operation::Configure {
+                preferred: record.settings.preferred,
+                flush,
+            },
+            at_unix_seconds: 0,
+        };
+        let mut witness = self.witness();
+        let Witness { client, runtime } = &mut *witness;
+        let answer = runtime.block_on(client.change(&self.vm.parse()?, &request, PATIENCE))?;
+        answer
+            .verdict
+            .map_err(|refusal| anyhow!("the rule for flushes cannot be set: {refusal}"))
     }
 
     /// The tiebreaker's node that leads.
@@ -184,7 +233,7 @@ fn granted(record: &Record, before: Option<(Site, Generation)>) -> Vec<Site> {
 mod tests {
     use super::*;
     use antipode_certs::Identity;
-    use antipode_tiebreaker::{Boot, Operation};
+    use antipode_tiebreaker::Boot;
 
     fn record(changes: &[(&str, &'static str)]) -> Record {
         let site = || "site-a".parse().unwrap();
@@ -208,7 +257,7 @@ mod tests {
             },
             settings: antipode_tiebreaker::Settings {
                 preferred: None,
-                flush: antipode_tiebreaker::Flush::Site,
+                flush: Flush::Site,
             },
             history: history.collect(),
             remembered: Vec::new(),

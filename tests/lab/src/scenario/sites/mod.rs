@@ -85,6 +85,8 @@ pub(crate) struct SitesPlan {
     pub(crate) seed: u64,
     /// Whether site-b has a VM of its own, and guests carry orders out.
     pub(crate) twin: bool,
+    /// Whether the sites keep the frames that their guests make, for the judge.
+    pub(crate) keep_frames: bool,
 }
 
 impl SitesPlan {
@@ -289,7 +291,7 @@ impl Files {
             ways.insert(node, cut);
             ports.push(port);
         }
-        fs::write(folder.join("site.toml"), site_config(site, &ports))?;
+        fs::write(folder.join("site.toml"), site_config(plan, site, &ports))?;
         let settings = match site {
             Site::B if plan.twin => twin::settings(setup),
             _ => settings(setup),
@@ -369,7 +371,7 @@ fn settings(setup: &Setup) -> VmSettings {
 }
 
 /// The site's configuration; `ports` lead to the tiebreaker's nodes.
-fn site_config(site: Site, ports: &[u16]) -> String {
+fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
     let peer = site.other();
     let (listen, address) = (site.address(), peer.address());
     let mut text = format!(
@@ -383,6 +385,10 @@ fn site_config(site: Site, ports: &[u16]) -> String {
             "\n[[tiebreaker.node]]\nname = \"{node}\"\naddress = \"{OUTSIDE_ADDRESS}:{port}\"\n"
         );
     }
+    if plan.keep_frames {
+        // Far more than a guest sends between two scenarios.
+        text.push_str("\n[check]\nkeep_frames_mib = 64\n");
+    }
     text
 }
 
@@ -392,7 +398,14 @@ mod tests {
 
     #[test]
     fn each_site_names_the_other_and_every_node() {
-        let text = site_config(Site::B, &[1, 2, 3]);
+        let plan = SitesPlan {
+            rtt: Duration::ZERO,
+            seed: 1,
+            twin: false,
+            keep_frames: true,
+        };
+        let text = site_config(plan, Site::B, &[1, 2, 3]);
+        assert!(text.ends_with("[check]\nkeep_frames_mib = 64\n"), "{text}");
         assert!(text.contains("listen = \"10.8.0.12:7400\""), "{text}");
         assert!(
             text.contains("[peer]\nname = \"site-a\"\naddress = \"10.8.0.11:7400\""),

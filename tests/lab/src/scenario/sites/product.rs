@@ -81,6 +81,12 @@ pub(crate) struct VmStatus {
     /// The same, of 99 in 100.
     #[serde(default)]
     pub(crate) output_hold_ms_p99: Option<f64>,
+    /// When a flush of the guest is complete.
+    #[serde(default)]
+    pub(crate) flush: Option<String>,
+    /// How long flushes waited for the other site.
+    #[serde(default)]
+    pub(crate) flush_hold_ms_p50: Option<f64>,
     /// An echo over the log's own connection.
     #[serde(default)]
     pub(crate) echo_ms_p50: Option<f64>,

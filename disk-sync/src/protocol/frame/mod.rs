@@ -4,7 +4,7 @@
 //!   on the line:  length 4 │ kind 1 │ fields, little-endian           (length: of all that follows it)
 //!
 //!     (length 0: nothing but that the process runs; from an end that is silent for some seconds)
-//!   1 Hello     version 4 │ role 1 │ flags 1 │ image length 8 │ summary
+//!   1 Hello     version 4 │ role 1 │ flags 1 │ image length 8 │ 0/1: summary
 //!   2 Marks     T→S  last 1 │ count 4 │ runs 12 each: first 8, count 4   what the target has marked
 //!   3 Work      S→T  as Marks                                          what both compare
 //!   4 Regions   T→S  first 8 │ count 2 │ a bit for each that is not zeros │ 32 for each of those
@@ -18,20 +18,28 @@
 //!  12 End       S→T  root 32                                           what the target must be now
 //!  13 Equal     T→S  root 32                                           what it is, durably
 //!  14 Abort     both length 2 │ text                                   why this ends here
+//!
+//!     (instead of a session)
+//!  15 Digest    version 4 │ flags 1                                    what names your image's content?
+//!  16 Hashing   done 8 │ of 8                                          bytes hashed so far
+//!  17 Digested  length 8 │ hashed 8 │ content root 32 │ 0/1: BLAKE3 32 that
 //! ```
 //!
 //! A frame is at most [`FRAME_BYTES_MAX`] long, counts are checked against limits before anything is made of them,
 //! and bytes that are left over are an error. Whether a run lies within the image is the session's to judge.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use crate::codec::{Malformed, Reader, Writer};
 use crate::decision::{Consent, Summary};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_REGIONS_MAX, FRAME_RUNS_MAX, REASON_BYTES_MAX};
-use crate::replica::{Lineage, ReplicaId, State, VmId};
+use crate::replica::{Lineage, ReplicaId, State, VmId, read_option, write_option};
 use crate::tree::{ContentRoot, Value};
 use crate::units::{REGION_LEAVES, Run, on_disk};
 
 /// The version that is spoken.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Which part an end plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +70,30 @@ pub(crate) struct Hello {
     /// Nothing shall be changed; it shall only be found out what would be.
     pub(crate) dry_run: bool,
     pub(crate) length: u64,
-    pub(crate) summary: Summary,
+    /// None if any two images are compared.
+    pub(crate) summary: Option<Summary>,
+}
+
+/// What of an image is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestRequest {
+    /// The content root alone: holes and zeros take no time then.
+    pub content_only: bool,
+    /// Whether all is read, also what did not change since the last digest.
+    pub everything: bool,
+}
+
+/// What names an image's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digested {
+    /// Bytes of the image.
+    pub bytes: u64,
+    /// Of these, read or passed over as holes; the rest was known.
+    pub bytes_hashed: u64,
+    /// The content root.
+    pub content: ContentRoot,
+    /// BLAKE3 of the image, if it was wanted.
+    pub plain: Option<[u8; 32]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +131,12 @@ pub(crate) enum Frame {
     End(ContentRoot),
     Equal(ContentRoot),
     Abort(String),
+    Digest(DigestRequest),
+    Hashing {
+        done: u64,
+        of: u64,
+    },
+    Digested(Digested),
 }
 
 const FLAG_DISCARD: u8 = 1;
@@ -162,6 +199,18 @@ impl Frame {
                 let length = reason.floor_char_boundary(REASON_BYTES_MAX);
                 to.u8(14).bytes(&reason.as_bytes()[..length]);
             }
+            Self::Digest(request) => {
+                let flags = u8::from(request.content_only) | u8::from(request.everything) << 1;
+                to.u8(15).u32(VERSION).u8(flags);
+            }
+            Self::Hashing { done, of } => {
+                to.u8(16).u64(*done).u64(*of);
+            }
+            Self::Digested(digested) => {
+                to.u8(17).u64(digested.bytes).u64(digested.bytes_hashed);
+                to.bytes(&digested.content.0);
+                write_option(&mut to, digested.plain.as_ref());
+            }
         }
         to.0
     }
@@ -199,6 +248,17 @@ impl Frame {
             12 => Self::End(ContentRoot(from.array()?)),
             13 => Self::Equal(ContentRoot(from.array()?)),
             14 => read_reason(&mut from).map(Self::Abort)?,
+            15 => read_request(&mut from).map(Self::Digest)?,
+            16 => Self::Hashing {
+                done: from.u64()?,
+                of: from.u64()?,
+            },
+            17 => Self::Digested(Digested {
+                bytes: from.u64()?,
+                bytes_hashed: from.u64()?,
+                content: ContentRoot(from.array()?),
+                plain: read_option(&mut from, "BLAKE3")?,
+            }),
             _ => return Err(Malformed::Field("kind")),
         };
         from.end()?;
@@ -227,6 +287,9 @@ impl Frame {
             Self::End(_) => "End",
             Self::Equal(_) => "Equal",
             Self::Abort(_) => "Abort",
+            Self::Digest(_) => "Digest",
+            Self::Hashing { .. } => "Hashing",
+            Self::Digested(_) => "Digested",
         }
     }
 }
@@ -234,20 +297,26 @@ impl Frame {
 impl Hello {
     fn write(&self, to: &mut Writer) {
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let summary = self.summary.as_ref();
         let flags = flag(self.consent.discard, FLAG_DISCARD)
             | flag(self.consent.compare_all, FLAG_COMPARE_ALL)
             | flag(self.dry_run, FLAG_DRY_RUN)
-            | flag(self.summary.has_marks, FLAG_MARKS)
-            | flag(self.summary.was_changed_behind, FLAG_CHANGED);
+            | flag(summary.is_some_and(|summary| summary.has_marks), FLAG_MARKS)
+            | flag(
+                summary.is_some_and(|summary| summary.was_changed_behind),
+                FLAG_CHANGED,
+            );
         to.u32(self.version);
         to.u8(u8::from(self.role == Role::Target))
             .u8(flags)
-            .u64(self.length);
-        self.summary.vm.write(to);
-        to.bytes(&self.summary.replica.0);
-        self.summary.state.write(to);
-        to.u8(u8::from(self.summary.lineage.is_some()));
-        if let Some(lineage) = &self.summary.lineage {
+            .u64(self.length)
+            .u8(u8::from(summary.is_some()));
+        let Some(summary) = summary else { return };
+        summary.vm.write(to);
+        to.bytes(&summary.replica.0);
+        summary.state.write(to);
+        to.u8(u8::from(summary.lineage.is_some()));
+        if let Some(lineage) = &summary.lineage {
             lineage.write(to);
         }
     }
@@ -277,20 +346,37 @@ impl Hello {
             },
             dry_run: set(FLAG_DRY_RUN),
             length: from.u64()?,
-            summary: Summary {
-                has_marks: set(FLAG_MARKS),
-                was_changed_behind: set(FLAG_CHANGED),
-                vm: VmId::read(from)?,
-                replica: ReplicaId(from.array()?),
-                state: State::read(from)?,
-                lineage: if from.flag("lineage")? {
-                    Some(Lineage::read(from)?)
-                } else {
-                    None
-                },
+            summary: match from.flag("summary")? {
+                true => Some(Summary {
+                    has_marks: set(FLAG_MARKS),
+                    was_changed_behind: set(FLAG_CHANGED),
+                    vm: VmId::read(from)?,
+                    replica: ReplicaId(from.array()?),
+                    state: State::read(from)?,
+                    lineage: match from.flag("lineage")? {
+                        true => Some(Lineage::read(from)?),
+                        false => None,
+                    },
+                }),
+                false if flags & (FLAG_MARKS | FLAG_CHANGED) != 0 => return Err(Malformed::Field("flags")),
+                false => None,
             },
         })
     }
+}
+
+fn read_request(from: &mut Reader<'_>) -> Result<DigestRequest, Malformed> {
+    if from.u32()? != VERSION {
+        return Err(Malformed::Field("version"));
+    }
+    let flags = from.u8()?;
+    if flags > 3 {
+        return Err(Malformed::Field("flags"));
+    }
+    Ok(DigestRequest {
+        content_only: flags & 1 != 0,
+        everything: flags & 2 != 0,
+    })
 }
 
 fn write_runs(to: &mut Writer, runs: &[Run], last: bool) {
@@ -344,141 +430,4 @@ fn read_reason(from: &mut Reader<'_>) -> Result<String, Malformed> {
     // It is shown on a terminal: nothing in it may steer that.
     let shown = |c: char| if c.is_control() { ' ' } else { c };
     Ok(String::from_utf8_lossy(bytes).chars().map(shown).collect())
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::replica::{GenerationId, SyncKey};
-
-    fn runs() -> impl Strategy<Value = Vec<Run>> {
-        proptest::collection::vec((any::<u64>(), any::<u32>()), 0..50).prop_map(|runs| {
-            runs.into_iter()
-                .map(|(first, count)| Run::new(first, u64::from(count)))
-                .collect()
-        })
-    }
-
-    fn values(most: usize) -> impl Strategy<Value = Vec<Value>> {
-        let value = prop_oneof![Just(Value::ZERO), any::<[u8; 32]>().prop_map(Value)];
-        proptest::collection::vec(value, 1..=most)
-    }
-
-    fn hellos() -> impl Strategy<Value = Frame> {
-        let lineage = proptest::option::of((any::<[u8; 16]>(), any::<Option<[u8; 16]>>()));
-        (any::<[bool; 6]>(), any::<(u64, [u8; 16], u8)>(), lineage).prop_map(
-            |(flags, (length, id, state), lineage)| {
-                Frame::Hello(Box::new(Hello {
-                    version: VERSION,
-                    role: if flags[0] { Role::Source } else { Role::Target },
-                    consent: Consent {
-                        discard: flags[1],
-                        compare_all: flags[2],
-                    },
-                    dry_run: flags[3],
-                    length,
-                    summary: Summary {
-                        vm: "a-vm".parse().unwrap(),
-                        replica: ReplicaId(id),
-                        state: match state % 3 {
-                            0 => State::Clean,
-                            1 => State::Stale,
-                            _ => State::Syncing(SyncKey {
-                                source: ReplicaId(id),
-                                generation: GenerationId(id),
-                            }),
-                        },
-                        lineage: lineage.map(|(current, base)| Lineage {
-                            current: GenerationId(current),
-                            base: base.map(GenerationId),
-                            history: vec![GenerationId(id)],
-                        }),
-                        has_marks: flags[4],
-                        was_changed_behind: flags[5],
-                    },
-                }))
-            },
-        )
-    }
-
-    pub(crate) fn frames() -> impl Strategy<Value = Frame> {
-        prop_oneof![
-            hellos(),
-            (runs(), any::<bool>()).prop_map(|(runs, last)| Frame::Marks { runs, last }),
-            (runs(), any::<bool>()).prop_map(|(runs, last)| Frame::Work { runs, last }),
-            (any::<u64>(), values(100)).prop_map(|(first, values)| Frame::Regions { first, values }),
-            any::<(u64, u64)>().prop_map(|(first, count)| Frame::Zeros(Run::new(first, count))),
-            proptest::collection::vec(any::<u64>(), 0..50).prop_map(Frame::Ask),
-            (any::<u64>(), values(16)).prop_map(|(region, values)| Frame::Leaves { region, values }),
-            (any::<u64>(), 1..=16_u64, any::<bool>(), any::<Vec<u8>>()).prop_map(
-                |(first, count, compressed, bytes)| {
-                    Frame::Data {
-                        leaves: Run::new(first, count),
-                        compressed,
-                        bytes,
-                    }
-                }
-            ),
-            any::<(u64, u64)>().prop_map(|(first, count)| Frame::Clear(Run::new(first, count))),
-            (runs(), any::<bool>()).prop_map(|(regions, last)| Frame::Settled { regions, last }),
-            any::<u64>().prop_map(Frame::Compared),
-            any::<[u8; 32]>().prop_map(|root| Frame::End(ContentRoot(root))),
-            any::<[u8; 32]>().prop_map(|root| Frame::Equal(ContentRoot(root))),
-            "[a-z ]{0,100}".prop_map(Frame::Abort),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_sent_is_received(frame in frames()) {
-            prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
-        }
-
-        #[test]
-        fn a_frame_cut_off_is_refused_or_carries_open_bytes(frame in frames(), at in any::<prop::sample::Index>()) {
-            let body = frame.encode();
-            let cut = at.index(body.len());
-            let open_ended = matches!(frame, Frame::Data { .. } | Frame::Abort(_));
-            prop_assert!(open_ended || Frame::decode(&body[..cut]).is_err());
-        }
-
-        #[test]
-        fn bytes_left_over_are_refused(frame in frames()) {
-            let body = [frame.encode(), vec![0]].concat();
-            let open_ended = matches!(frame, Frame::Data { .. } | Frame::Abort(_));
-            prop_assert!(open_ended || Frame::decode(&body).is_err());
-        }
-
-        #[test]
-        fn any_bytes_are_a_frame_or_refused(kind in 0..16_u8, bytes in any::<Vec<u8>>()) {
-            let body = [vec![kind], bytes].concat();
-            if let Ok(frame) = Frame::decode(&body) {
-                prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
-            }
-        }
-    }
-
-    #[test]
-    fn counts_beyond_the_limits_are_refused_before_anything_is_made_of_them() {
-        let mut ask = vec![6];
-        ask.extend(u32::MAX.to_le_bytes());
-        assert_eq!(Frame::decode(&ask), Err(Malformed::Field("count of regions")));
-        let mut marks = vec![2, 1];
-        marks.extend(u32::MAX.to_le_bytes());
-        assert_eq!(Frame::decode(&marks), Err(Malformed::Field("count of runs")));
-        assert_eq!(
-            Frame::decode(&vec![14; FRAME_BYTES_MAX + 1]),
-            Err(Malformed::Long)
-        );
-        let other = [vec![1], (VERSION + 1).to_le_bytes().to_vec()].concat();
-        assert_eq!(Frame::decode(&other), Err(Malformed::Field("version")));
-    }
-
-    #[test]
-    fn what_a_peer_says_cannot_steer_a_terminal() {
-        let said = Frame::decode(b"\x0e\x1b[2Jgone\n").unwrap();
-        assert_eq!(said, Frame::Abort(" [2Jgone ".into()));
-    }
 }

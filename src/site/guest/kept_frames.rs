@@ -1,0 +1,134 @@
+//! The frames that a copy's guest has made, kept in files for whoever checks two sites (`[check]` of the site's
+//! configuration): those of a backup are in no other place, as it lets none out.
+//!
+//! ```text
+//!   frames, frames.old   magic "ANTIFRAM" (8), number of the file, from 0 (8), then of each frame, in order:
+//!   position (8) │ 1 in replay, 0 as the live copy (1) │ length (4) │ virtio-net header (12), frame
+//! ```
+//!
+//! Integers are little-endian. `frames` is renamed to `frames.old` when it holds half of what may be kept, and the next
+//! number begins. The last record is cut short if the process ended while it was written. Each VM that a process begins,
+//! begins anew.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use crate::base::units::ExitOrdinal;
+use crate::site::store::VmFolder;
+
+const MAGIC: &[u8; 8] = b"ANTIFRAM";
+/// The file that is written, and the one before.
+const NAME: &str = "frames";
+const OLD_NAME: &str = "frames.old";
+
+/// Where frames are to be kept, and how many bytes of them.
+#[derive(Debug, Clone)]
+pub(crate) struct KeepFrames {
+    pub(crate) folder: VmFolder,
+    pub(crate) bytes_max: u64,
+}
+
+impl KeepFrames {
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub(crate) fn begin(&self) -> io::Result<KeptFrames> {
+        match fs::remove_file(self.folder.file(OLD_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let (file, byte_count) = self.open(0)?;
+        Ok(KeptFrames {
+            place: self.clone(),
+            number: 0,
+            file,
+            byte_count,
+        })
+    }
+
+    fn open(&self, number: u64) -> io::Result<(File, u64)> {
+        let mut file = self.folder.create(NAME)?;
+        let head = [MAGIC.as_slice(), &number.to_le_bytes()].concat();
+        file.write_all(&head)?;
+        Ok((file, head.len() as u64))
+    }
+}
+
+/// The frames that are kept.
+#[derive(Debug)]
+pub(crate) struct KeptFrames {
+    place: KeepFrames,
+    number: u64,
+    file: File,
+    byte_count: u64,
+}
+
+impl KeptFrames {
+    /// Keeps a frame that the guest has made at `position`, in replay or as the live copy.
+    ///
+    /// # Errors
+    /// When the host refuses. What was kept before stays.
+    pub(crate) fn note(&mut self, position: ExitOrdinal, in_replay: bool, frame: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+        let head = [
+            &position.get().to_le_bytes()[..],
+            &[u8::from(in_replay)],
+            &length.to_le_bytes(),
+        ];
+        let record = [&head.concat(), frame].concat();
+        if self.byte_count + record.len() as u64 > self.place.bytes_max / 2 {
+            let folder = &self.place.folder;
+            fs::rename(folder.file(NAME), folder.file(OLD_NAME))?;
+            self.number += 1;
+            (self.file, self.byte_count) = self.place.open(self.number)?;
+        }
+        self.file.write_all(&record)?;
+        self.byte_count += record.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(bytes_max: u64) -> (tempfile::TempDir, KeepFrames) {
+        let state = tempfile::tempdir().unwrap();
+        let folder = VmFolder::of(state.path(), "redis-1");
+        folder.make().unwrap();
+        (state, KeepFrames { folder, bytes_max })
+    }
+
+    #[test]
+    fn a_frame_is_kept_as_it_is_drawn() {
+        let (_state, place) = place(1 << 20);
+        let mut kept = place.begin().unwrap();
+        kept.note(ExitOrdinal::new(7), true, b"abc").unwrap();
+        kept.note(ExitOrdinal::new(0x1_02), false, b"").unwrap();
+        let expected = [
+            &b"ANTIFRAM\0\0\0\0\0\0\0\0"[..],
+            b"\x07\0\0\0\0\0\0\0\x01\x03\0\0\0abc",
+            b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0",
+        ];
+        assert_eq!(fs::read(place.folder.file(NAME)).unwrap(), expected.concat());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_be_and_the_newest_stays() {
+        let (_state, place) = place(1_000);
+        let mut kept = place.begin().unwrap();
+        for round in 0..100_u8 {
+            kept.note(ExitOrdinal::new(1), true, &[round; 50]).unwrap();
+        }
+        let files = [OLD_NAME, NAME].map(|name| fs::read(place.folder.file(name)).unwrap());
+        assert!(files.iter().all(|file| file.len() <= 500));
+        assert_eq!(files[1].last(), Some(&99));
+        let numbers = files.map(|file| u64::from_le_bytes(file[8..16].try_into().unwrap()));
+        assert!(numbers[0] > 0 && numbers[1] == numbers[0] + 1, "{numbers:?}");
+        drop(kept);
+        place.begin().unwrap();
+        assert!(!place.folder.file(OLD_NAME).exists());
+        assert_eq!(fs::read(place.folder.file(NAME)).unwrap().len(), 16);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a copy's guest has made, by the frames that its site keeps (`[check]` of the site's configuration), as a cable
+//! would carry them.
+
+use super::cable::as_on_a_cable;
+use std::collections::HashMap;
+use std::io::{self, Error};
+
+const MAGIC: &[u8] = b"ANTIFRAM";
+const HEAD_BYTES: usize = 16;
+const RECORD_HEAD_BYTES: usize = 13;
+
+/// What a guest has made in replay, while another site's copy of it was live. How often counts: what has been let out
+/// there once cannot be seen twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Made {
+    replayed: HashMap<Vec<u8>, u64>,
+    /// Nothing is lacking at the beginning.
+    is_whole: bool,
+}
+
+impl Made {
+    /// Reads what was kept: the file before the last one, if there is one, and the last.
+    ///
+    /// # Errors
+    /// Files of another kind, or that do not follow each other. A last record that was cut short is none.
+    pub fn read(old: Option<&[u8]>, last: &[u8]) -> io::Result<Self> {
+        let mut made = Self::default();
+        let before = old.map(|old| made.take_file(old)).transpose()?;
+        let number = made.take_file(last)?;
+        if before.is_some_and(|before| before + 1 != number) {
+            return Err(Error::other(
+                "the files of kept frames changed while they were fetched",
+            ));
+        }
+        made.is_whole = before.unwrap_or(number) == 0;
+        Ok(made)
+    }
+
+    /// Whether everything is known that the guest has made since this copy of it began.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// How many frames were made in replay.
+    #[must_use]
+    pub fn replayed(&self) -> u64 {
+        self.replayed.values().sum()
+    }
+
+    /// Takes one `frame` out of those that were made in replay. False if there is none such, or none left.
+    pub fn take_replayed(&mut self, frame: &[u8]) -> bool {
+        let left = self.replayed.get_mut(frame).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    }
+
+    /// Takes the frames of one file; its number.
+    fn take_file(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let number = bytes
+            .strip_prefix(MAGIC)
+            .and_then(|rest| rest.first_chunk::<8>())
+            .ok_or_else(|| Error::other("no file of kept frames"))?;
+        let mut rest = &bytes[HEAD_BYTES..];
+        while let Some((in_replay, frame, after)) = record(rest) {
+            rest = after;
+            if in_replay {
+                for frame in as_on_a_cable(frame) {
+                    *self.replayed.entry(frame).or_default() += 1;
+                }
+            }
+        }
+        Ok(u64::from_le_bytes(*number))
+    }
+}
+
+/// Whether the first record is of a replay, its frame, and what comes after; none if it is not whole.
+fn record(bytes: &[u8]) -> Option<(bool, &[u8], &[u8])> {
+    let (head, rest) = bytes.split_at_checked(RECORD_HEAD_BYTES)?;
+    let length = u32::from_le_bytes(*head.last_chunk()?);
+    let (frame, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    Some((head[8] == 1, frame, after))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A file of these frames, made in replay or not, to which no work is left.
+    pub(crate) fn file(number: u64, frames: &[(bool, &[u8])]) -> Vec<u8> {
+        let mut file = [MAGIC, &number.to_le_bytes()].concat();
+        for (position, (in_replay, frame)) in (1_u64..).zip(frames) {
+            let length = u32::try_from(12 + frame.len()).unwrap();
+            file.extend(position.to_le_bytes());
+            file.push(u8::from(*in_replay));
+            file.extend(length.to_le_bytes());
+            file.extend([0; 12]);
+            file.extend(*frame);
+        }
+        file
+    }
+
+    #[test]
+    fn what_was_made_in_replay_is_known_as_often_as_it_was_made() {
+        let old = file(0, &[(true, b"a"), (true, b"a"), (false, b"b")]);
+        let last = file(1, &[(true, b"c")]);
+        let mut made = Made::read(Some(&old), &last).unwrap();
+        assert!(made.is_whole());
+        assert_eq!(made.replayed(), 3);
+        let taken = [&b"a"[..], b"a", b"a", b"b", b"c", b"C"].map(|frame| made.take_replayed(frame));
+        assert_eq!(taken, [true, true, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_lies_further_back_is_not_whole_and_a_record_may_be_cut_short() {
+        let last = file(2, &[(true, b"c"), (true, b"d")]);
+        let made = Made::read(None, &last[..last.len() - 1]).unwrap();
+        assert!(!made.is_whole());
+        assert_eq!(made.replayed(), 1);
+        assert!(Made::read(None, b"something else, that is longer").is_err());
+        assert!(Made::read(None, &last[..15]).is_err());
+        assert!(Made::read(Some(&file(0, &[])), &last).is_err(), "one is missing");
+    }
+}
