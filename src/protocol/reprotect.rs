@@ -15,8 +15,9 @@
 //! the process. A VM that never was is an operator's to protect.
 //!
 //! Failures put the next try off, twice as long each time, up to a limit. A protection that did not last counts as one: a
-//! backup that is there and cannot follow costs the guest a stun each time. A site that was out of reach and is back has
-//! changed, so nothing is put off any more.
+//! backup that is there and cannot follow costs the guest a stun each time. A try that an operator asked for puts nothing
+//! off: the operator sees what came of it. A site that was out of reach and is back has changed, so nothing is put off any
+//! more.
 //!
 //! Pure: what is seen is handed in with each step, what is wanted comes back.
 
@@ -77,6 +78,8 @@ pub struct Reprotect {
     /// The VM is to be protected.
     wanted: bool,
     stage: Stage,
+    /// The last try, or the one under way, was not asked for by an operator.
+    tries_by_itself: bool,
     failures: u32,
     not_before: Moment,
     next_call: Moment,
@@ -114,6 +117,7 @@ impl Reprotect {
             is_on,
             wanted,
             stage: Stage::Resting,
+            tries_by_itself: false,
             failures: 0,
             not_before: Moment::from_nanos(0),
             next_call: Moment::from_nanos(0),
@@ -171,7 +175,13 @@ impl Reprotect {
                 self.wait(now);
             }
             Stage::Resting => self.wait(now),
-            Stage::Trying => self.failed(now, seen.because),
+            Stage::Trying if std::mem::take(&mut self.tries_by_itself) => self.failed(now, seen.because),
+            Stage::Trying => {
+                let not_before = self.not_before;
+                self.wait(now);
+                self.not_before = not_before;
+                self.last_failure = Some((now, seen.because.to_owned()));
+            }
             Stage::Protected { since } if now.saturating_since(since) < PROTECTED_FOR_GOOD => {
                 self.failed(now, seen.because);
             }
@@ -239,7 +249,8 @@ impl Reprotect {
             Called::Free => {
                 self.waits_for = None;
                 self.if_it_was_away(now);
-                (now >= self.not_before).then_some(Deed::Protect)
+                self.tries_by_itself = now >= self.not_before;
+                self.tries_by_itself.then_some(Deed::Protect)
             }
         }
     }
@@ -359,6 +370,25 @@ mod tests {
             (shown.failures, shown.last_failure.as_deref()),
             (12, Some("lost"))
         );
+    }
+
+    #[test]
+    fn a_try_that_an_operator_asked_for_puts_nothing_off() {
+        let mut core = Reprotect::new(true, true);
+        let now = lives(&mut core, 0, 10_000, &Called::Free).expect("tried");
+        core.step(at(now), &seen(Phase::Syncing, ""));
+        core.step(at(now), &seen(Phase::Alone, "its disk failed"));
+        for _ in 0..5 {
+            core.step(at(now + 10), &seen(Phase::Syncing, ""));
+            core.step(at(now + 20), &seen(Phase::Alone, "it is busy"));
+        }
+        let shown = core.shown(at(now + 20)).unwrap();
+        assert_eq!(
+            (shown.failures, shown.last_failure.as_deref(), shown.next_try_s),
+            (1, Some("it is busy"), Some(1))
+        );
+        let next = lives(&mut core, now + 30, now + 10_000, &Called::Free).expect("tried");
+        assert!(next >= now + 1_000, "{next}");
     }
 
     #[test]

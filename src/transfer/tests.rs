@@ -9,7 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use antipode_disk_sync::decision::Consent;
-use antipode_disk_sync::disk::{DiskError, NewDisk, Origin, Paths, State, SyncTarget, create, state_of};
+use antipode_disk_sync::disk::{
+    DiskError, NewDisk, Origin, Paths, Standby, State, SyncTarget, create, state_of,
+};
+use antipode_disk_sync::online::Position;
 use antipode_disk_sync::replica::{GenerationId, ReplicaId};
 use antipode_disk_sync::units::{EXTENT_BYTES, LEAF_BYTES};
 
@@ -609,34 +612,53 @@ fn resynced(source: &Disk, target: &Paths) -> (Option<Resync>, Result<(), Source
     (resync, outcome)
 }
 
+/// The other site's replica is in use, has what nobody has acknowledged, and ends: as after a crash, or in order, when it
+/// knows that it has lost.
+fn lose(paths: &Paths, ends_in_order: bool) {
+    if ends_in_order {
+        let (disk, _) = Standby::open(paths.clone())
+            .unwrap()
+            .go_live(Position(0))
+            .unwrap();
+        for leaf in [130, 131] {
+            disk.live().write(leaf * LEAF_BYTES, &[9; 4096]).unwrap();
+        }
+        disk.live().mark_stale().unwrap();
+        disk.close().unwrap();
+    } else {
+        let disk = DiskFile::open(&paths.image, None, false).unwrap().following();
+        write_leaves(&disk.into_service().unwrap(), &[130, 131], 9);
+    }
+}
+
 #[test]
 fn a_disk_that_returns_gets_what_differs_and_what_it_alone_wrote_is_undone() {
     const CONTENT: Option<GenerationId> = Some(GenerationId([1; 16]));
-    let folder = tempfile::tempdir().unwrap();
-    let (one, other) = (
-        replica_in(folder.path(), 1, CONTENT),
-        replica_in(folder.path(), 2, CONTENT),
-    );
-    // The other one dies with what nobody has acknowledged: one that is dropped is found as after a crash.
-    let loser = DiskFile::open(&other.image, None, false).unwrap().following();
-    write_leaves(&loser.into_service().unwrap(), &[130, 131], 9);
-    let winner = in_service(&one);
-    write_leaves(&winner, &[3, 200], 5);
-    let (resync, outcome) = resynced(&winner, &other);
-    outcome.unwrap();
-    let resync = resync.unwrap();
-    assert_eq!(resync.kind, ResyncKind::Partial);
-    // Two leaves of the winner, one extent of the loser, and leaf 77.
-    assert_eq!(resync.planned_bytes, 2 * LEAF_BYTES + EXTENT_BYTES);
-    assert_eq!(resync.changed_bytes, resync.planned_bytes + LEAF_BYTES);
-    assert_eq!(
-        resync.sent_bytes,
-        5 * LEAF_BYTES,
-        "what differs, and what was written meanwhile"
-    );
-    drop(winner);
-    assert!(std::fs::read(&one.image).unwrap() == std::fs::read(&other.image).unwrap());
-    assert!(matches!(state_of(&other), Ok(State::Clean)));
+    for ends_in_order in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (
+            replica_in(folder.path(), 1, CONTENT),
+            replica_in(folder.path(), 2, CONTENT),
+        );
+        lose(&other, ends_in_order);
+        let winner = in_service(&one);
+        write_leaves(&winner, &[3, 200], 5);
+        let (resync, outcome) = resynced(&winner, &other);
+        outcome.unwrap();
+        let resync = resync.unwrap();
+        assert_eq!(resync.kind, ResyncKind::Partial);
+        // Two leaves of the winner, one extent of the loser, and leaf 77.
+        assert_eq!(resync.planned_bytes, 2 * LEAF_BYTES + EXTENT_BYTES);
+        assert_eq!(resync.changed_bytes, resync.planned_bytes + LEAF_BYTES);
+        assert_eq!(
+            resync.sent_bytes,
+            5 * LEAF_BYTES,
+            "what differs, and what was written meanwhile"
+        );
+        drop(winner);
+        assert!(std::fs::read(&one.image).unwrap() == std::fs::read(&other.image).unwrap());
+        assert!(matches!(state_of(&other), Ok(State::Clean)));
+    }
 }
 
 #[test]

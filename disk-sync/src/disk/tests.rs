@@ -8,6 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::decision::{Consent, Outcome, Relation, decide};
 use crate::image::OpenError;
+use crate::limits::HOT_WRITES_MIN;
 use crate::online::Position;
 use crate::replica::{GenerationId, ReplicaId};
 use crate::tree::{Threads, Tree, Wanted};
@@ -514,6 +515,47 @@ fn a_copy_of_a_machine_that_was_no_copy_is_compared_whole() {
     assert_eq!(decided(&one, &other), (Relation::Ahead, Outcome::Partial));
     let marked = info(&other).unwrap().metadata.marks().count();
     assert_eq!(marked, BYTES.div_ceil(65_536));
+}
+
+/// A live replica that writes on while the other one has gone on without that, and then ends in order: what it wrote last
+/// is found and undone, whether it learns before or after it is closed that it has lost, and however long it did not know.
+#[test]
+fn what_a_loser_wrote_alone_is_undone_though_it_ended_in_order() {
+    for (knows_when, writes_after) in [("open", 0), ("closed", 0), ("closed", HOT_WRITES_MIN * 3 / 2)] {
+        let bench = Bench::new();
+        let (winner, loser) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+        let live = |paths: &Paths| {
+            let (disk, _) = Standby::open(paths.clone())
+                .unwrap()
+                .go_live(Position(0))
+                .unwrap();
+            disk.live().write(MEBIBYTE, b"both have this").unwrap();
+            disk
+        };
+        let disk = live(&loser);
+        disk.live().doubt_peer(true);
+        disk.live().write(5 * MEBIBYTE, b"never acknowledged").unwrap();
+        disk.live().flush().unwrap();
+        for _ in 0..writes_after {
+            disk.live().write(9 * MEBIBYTE, b"nor this").unwrap();
+        }
+        if knows_when == "open" {
+            disk.live().mark_stale().unwrap();
+            disk.live().write(9 * MEBIBYTE, b"its last").unwrap();
+        }
+        disk.close().unwrap();
+        mark_stale(&loser, false).unwrap();
+        let disk = live(&winner);
+        disk.live().lose_peer(GenerationId([2; 16]));
+        disk.live().write(2 * MEBIBYTE, b"alone").unwrap();
+        disk.close().unwrap();
+        assert_eq!(decided(&winner, &loser), (Relation::Ahead, Outcome::Partial));
+        let open = |paths: &Paths, role| Disk::open(paths.clone(), role, false).unwrap();
+        let (one, other) = (open(&winner, Role::Source), open(&loser, Role::Target));
+        sync_here(one, other, &options(), &Stopped, &mut |_| ()).unwrap();
+        let same = fs::read(&winner.image).unwrap() == fs::read(&loser.image).unwrap();
+        assert!(same, "{knows_when}, {writes_after}");
+    }
 }
 
 #[test]

@@ -242,6 +242,13 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether the other site's replica follows this one is in doubt, or is not any more.
+    pub fn doubt_peer(&self, is_in_doubt: bool) {
+        if let Some(live) = self.live() {
+            live.doubt_peer(is_in_doubt);
+        }
+    }
+
     /// This replica lacks writes from now on.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ impl Checker {
         }
     }
 
+    /// Whether an operator has ended the protection of what runs at `site`.
+    pub(super) fn is_ended(&self, site: usize) -> bool {
+        self.ended.contains(&site)
+    }
+
     /// A site protects what runs there by itself.
     pub(super) fn protects(&mut self, site: usize) {
         if self.ended.contains(&site) {

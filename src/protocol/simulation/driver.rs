@@ -18,7 +18,7 @@ use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::{Gate, OutputRule};
 use crate::protocol::reprotect::Reprotect;
 use crate::protocol::role::{
-    Ask, Cause, Command, Effect, Event, Gauges, Phase, ReplayId, Replica, Role, Settings, Side,
+    Ask, Cause, Command, Effect, Event, Gauges, Notes, Phase, ReplayId, Replica, Role, Settings, Side,
 };
 
 #[derive(Debug)]
@@ -73,6 +73,9 @@ impl World {
         let now = self.moment_at(site);
         let at = self.now;
         let host = &mut self.hosts[site];
+        if self.flaw == Flaw::ForgetNotes {
+            host.notes = Notes::default();
+        }
         host.boots += 1;
         // Never used before, over all sites.
         let boot = Boot(host.boots * 2 + site as u64);

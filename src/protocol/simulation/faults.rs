@@ -6,7 +6,7 @@ use antipode_tiebreaker::{Operation, Reason, Request, RequestId, decide};
 use super::Flaw;
 use super::world::{FAULTS_END, Happening, World, site_name};
 use crate::protocol::limits::ALONE_GAP_MAX;
-use crate::protocol::role::{Command, Event, Notes, Phase, Replica};
+use crate::protocol::role::{Command, Event, Phase, Replica};
 
 /// A site that stands still for so long finds out when it wakes.
 #[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
@@ -43,7 +43,8 @@ impl World {
                 // What was protected once is protected again by itself; some do not wait for that.
                 Some(Phase::Alone)
                     if (!self.hosts[site].is_protected || self.now < FAULTS_END)
-                        && self.random.percent(60) =>
+                        // Who has ended the protection has a reason, for a while.
+                        && self.random.percent(if self.checker.is_ended(site) { 10 } else { 60 }) =>
                 {
                     let pairing = self.new_pairing();
                     self.checker.commands(site, true);
@@ -172,9 +173,6 @@ impl World {
         host.up = false;
         host.frozen_until = 0;
         host.process = None;
-        if self.flaw == Flaw::ForgetNotes {
-            host.notes = Notes::default();
-        }
         let delay = self.random.between(200, 5_000);
         self.after(delay, Happening::Restart);
     }

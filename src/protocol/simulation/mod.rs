@@ -44,7 +44,7 @@ enum Flaw {
     NotDurable,
     /// The replay to the end leaves out what is not replayed yet.
     ReplayNotToEnd,
-    /// A crash makes a site forget its notes.
+    /// Notes end with the process that made them.
     ForgetNotes,
     /// Nobody says that a request got no answer.
     SilentClient,
@@ -148,7 +148,7 @@ fn a_replay_that_leaves_something_out_is_caught() {
 }
 
 #[test]
-fn notes_that_a_crash_takes_are_caught() {
+fn notes_that_end_with_their_process_are_caught() {
     is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected, Harm::OpenUnwon]);
 }
 

@@ -62,6 +62,13 @@ impl Driver {
         }
     }
 
+    /// Two copies in lockstep write alike. At any other time one of them may come to lack what is written here (D4).
+    pub(super) fn tell_disk_of_doubt(&self) {
+        if let Some(disk) = self.disk() {
+            disk.doubt_peer(!matches!(self.parts.role.phase(), Phase::Primary | Phase::Backup));
+        }
+    }
+
     /// Notes what is to become of the VM after an outage, if that has changed.
     fn note_intent(&mut self) {
         let phase = self.parts.role.phase();

@@ -362,6 +362,7 @@ impl Driver {
         }
         if has_acted {
             self.outputs.role_acted(self.moment(), self.parts.role.gap_max());
+            self.tell_disk_of_doubt();
         }
         while !self.awaits_outside
             && let Some((output, held)) = self.outputs.take(self.moment())
