@@ -157,6 +157,29 @@ impl LeafSet {
         count
     }
 
+    /// The bits of `count` extents from `first` on, 8 bytes each, as [`LeafSet::unite_bytes`] takes them.
+    #[must_use]
+    pub fn bytes(&self, first: u64, count: u64) -> Vec<u8> {
+        let end = first.saturating_add(count).min(self.length.extents());
+        let words = &self.words[in_memory(first.min(end))..in_memory(end)];
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// Adds the bits of extents from `first` on; those beyond the image are not there to add. False, and nothing is added,
+    /// if `bytes` are no whole extents of it.
+    #[must_use]
+    pub fn unite_bytes(&mut self, first: u64, bytes: &[u8]) -> bool {
+        let (words, rest) = bytes.as_chunks();
+        let end = first.checked_add(on_disk(words.len()));
+        if !rest.is_empty() || end.is_none_or(|end| end > self.length.extents()) {
+            return false;
+        }
+        for (extent, word) in (first..).zip(words) {
+            self.unite_word(extent, u64::from_le_bytes(*word));
+        }
+        true
+    }
+
     /// The words that hold the bits: that of extent `n` is the `n`th.
     #[must_use]
     pub(crate) fn words(&self) -> &[u64] {
@@ -214,6 +237,21 @@ mod tests {
             let regions: BTreeSet<u64> = model.iter().map(|leaf| leaf / 16).collect();
             prop_assert_eq!(set.regions(), regions.len() as u64);
             prop_assert!((0..30).all(|region| set.touches(region) == regions.contains(&region)));
+        }
+    }
+
+    #[test]
+    fn bytes_carry_a_set_and_no_more_than_the_image_has() {
+        let mut set = LeafSet::none(length(150));
+        set.insert(&Run::new(60, 10));
+        set.insert(&Run::new(149, 1));
+        let mut other = LeafSet::none(length(150));
+        assert!(other.unite_bytes(0, &set.bytes(0, 2)) && other.unite_bytes(2, &set.bytes(2, u64::MAX)));
+        assert_eq!(set, other);
+        assert!(other.unite_bytes(2, &[0xFF; 8]));
+        assert_eq!(other.count(), 10 + 150 - 128);
+        for (first, bytes) in [(0, 7), (2, 16), (3, 8), (u64::MAX, 8)] {
+            assert!(!other.unite_bytes(first, &vec![0; bytes]), "{first}, {bytes}");
         }
     }
 

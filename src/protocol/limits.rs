@@ -37,6 +37,16 @@ pub const CATCHING_UP_PATIENCE: Duration = Duration::from_secs(10);
 pub const YIELDING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a backup that is to go on waits for the outcome before it asks for it by a claim.
 pub const POISED_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a site that would protect its VM again asks whether the other one is there.
+pub const CALL_EVERY: Duration = Duration::from_secs(2);
+/// A call that is not answered for so long never will be.
+pub const CALL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the next try is put off after a failure; twice as long after each further one, up to the other.
+pub const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`RETRY_FIRST`].
+pub const RETRY_MAX: Duration = Duration::from_secs(300);
+/// A protection that has lasted for so long was none that failed.
+pub const PROTECTED_FOR_GOOD: Duration = Duration::from_secs(300);
 /// The lag above which the guest is slowed (P3).
 pub const LAG_TARGET: Duration = Duration::from_millis(100);
 /// Between two steps of the guest's share.
@@ -50,6 +60,10 @@ const _: () = {
     assert!(
         RECORD_FRESH.as_millis() <= PAIR_PATIENCE.as_millis(),
         "a pairing is asked for while the record's reading still counts"
+    );
+    assert!(
+        CALL_EVERY.as_millis() + CALL_PATIENCE.as_millis() <= 5_000,
+        "a VM is protected again no later than five seconds after the other site is back"
     );
     assert!(
         ALONE_GAP_MAX.as_millis() >= FAILURE_TIMEOUT_FLOOR.as_millis(),

@@ -9,6 +9,7 @@
 //!        │   LagControl: how fast may the guest go?  (P3)        │
 //!        └───────────────────────────────────────────────────────┘
 //!        OutputRule: which outputs may leave  (P1)   ◀── the effects that open, hold, release and discard
+//!        Reprotect: when to protect again what has lost its backup   ◀── the role's state
 //!        Status: what an operator is shown  (O3)
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod lag;
 pub mod limits;
 pub mod moment;
 pub mod output_rule;
+pub mod reprotect;
 pub mod role;
 pub mod status;
 

@@ -12,8 +12,10 @@ use serde::Serialize;
 
 use super::lag::Lag;
 use super::moment::Moment;
+use super::reprotect::ShownReprotect;
 use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
 use crate::base::units::ExitOrdinal;
+use crate::transfer::Resync;
 
 /// What the role knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub struct View {
 }
 
 /// What the driver adds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Surroundings<'a> {
     /// The VM.
     pub vm: &'a Name,
@@ -59,6 +61,10 @@ pub struct Surroundings<'a> {
     pub trouble: Option<&'a str>,
     /// Why the last command was not done.
     pub not_done: Option<Refused>,
+    /// What the last transfer's disk needs, or took.
+    pub resync: Option<Resync>,
+    /// What restores the protection by itself; none of a VM that is not to be protected.
+    pub protect_again: Option<ShownReprotect>,
     /// What was measured.
     pub measured: Measured,
     /// What was refused.
@@ -191,6 +197,10 @@ pub struct Status {
     pub cpu_share_percent: u8,
     /// How far the transfer is.
     pub progress: Option<ShownProgress>,
+    /// What it took to make the other site's disk equal, when it was last copied from here.
+    pub resync: Option<Resync>,
+    /// What restores the protection by itself; none of a VM that is not to be protected.
+    pub protect_again: Option<ShownReprotect>,
     /// What was refused. It harms nothing; so it makes nothing less green.
     pub refused: Vec<Refusal>,
     /// Whether there is no gap.
@@ -210,11 +220,12 @@ pub struct Status {
 impl Status {
     /// What `view` is to an operator.
     #[must_use]
-    pub fn new(view: &View, around: &Surroundings<'_>) -> Self {
-        let measured = &around.measured;
+    pub fn new(view: &View, around: Surroundings<'_>) -> Self {
+        let measured = around.measured;
         // A role asks the tiebreaker only when it must; that it could not is a gap all the same.
         let away = measured.tiebreaker_silence.filter(|_| view.cause.is_none());
         let cause = view.cause.or(away.map(|_| Cause::TiebreakerAway));
+        let next = next(view, cause, &around);
         let stands_for = away
             .unwrap_or_else(|| around.now.saturating_since(view.since))
             .as_secs();
@@ -249,18 +260,22 @@ impl Status {
                 total_bytes: progress.total_bytes,
                 left_s: progress.left.map(|left| left.as_secs_f64()),
             }),
+            resync: around.resync,
+            protect_again: around.protect_again,
             refused: around.refused.to_vec(),
             green: view.green && away.is_none(),
             cause: cause.map(word),
             because: cause.map(|cause| because(cause, around.trouble)),
             not_done: around.not_done.map(NotDone::from),
             since: around.now_unix_seconds.saturating_sub(stands_for),
-            next: next(view, cause, around),
+            next,
         }
     }
 }
 
-fn because(cause: Cause, trouble: Option<&str>) -> String {
+/// `cause` as a sentence, with what is known besides of a transfer's trouble.
+#[must_use]
+pub fn because(cause: Cause, trouble: Option<&str>) -> String {
     match (cause, trouble) {
         (Cause::TransferFailed | Cause::SelfLeft(Leaving::TransferFailed), Some(trouble)) => {
             format!("{cause}: {trouble}")
@@ -294,6 +309,7 @@ fn next(view: &View, cause: Option<Cause>, around: &Surroundings<'_>) -> Option<
         _ if cause == Some(Cause::TiebreakerAway) => Some("antipode tiebreaker status".to_owned()),
         PhaseName::Unprotected | PhaseName::Solo => Some(match cause {
             Some(Cause::TiebreakerSilent | Cause::Awoken) => "antipode tiebreaker status".to_owned(),
+            _ if around.protect_again.as_ref().is_some_and(|again| again.on) => return None,
             _ => format!("antipode vm protect {vm}"),
         }),
         PhaseName::Frozen => Some("antipode tiebreaker status".to_owned()),
@@ -313,6 +329,7 @@ fn next(view: &View, cause: Option<Cause>, around: &Surroundings<'_>) -> Option<
 mod tests {
     use super::*;
     use crate::protocol::detector::Suspicion;
+    use crate::transfer::ResyncKind;
 
     fn view(role: PhaseName, cause: Option<Cause>) -> View {
         View {
@@ -347,6 +364,13 @@ mod tests {
             now_unix_seconds: 1_000_030,
             trouble: Some("the hosts differ"),
             not_done: None,
+            resync: Some(Resync {
+                kind: ResyncKind::Partial,
+                planned_bytes: 1,
+                changed_bytes: 3,
+                sent_bytes: 2,
+            }),
+            protect_again: None,
             measured,
             refused: &[Refusal {
                 what: "log-gap",
@@ -355,7 +379,7 @@ mod tests {
                 last: 1_000_007,
             }],
         };
-        serde_json::to_value(Status::new(view, &around)).unwrap()
+        serde_json::to_value(Status::new(view, around)).unwrap()
     }
 
     #[test]
@@ -369,6 +393,8 @@ mod tests {
             "log_bytes": 81_000, "log_bytes_per_second": 4_000,
             "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
+            "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
+            "protect_again": null,
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],

@@ -43,6 +43,8 @@ pub struct SiteConfig {
     pub tiebreaker: Cluster,
     /// No silence below this is a failure.
     pub failure_timeout_floor: Duration,
+    /// Whether a VM that has lost its backup is protected again by itself.
+    pub protects_again: bool,
     /// How much is kept of the frames that each guest puts out, for whoever checks two sites; nothing as a rule.
     pub keep_frames_bytes: Option<u64>,
 }
@@ -101,8 +103,20 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let tiebreaker = section(root, "tiebreaker", &["cluster", "node"], mistakes)
         .and_then(|section| read_cluster(section, mistakes));
-    let floor = lone_number(root, "failure", "timeout_floor_ms", &FLOOR_MS, mistakes);
-    let keep_frames = lone_number(root, "check", "keep_frames_mib", &KEEP_FRAMES_MIB, mistakes);
+    let failure = root.subsection("failure", &["timeout_floor_ms", "protect_again"], mistakes);
+    let floor = failure.and_then(|section| {
+        section.optional("timeout_floor_ms", mistakes, |value| {
+            values::number(value, &FLOOR_MS)
+        })
+    });
+    let protects_again =
+        failure.and_then(|section| section.optional("protect_again", mistakes, values::boolean));
+    let check = root.subsection("check", &["keep_frames_mib"], mistakes);
+    let keep_frames = check.and_then(|section| {
+        section.optional("keep_frames_mib", mistakes, |value| {
+            values::number(value, &KEEP_FRAMES_MIB)
+        })
+    });
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
@@ -115,6 +129,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         allowed_differences: allowed_differences.unwrap_or_default(),
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
+        protects_again: protects_again.unwrap_or(true),
         keep_frames_bytes: keep_frames.map(|mebibytes| mebibytes << 20),
     })
 }
@@ -137,18 +152,6 @@ fn section<'a, 'i>(
         );
     }
     found
-}
-
-/// The one value of a section, either of which may be absent.
-fn lone_number(
-    root: Section<'_, '_>,
-    name: &'static str,
-    key: &'static str,
-    range: &RangeInclusive<u64>,
-    mistakes: &mut Mistakes<'_>,
-) -> Option<u64> {
-    let section = root.subsection(name, &[key], mistakes)?;
-    section.optional(key, mistakes, |value| values::number(value, range))
 }
 
 fn read_cluster(section: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Cluster> {
@@ -225,6 +228,7 @@ mod tests {
         assert!(config.credentials.trust.ends_with(TRUST_FILE));
         assert_eq!(config.vm_ports, 7410..=7499);
         assert_eq!(config.allowed_differences, ["microcode"]);
+        assert!(config.protects_again);
         assert_eq!(
             config.keep_frames_bytes, None,
             "traffic is kept only where that is asked for"
@@ -237,7 +241,7 @@ mod tests {
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
-                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\n\
+                    [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
                     [check]\nkeep_frames_mib = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
@@ -257,7 +261,11 @@ mod tests {
                 "allow_different \"moon\" is nothing that hosts are compared by",
             ),
             (11, "timeout_floor_ms is 1, which is out of range"),
-            (13, "keep_frames_mib is 0, which is out of range"),
+            (
+                12,
+                "protect_again must be true or false, here it is a whole number",
+            ),
+            (14, "keep_frames_mib is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

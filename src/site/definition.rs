@@ -81,6 +81,7 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
             byte_count: length(&disk.path)?,
             replica: [0; 16],
             lineage: None,
+            discard: false,
         }),
         None => None,
     };

@@ -6,9 +6,10 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{Name, PeerRule};
+use antipode_certs::{Identity, Name, PeerRule, Role};
 use antipode_disk_sync::protocol::{Link, LinkError};
 use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 use serde::de::DeserializeOwned;
@@ -16,6 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::limits::SITE_MESSAGE_BYTES_MAX;
 use crate::machine::probe::{Difference, HostKind};
+use crate::protocol::limits::CALL_PATIENCE;
+use crate::protocol::reprotect::Called;
+
+/// How long it may take until a copy can begin.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(45);
 
 /// Be ready to become the copy of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +42,30 @@ pub struct Prepare {
 
 /// What one supervisor is asked by the other site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Question {
-    /// What is to be done.
-    pub(crate) prepare: Prepare,
-    /// What the asking host is.
-    pub(crate) host: HostKind,
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Question {
+    /// Could it take a copy of this VM now?
+    IsFree {
+        /// Which.
+        vm: Name,
+    },
+    /// Be ready for one.
+    Prepare {
+        /// What is to be done.
+        prepare: Prepare,
+        /// What the asking host is.
+        host: HostKind,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// It could.
+    Free,
+    /// It is.
+    Prepared(Prepared),
 }
 
 /// A process is ready, and is reached at these ports.
@@ -88,7 +113,7 @@ fn told(differences: &[Difference]) -> String {
     told.join(", ")
 }
 
-/// Why the other site's supervisor has not made it ready.
+/// Why the other site's supervisor does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
     /// It is not reached, or is not whom it must be, or takes us for another.
@@ -102,22 +127,59 @@ pub(crate) enum PrepareError {
     Refused(Unready),
 }
 
-/// Asks the supervisor at `address`.
-///
-/// # Errors
-/// [`PrepareError`].
-pub(crate) fn prepare(
-    address: &str,
-    credentials: &Arc<LiveCredentials>,
-    rule: PeerRule,
-    question: &Question,
-) -> Result<Prepared, PrepareError> {
-    let link = Link::connect(address, credentials, rule)
-        .map_err(|error| PrepareError::Link(address.to_owned(), error))?;
-    let (mut reader, mut writer) = link.into_streams();
-    put(&mut writer, question).map_err(PrepareError::Failed)?;
-    let answer: Result<Prepared, Unready> = take(&mut reader).map_err(PrepareError::Failed)?;
-    answer.map_err(PrepareError::Refused)
+/// Where the other site's supervisor is reached, and who it must be.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// As `host:port`.
+    pub(crate) address: String,
+    /// Its site.
+    pub(crate) peer: Name,
+    /// Whom this site proves to be.
+    pub(crate) credentials: Arc<LiveCredentials>,
+}
+
+impl Caller {
+    /// Who alone may answer.
+    pub(crate) fn rule(&self) -> PeerRule {
+        PeerRule::Exactly(Identity {
+            role: Role::Site,
+            name: self.peer.clone(),
+        })
+    }
+
+    /// Has it become ready for a copy.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub(crate) fn prepare(&self, prepare: Prepare, host: HostKind) -> Result<Prepared, PrepareError> {
+        match self.ask(&Question::Prepare { prepare, host }, PREPARE_PATIENCE)? {
+            Answer::Prepared(prepared) => Ok(prepared),
+            Answer::Free => Err(PrepareError::Failed(
+                "the other site answered something else".to_owned(),
+            )),
+        }
+    }
+
+    /// Whether it is there, and could take a copy of `vm`.
+    pub(crate) fn call(&self, vm: &Name) -> Called {
+        match self.ask(&Question::IsFree { vm: vm.clone() }, CALL_PATIENCE) {
+            Ok(_) => Called::Free,
+            Err(refused @ PrepareError::Refused(_)) => Called::Busy(refused.to_string()),
+            Err(failed) => Called::Away(failed.to_string()),
+        }
+    }
+
+    fn ask(&self, question: &Question, patience: Duration) -> Result<Answer, PrepareError> {
+        let failed = |error| PrepareError::Link(self.address.clone(), error);
+        let link = Link::connect_within(&self.address, &self.credentials, self.rule(), patience);
+        let link = link.map_err(failed)?;
+        link.limit_silence(patience)
+            .map_err(|error| failed(error.into()))?;
+        let (mut reader, mut writer) = link.into_streams();
+        put(&mut writer, question).map_err(PrepareError::Failed)?;
+        let answer: Result<Answer, Unready> = take(&mut reader).map_err(PrepareError::Failed)?;
+        answer.map_err(PrepareError::Refused)
+    }
 }
 
 /// Writes one message.

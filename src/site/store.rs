@@ -6,6 +6,7 @@
 //!   STATE/vms/NAME/kernel, initrd  what it boots
 //!   STATE/vms/NAME/disk.img        its replica, if it came from the other site
 //!   STATE/vms/NAME/notes.json      what must outlive a crash: numbers of requests, what was asked
+//!   STATE/vms/NAME/intent.json     what shall become of it after an outage
 //!   STATE/vms/NAME/control.sock    its process's
 //!   STATE/vms/NAME/lock            held by its process, from before it listens until after it has stopped to
 //!   STATE/vms/NAME/log, console    what its process logs, and what its guest shows
@@ -18,11 +19,23 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use super::control;
 use crate::protocol::role::Notes;
 
 /// How long a VM's process waits for the one before it to end.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What shall become of a VM when the site has lost its power and is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Intent {
+    /// It ran here, or followed, and nobody has stopped it.
+    pub runs: bool,
+    /// It was protected, and nobody has ended that.
+    pub is_protected: bool,
+}
 
 /// The folder of one VM.
 #[derive(Debug, Clone)]
@@ -134,9 +147,29 @@ impl VmFolder {
     /// # Errors
     /// When the notes are there and cannot be read.
     pub fn notes(&self) -> io::Result<Notes> {
-        match fs::read(self.file("notes.json")) {
+        self.read("notes.json")
+    }
+
+    /// What shall become of the VM; nothing of one that is new.
+    ///
+    /// # Errors
+    /// When that was noted and cannot be read.
+    pub fn intent(&self) -> io::Result<Intent> {
+        self.read("intent.json")
+    }
+
+    /// Notes that durably.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn intend(&self, intent: &Intent) -> io::Result<()> {
+        self.write("intent.json", &serde_json::to_vec(intent)?)
+    }
+
+    fn read<T: DeserializeOwned + Default>(&self, name: &str) -> io::Result<T> {
+        match fs::read(self.file(name)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Notes::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
             Err(error) => Err(error),
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{Identity, PeerRule, Role, WallClock};
+use antipode_certs::{Identity, Name, PeerRule, Role, WallClock};
 use antipode_disk_sync::protocol::Link;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::config::SiteConfig;
 use super::guest::happening::Request;
 use super::guest::refusals::{Fault, Refusals};
-use super::peer::{self, Prepare, Prepared, Question, Unready};
+use super::peer::{self, Answer, Prepare, Prepared, Question, Unready};
 use super::store::VmFolder;
 use super::{control, definition};
 use crate::base::callers::take_calls;
@@ -46,6 +46,11 @@ pub enum SiteRequest {
     },
     /// Start a VM's process, and in it the VM.
     Start {
+        /// Its name.
+        name: String,
+    },
+    /// Protect a VM by the site that the configuration names now.
+    Replace {
         /// Its name.
         name: String,
     },
@@ -101,6 +106,11 @@ impl Supervisor {
             })
         });
         serving.map_err(|error| error.to_string())?;
+        let for_vms = Arc::clone(&supervisor);
+        let resuming = std::thread::Builder::new()
+            .name("resume".into())
+            .spawn(move || for_vms.resume());
+        resuming.map_err(|error| error.to_string())?;
         for stream in socket.incoming() {
             let stream = stream.map_err(|error| error.to_string())?;
             let supervisor = Arc::clone(&supervisor);
@@ -112,6 +122,40 @@ impl Supervisor {
             answering.map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Goes on with what ran before an outage and was not stopped (P8). A VM whose process runs needs nothing; whether this
+    /// site may start one of the others, the tiebreaker says.
+    fn resume(&self) {
+        let names = VmFolder::all(&self.config.state).unwrap_or_else(|error| {
+            tracing::error!(%error, "what VMs there are cannot be read");
+            Vec::new()
+        });
+        for name in names {
+            let folder = VmFolder::of(&self.config.state, &name);
+            let runs = folder.intent().map(|intent| intent.runs);
+            if control::ask(&folder.control(), &Request::Status).is_ok() || matches!(runs, Ok(false)) {
+                continue;
+            }
+            tracing::info!(
+                vm = name,
+                "it ran when this site was lost: it is started, if the tiebreaker grants it"
+            );
+            let resumed = runs
+                .map_err(|error| error.to_string())
+                .and_then(|_| {
+                    self.ensure_process(&name, None)
+                        .map_err(|unready| unready.to_string())
+                })
+                .and_then(|_| {
+                    control::ask(&folder.control(), &Request::Resume).map_err(|error| error.to_string())
+                });
+            match resumed {
+                Ok(answer) if answer["ok"] == true => {}
+                Ok(answer) => tracing::warn!(vm = name, "it is not started: {}", answer["error"]),
+                Err(why) => tracing::warn!(vm = name, "it is not started: {why}"),
+            }
+        }
     }
 
     fn answer(&self, stream: &UnixStream) -> std::io::Result<()> {
@@ -148,6 +192,15 @@ impl Supervisor {
                     .map_err(|unready| unready.to_string())?;
                 control::ask(&folder.control(), &Request::Start).map_err(|error| error.to_string())
             }
+            SiteRequest::Replace { name } => {
+                let folder = VmFolder::of(&self.config.state, name);
+                let replace = Request::Replace {
+                    peer: self.config.peer.clone(),
+                    address: self.config.peer_address.clone(),
+                };
+                control::ask(&folder.control(), &replace)
+                    .map_err(|error| format!("VM {name} has no process here: {error}"))
+            }
             SiteRequest::List => {
                 let names = VmFolder::all(&self.config.state).map_err(|error| error.to_string())?;
                 let vms: Vec<Value> = names.iter().map(|name| self.shown(name)).collect();
@@ -165,18 +218,10 @@ impl Supervisor {
     /// Starts the VM's process if none runs, and waits until it can be asked.
     fn ensure_process(&self, name: &str, join: Option<&Prepare>) -> Result<Value, Unready> {
         let folder = VmFolder::of(&self.config.state, name);
-        if let Ok(status) = control::ask(&folder.control(), &Request::Status) {
-            let is_over = matches!(status["role"].as_str(), Some("stale" | "stopped" | "idle"));
-            match (is_over, join) {
-                (true, _) => end(&folder).map_err(Unready::Failed)?,
-                (false, None) => {}
-                (false, Some(join)) => {
-                    return Err(Unready::Busy {
-                        vm: join.vm.clone(),
-                        role: status["role"].as_str().unwrap_or("busy").to_owned(),
-                    });
-                }
-            }
+        match (role_of(&folder), join) {
+            (Some(role), _) if is_over(&role) => end(&folder).map_err(Unready::Failed)?,
+            (Some(role), Some(join)) => return Err(busy(&join.vm, role)),
+            _ => {}
         }
         if control::ask(&folder.control(), &Request::Ports).is_err() {
             self.spawn(name, join).map_err(Unready::Failed)?;
@@ -233,14 +278,18 @@ impl Supervisor {
         });
         let link = Link::accept(stream, &self.credentials, rule).map_err(|error| Fault::from(&error))?;
         let (mut reader, mut writer) = link.into_streams();
-        let question: Question = peer::take(&mut reader).map_err(Fault::failed)?;
-        let answer = self.prepare(&question);
-        if let Err(unready) = &answer {
-            self.refused(&Fault {
-                refusal: unready.name(),
-                why: format!("VM {}: {unready}", question.prepare.vm),
-            });
-        }
+        let answer = match peer::take(&mut reader).map_err(Fault::failed)? {
+            Question::IsFree { vm } => self.is_free(&vm).map(|()| Answer::Free),
+            Question::Prepare { prepare, host } => self
+                .prepare(&prepare, &host)
+                .inspect_err(|unready| {
+                    self.refused(&Fault {
+                        refusal: unready.name(),
+                        why: format!("VM {}: {unready}", prepare.vm),
+                    });
+                })
+                .map(Answer::Prepared),
+        };
         peer::put(&mut writer, &answer).map_err(Fault::failed)
     }
 
@@ -252,8 +301,15 @@ impl Supervisor {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn prepare(&self, question: &Question) -> Result<Prepared, Unready> {
-        let Question { prepare, host } = question;
+    /// Whether a copy of `vm` may come: none is here, or it has come to its end.
+    fn is_free(&self, vm: &Name) -> Result<(), Unready> {
+        match role_of(&VmFolder::of(&self.config.state, vm.as_str())) {
+            Some(role) if !is_over(&role) => Err(busy(vm, role)),
+            _ => Ok(()),
+        }
+    }
+
+    fn prepare(&self, prepare: &Prepare, host: &HostKind) -> Result<Prepared, Unready> {
         let here = HostKind::of_this_host().map_err(|error| Unready::Failed(error.to_string()))?;
         let differences = here.differences(host, &self.config.allowed_differences);
         if !differences.is_empty() {
@@ -262,6 +318,21 @@ impl Supervisor {
         let ports = self.ensure_process(prepare.vm.as_str(), Some(prepare))?;
         serde_json::from_value(ports).map_err(|error| Unready::Failed(error.to_string()))
     }
+}
+
+/// What the VM's process says it is; none if there is no process.
+fn role_of(folder: &VmFolder) -> Option<String> {
+    let status = control::ask(&folder.control(), &Request::Status).ok()?;
+    Some(status["role"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Whether a process of this role only shows what became of its VM.
+fn is_over(role: &str) -> bool {
+    matches!(role, "stale" | "stopped" | "idle")
+}
+
+fn busy(vm: &Name, role: String) -> Unready {
+    Unready::Busy { vm: vm.clone(), role }
 }
 
 /// Ends a process that only shows what became of its VM.

@@ -30,6 +30,8 @@ pub struct DiskOffer {
     pub replica: [u8; 16],
     /// What it holds as the transfer begins; none as long as no machine runs on it.
     pub lineage: Option<LineageOffer>,
+    /// What the other site's replica alone holds may be lost: an operator says so.
+    pub discard: bool,
 }
 
 /// What a machine is made of.
@@ -58,6 +60,8 @@ pub struct Offer {
 pub struct LineageOffer {
     /// Now.
     pub current: [u8; 16],
+    /// What it was when it was last equal to another replica, if it has gone on alone since.
+    pub base: Option<[u8; 16]>,
     /// Before, the latest first.
     pub history: Vec<[u8; 16]>,
 }
@@ -66,6 +70,7 @@ impl From<&Lineage> for LineageOffer {
     fn from(lineage: &Lineage) -> Self {
         Self {
             current: lineage.current.0,
+            base: lineage.base.map(|base| base.0),
             history: lineage.history.iter().map(|name| name.0).collect(),
         }
     }
@@ -75,10 +80,24 @@ impl From<&LineageOffer> for Lineage {
     fn from(offer: &LineageOffer) -> Self {
         Self {
             current: GenerationId(offer.current),
-            base: None,
+            base: offer.base.map(GenerationId),
             history: offer.history.iter().copied().map(GenerationId).collect(),
         }
     }
+}
+
+/// How much of the target's replica is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncKind {
+    /// It never held anything: all that is not zeros is sent.
+    New,
+    /// It is equal already, but for what the source has marked.
+    Nothing,
+    /// What is marked at either is compared.
+    Partial,
+    /// Everything is compared.
+    Full,
 }
 
 /// What a frame is; its body is told with each.
@@ -90,8 +109,20 @@ pub(super) enum Head {
     Kernel,
     /// A piece of the initrd.
     Initrd,
-    /// The target is ready. No body.
-    Accept,
+    /// What the target has marked, by extents from this one on, as a set of leaves has it.
+    Marks {
+        /// The first.
+        first: u64,
+    },
+    /// The target is ready; its marks were told before. No body.
+    Accept {
+        /// How much of its replica is looked at, if there is one.
+        resync: Option<ResyncKind>,
+    },
+    /// Hashes of leaves, each (32 bytes) after the leaf's number (8 bytes). All that was asked for before has been sent.
+    Hashes,
+    /// Of the hashes that came last, a byte for each: 0 if the target's leaf has the same.
+    Differ,
     /// The bytes of one leaf of the disk.
     Leaf {
         /// Which.
@@ -187,7 +218,10 @@ impl Head {
             Self::Offer(_) => "an offer",
             Self::Kernel => "a piece of a kernel",
             Self::Initrd => "a piece of an initrd",
-            Self::Accept => "an acceptance",
+            Self::Marks { .. } => "marks",
+            Self::Accept { .. } => "an acceptance",
+            Self::Hashes => "hashes",
+            Self::Differ => "differences",
             Self::Leaf { .. } => "a leaf of a disk",
             Self::Pages => "pages",
             Self::Part { .. } => "a part",

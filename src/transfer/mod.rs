@@ -3,8 +3,10 @@
 //! ```text
 //!   source                                                              target
 //!     Offer, kernel and initrd ───────────────────────────────────────▶ made ready
-//!     ◀─────────────────────────────────────────────────────── Accept, or Refuse
-//!     disk: all of it, then what was written meanwhile, again and again ▶ replica, syncing
+//!     ◀──────────────────────────────────── what is marked there; Accept, or Refuse
+//!     disk: hashes of what may differ ─────────────────────────────────▶ replica, syncing
+//!     ◀───────────────────────────────────────────────────────── which of them do
+//!     what does, then what was written meanwhile, again and again ─────▶
 //!       DiskInSync ─▶ driver ─▶ Go::Ram
 //!     RAM: all of it, then what was written meanwhile; disk likewise ──▶ kept
 //!       RamInSync ─▶ driver ─▶ Go::Stun
@@ -15,12 +17,18 @@
 //! Nothing of it is undone at the source: whenever it fails, the guest runs on there. The target's replica says `syncing`
 //! from before its first byte is overwritten until all of it is there, durably.
 //!
+//! What may differ is what is marked at either end (D4), or everything where lineage says that marks do not tell; a replica
+//! that never held anything gets all that is not zeros, unasked. The source's marks go on growing while it is copied, so
+//! what an interrupted transfer has settled needs no second look but for those.
+//!
 //! | file | what |
 //! | ---- | ---- |
 //! | `frame` | what travels, bounded |
 //! | `source`, `target` | both ends, each on a thread of its own |
+//! | `disk` | the source's way with the disk |
 //! | `share` | how a guest that writes too fast is slowed |
 
+mod disk;
 mod frame;
 mod share;
 mod source;
@@ -28,7 +36,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, Stream, Unfit, UnfitKind};
+pub use disk::Resync;
+pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
 pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
 pub use target::{Arrived, Arriving, Reception, TargetError, receive};
 

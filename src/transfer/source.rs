@@ -8,22 +8,21 @@ use std::time::Duration;
 use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::image::Image;
 use antipode_disk_sync::online::{Next, Passes, StunBudget};
-use antipode_disk_sync::units::Run;
 
 use super::Stunned;
-use super::frame::{FrameError, Head, LineageOffer, Offer, Stream};
+use super::disk::{Resync, Work};
+use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream};
 use super::share::{SHARE_MIN, Share};
 use crate::base::clock::HostClock;
 use crate::base::units::PAGE_SIZE;
-use crate::machine::workers::{Disk, DiskHandle};
+use crate::machine::workers::Disk;
 use crate::machine::{RamCopy, RamDigest};
 
 /// Bytes of a file in one frame.
 const FILE_PIECE_BYTES: usize = 1 << 20;
 /// Pages that are read for one frame.
 const PAGES_AT_ONCE: usize = 256;
-/// How long the rest of the disk may take in the stun, and the rest of RAM: half of a second (P6) together.
-const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
+/// How long the rest of RAM may take in the stun: half of a second (P6) together with that of the disk.
 const RAM_STUN: StunBudget = StunBudget(Duration::from_millis(300));
 /// Rounds after which RAM will not calm down any more, however slow the guest is.
 const RAM_ROUNDS_MAX: u32 = 32;
@@ -63,6 +62,8 @@ pub enum News {
         /// In all.
         total_bytes: u64,
     },
+    /// What there is to be done for the disk; again, with what it came to, when the guest stands still.
+    Resync(Resync),
     /// What is left of the disk fits the stun.
     DiskInSync,
     /// What is left of RAM fits the stun.
@@ -123,7 +124,7 @@ pub struct Sending<'a> {
     /// The initrd's, if there is one.
     pub initrd: Option<&'a Path>,
     /// The disk, if there is one.
-    pub disk: Option<DiskHandle>,
+    pub disk: Option<&'a Disk>,
 }
 
 /// Sends a machine to its end: when this returns well, the other site is the same machine at the same position, and the
@@ -143,7 +144,8 @@ pub fn send(
         stream,
         machine,
         clock,
-        disk: sending.disk.as_deref(),
+        disk: sending.disk,
+        work: None,
         tell,
         go,
         share: Share::default(),
@@ -157,12 +159,14 @@ pub fn send(
     source.send_rest(copy, left)
 }
 
-struct Source<'a> {
-    stream: &'a mut Stream,
+pub(super) struct Source<'a> {
+    pub(super) stream: &'a mut Stream,
     machine: &'a dyn RunningMachine,
     clock: &'a dyn HostClock,
-    disk: Option<&'a Disk>,
-    tell: &'a mut dyn FnMut(News),
+    pub(super) disk: Option<&'a Disk>,
+    /// What the target's replica needs, once it has accepted.
+    pub(super) work: Option<Work>,
+    pub(super) tell: &'a mut dyn FnMut(News),
     go: &'a Receiver<Go>,
     share: Share,
     /// Up to when the guest has stood still for its part.
@@ -190,12 +194,12 @@ impl Source<'_> {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         Duration::from_nanos(self.clock.monotonic_ns())
     }
 
     /// Tells how far it is, sees whether it is still wanted, and slows the guest if it must be slowed.
-    fn progress(&mut self, done_bytes: u64, total_bytes: u64) -> Result<(), SourceError> {
+    pub(super) fn progress(&mut self, done_bytes: u64, total_bytes: u64) -> Result<(), SourceError> {
         (self.tell)(News::Progress {
             done_bytes,
             total_bytes,
@@ -213,9 +217,26 @@ impl Source<'_> {
         if let Some(initrd) = sending.initrd {
             self.send_file(initrd, &Head::Initrd)?;
         }
-        match self.stream.take()? {
-            (Head::Accept, _) => Ok(()),
-            (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
+        let Some(disk) = self.disk else {
+            return match self.stream.take()? {
+                (Head::Accept { resync: None }, _) => Ok(()),
+                (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
+            };
+        };
+        let (kind, marks) = self.accepted(disk)?;
+        self.work = Some(Work::of(disk, kind, marks)?);
+        Ok(())
+    }
+
+    /// How the target has accepted, and what it has marked.
+    fn accepted(&mut self, disk: &Disk) -> Result<(ResyncKind, LeafSet), SourceError> {
+        let mut marks = LeafSet::none(disk.image().length());
+        loop {
+            match self.stream.take()? {
+                (Head::Marks { first }, bytes) if marks.unite_bytes(first, &bytes) => {}
+                (Head::Accept { resync: Some(kind) }, _) => return Ok((kind, marks)),
+                (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+            }
         }
     }
 
@@ -230,73 +251,6 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Passes over the disk until what is left fits the stun.
-    fn send_disk(&mut self) -> Result<(), SourceError> {
-        if let Some(disk) = self.disk {
-            // From here on all that is written is known; what was before is in the first pass.
-            disk.take_written().ok_or(SourceError::NoReplica)?;
-            let mut leaves = LeafSet::all(disk.image().length());
-            let mut passes = Passes::new(DISK_STUN);
-            let mut is_first = true;
-            loop {
-                let begun = self.now();
-                let sent = self.send_leaves(disk, &leaves, is_first)?;
-                is_first = false;
-                leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
-                let left = bytes_of(disk, &leaves);
-                match passes.after(sent, self.now().saturating_sub(begun), left) {
-                    Next::Stun => break,
-                    // The guest is slowed where the rate says so; it converges then (D3).
-                    Next::Pass {
-                        writer_bytes_per_second,
-                    } => disk.limit_writes(writer_bytes_per_second),
-                }
-            }
-            // What the last pass left is sent with the RAM.
-            self.send_leaves(disk, &leaves, false)?;
-        }
-        (self.tell)(News::DiskInSync);
-        Ok(())
-    }
-
-    /// Sends `leaves`; without those of zeros, where the target is zeros too. Answers how many bytes were read.
-    fn send_leaves(&mut self, disk: &Disk, leaves: &LeafSet, skips_zeros: bool) -> Result<u64, SourceError> {
-        let image = disk.image();
-        let total = bytes_of(disk, leaves);
-        let mut done = 0;
-        let mut hole_until = 0;
-        let mut bytes = Vec::new();
-        for index in leaves.runs().flat_map(|run| run.indices()) {
-            let range = image.length().bytes_of(&Run::new(index, 1));
-            done += range.end - range.start;
-            if skips_zeros && range.end <= hole_until {
-                continue;
-            }
-            if skips_zeros {
-                match image.data_from(range.start)? {
-                    Some(data) if data.start >= range.end => {
-                        hole_until = data.start;
-                        continue;
-                    }
-                    None => {
-                        hole_until = u64::MAX;
-                        continue;
-                    }
-                    Some(_) => {}
-                }
-            }
-            bytes.resize(usize::try_from(range.end - range.start).unwrap_or_default(), 0);
-            image.read_at(range.start, &mut bytes)?;
-            if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            self.stream.put(&Head::Leaf { index }, &bytes)?;
-            self.progress(done, total)?;
-        }
-        self.progress(total, total)?;
-        Ok(total)
-    }
-
     /// Rounds over RAM until what is left fits the stun: the copy so far, and that. A guest that writes faster than the line
     /// takes is slowed until it fits, and stays slow until the stun (P6).
     fn send_ram(&mut self) -> Result<(RamCopy, Vec<u64>), SourceError> {
@@ -307,7 +261,7 @@ impl Source<'_> {
             let begun = self.now();
             let sent = self.send_pages(&mut copy, &left)?;
             if let Some(disk) = self.disk {
-                let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
+                let leaves = self.take_written(disk)?;
                 self.send_leaves(disk, &leaves, false)?;
             }
             let took = self.now().saturating_sub(begun);
@@ -365,8 +319,9 @@ impl Source<'_> {
         self.machine.adopt(digest).ok_or(SourceError::Ended)?;
         let lineage = match self.disk {
             Some(disk) => {
-                let leaves = disk.take_written().ok_or(SourceError::NoReplica)?;
+                let leaves = self.take_written(disk)?;
                 self.send_leaves(disk, &leaves, false)?;
+                self.tell_resync(disk);
                 let lineage = disk.lineage().ok_or(SourceError::NoReplica)?;
                 Some(LineageOffer::from(&lineage))
             }
@@ -397,13 +352,4 @@ impl Source<'_> {
 /// Bytes of the pages at `addresses`.
 fn bytes_in(addresses: &[u64]) -> u64 {
     (addresses.len() * PAGE_SIZE) as u64
-}
-
-fn bytes_of(disk: &Disk, leaves: &LeafSet) -> u64 {
-    let length = disk.image().length();
-    leaves
-        .runs()
-        .map(|run| length.bytes_of(&run))
-        .map(|range| range.end - range.start)
-        .sum()
 }

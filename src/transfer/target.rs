@@ -1,8 +1,12 @@
 //! The end that becomes the machine.
 
+use antipode_disk_sync::LeafSet;
+use antipode_disk_sync::decision::Outcome;
 use antipode_disk_sync::disk::SyncTarget;
+use antipode_disk_sync::units::Run;
 
-use super::frame::{FrameError, Head, LineageOffer, Offer, Stream, Unfit, UnfitKind};
+use super::disk::{MARKS_EXTENTS, parse_hashes};
+use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
@@ -79,6 +83,7 @@ pub fn receive(stream: &mut Stream, reception: &mut dyn Reception) -> Result<(),
         stream,
         reception,
         disk: None,
+        compared: None,
         parts: Vec::new(),
     }
     .serve();
@@ -93,6 +98,8 @@ struct Target<'a> {
     stream: &'a mut Stream,
     reception: &'a mut dyn Reception,
     disk: Option<SyncTarget>,
+    /// What was compared last; what differs in it is on its way.
+    compared: Option<LeafSet>,
     parts: Vec<Part>,
 }
 
@@ -112,11 +119,14 @@ impl Target<'_> {
         };
         let disk = self.reception.prepare(&offer, kernel, initrd);
         self.disk = disk.map_err(TargetError::Refused)?;
-        self.stream.put(&Head::Accept, &[])?;
+        let resync = self.disk.as_ref().map(resync_of);
+        self.tell_marks()?;
+        self.stream.put(&Head::Accept { resync }, &[])?;
         loop {
             let frame = self.stream.take()?;
             self.reception.heard().map_err(TargetError::Refused)?;
             match frame {
+                (Head::Hashes, body) => self.compare(&body)?,
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
                     let paused = self.disk.as_mut().map_or(Ok(()), SyncTarget::pause);
@@ -156,6 +166,40 @@ impl Target<'_> {
             return Err(FrameError::Malformed("a file is longer than offered".to_owned()).into());
         }
         Ok(bytes)
+    }
+
+    /// A replica that is all zeros has no marks that matter.
+    fn tell_marks(&mut self) -> Result<(), TargetError> {
+        let Some(disk) = self.disk.as_ref().filter(|disk| !disk.is_blank()) else {
+            return Ok(());
+        };
+        for first in (0..disk.length().extents()).step_by(MARKS_EXTENTS) {
+            let bytes = disk.marks().bytes(first, MARKS_EXTENTS as u64);
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.stream.put(&Head::Marks { first }, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which leaves differ. What was compared before is here by now.
+    fn compare(&mut self, body: &[u8]) -> Result<(), TargetError> {
+        let disk = self
+            .disk
+            .as_mut()
+            .ok_or(FrameError::OutOfTurn("hashes of a disk"))?;
+        if let Some(settled) = self.compared.take() {
+            disk.settle(&settled).map_err(disk_fails)?;
+        }
+        let mut compared = LeafSet::none(disk.length());
+        let mut differ = Vec::new();
+        for (index, hash) in parse_hashes(body)? {
+            let found = disk.leaf_hash(index).map_err(disk_fails)?;
+            compared.insert(&Run::new(index, 1));
+            differ.push(u8::from(found != hash));
+        }
+        self.compared = Some(compared);
+        Ok(self.stream.put(&Head::Differ, &differ)?)
     }
 
     fn write_leaf(&mut self, index: u64, bytes: &[u8]) -> Result<(), TargetError> {
@@ -200,6 +244,16 @@ impl Target<'_> {
         })))?;
         self.reception.restored().map_err(TargetError::Refused)?;
         Ok(self.stream.put(&Head::Ready, &[])?)
+    }
+}
+
+fn resync_of(disk: &SyncTarget) -> ResyncKind {
+    match disk.decision().outcome {
+        _ if disk.is_blank() => ResyncKind::New,
+        Outcome::Nothing => ResyncKind::Nothing,
+        Outcome::Partial => ResyncKind::Partial,
+        // What is refused is no target.
+        Outcome::Full | Outcome::Refuse => ResyncKind::Full,
     }
 }
 

@@ -33,7 +33,7 @@ use digest::{Digest, Reading, digest};
 pub use error::DiskError;
 pub use look::{be_compared, compare_here, compare_with, digest_for, digested};
 pub use service::{LiveDisk, Standby, open_to_read};
-pub use sync_target::{Origin, SyncTarget, adopt, mark_stale, state_of};
+pub use sync_target::{Origin, SyncTarget, adopt, leaf_hash, mark_stale, state_of};
 
 use kept_tree::{Claim, Key};
 

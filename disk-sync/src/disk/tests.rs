@@ -8,10 +8,11 @@ use std::path::Path;
 use super::*;
 use crate::decision::{Consent, Outcome, Relation, decide};
 use crate::image::OpenError;
+use crate::limits::HOT_WRITES_MIN;
 use crate::online::Position;
 use crate::replica::{GenerationId, ReplicaId};
 use crate::tree::{Threads, Tree, Wanted};
-use crate::units::{LEAF_BYTES, MEBIBYTE, in_memory};
+use crate::units::{LEAF_BYTES, MEBIBYTE, Run, in_memory};
 
 const REGIONS: u64 = 12;
 const BYTES: u64 = REGIONS * MEBIBYTE - 1024;
@@ -373,7 +374,7 @@ fn what_may_not_become_a_copy_is_left_as_it_was() {
     };
     let before = seen();
     let refused = |origin: &Origin| {
-        let error = SyncTarget::begin(paths.clone(), origin).unwrap_err();
+        let error = SyncTarget::begin(paths.clone(), origin, Consent::default()).unwrap_err();
         assert!(seen() == before, "{error}");
         error
     };
@@ -410,13 +411,13 @@ fn what_may_not_become_a_copy_is_left_as_it_was() {
     disk.live().write(0, b"its own").unwrap();
     disk.close().unwrap();
     let before = seen();
-    let error = SyncTarget::begin(paths.clone(), &origin(Some(1))).unwrap_err();
+    let error = SyncTarget::begin(paths.clone(), &origin(Some(1)), Consent::default()).unwrap_err();
     assert!(
         matches!(&error, DiskError::Refused { decision, .. } if decision.relation == Relation::Behind),
         "{error}"
     );
     assert!(seen() == before);
-    assert!(SyncTarget::begin(paths.clone(), &origin(Some(2))).is_ok());
+    assert!(SyncTarget::begin(paths.clone(), &origin(Some(2)), Consent::default()).is_ok());
 }
 
 #[test]
@@ -467,7 +468,7 @@ fn one_that_an_operator_adopts_keeps_its_marks_and_is_never_taken_for_equal() {
     disk.live().lose_peer(GenerationId([2; 16]));
     disk.live().write(9 * MEBIBYTE, b"unsure").unwrap();
     drop(disk);
-    mark_stale(&other).unwrap();
+    mark_stale(&other, false).unwrap();
     let before = info(&other).unwrap().metadata;
     assert!(before.marks().contains(9 * 16));
     adopt(&other).unwrap();
@@ -478,7 +479,7 @@ fn one_that_an_operator_adopts_keeps_its_marks_and_is_never_taken_for_equal() {
     assert_eq!(kept, after.marks());
     assert_eq!(decided(&other, &one), (Relation::Ahead, Outcome::Partial));
     // One that lacks writes of its own generation which are marked nowhere.
-    mark_stale(&one).unwrap();
+    mark_stale(&one, false).unwrap();
     let equal = bench.bare("c", Some(1));
     assert_eq!(decided(&equal, &one), (Relation::Same, Outcome::Full));
     adopt(&one).unwrap();
@@ -497,9 +498,130 @@ fn one_that_is_being_synced_or_holds_nothing_is_not_adopted() {
     assert_eq!(state_of(&blank).unwrap(), State::Stale);
     assert!(info(&blank).unwrap().metadata.marks().is_empty());
     let half = bench.bare("c", Some(1));
-    drop(SyncTarget::begin(half.clone(), &origin(Some(1))).unwrap());
+    drop(SyncTarget::begin(half.clone(), &origin(Some(1)), Consent::default()).unwrap());
     adopt(&half).unwrap();
     assert!(matches!(state_of(&half), Ok(State::Syncing(_))));
+}
+
+#[test]
+fn a_copy_of_a_machine_that_was_no_copy_is_compared_whole() {
+    let bench = Bench::new();
+    let (one, other) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+    let (disk, _) = Standby::open(one.clone()).unwrap().go_live(Position(0)).unwrap();
+    disk.live().lose_peer(GenerationId([2; 16]));
+    disk.live().write(0, b"on").unwrap();
+    disk.close().unwrap();
+    mark_stale(&other, true).unwrap();
+    assert_eq!(decided(&one, &other), (Relation::Ahead, Outcome::Partial));
+    let marked = info(&other).unwrap().metadata.marks().count();
+    assert_eq!(marked, BYTES.div_ceil(65_536));
+}
+
+/// A live replica that writes on while the other one has gone on without that, and then ends in order: what it wrote last
+/// is found and undone, whether it learns before or after it is closed that it has lost, and however long it did not know.
+#[test]
+fn what_a_loser_wrote_alone_is_undone_though_it_ended_in_order() {
+    for (knows_when, writes_after) in [("open", 0), ("closed", 0), ("closed", HOT_WRITES_MIN * 3 / 2)] {
+        let bench = Bench::new();
+        let (winner, loser) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+        let live = |paths: &Paths| {
+            let (disk, _) = Standby::open(paths.clone())
+                .unwrap()
+                .go_live(Position(0))
+                .unwrap();
+            disk.live().write(MEBIBYTE, b"both have this").unwrap();
+            disk
+        };
+        let disk = live(&loser);
+        disk.live().doubt_peer(true);
+        disk.live().write(5 * MEBIBYTE, b"never acknowledged").unwrap();
+        disk.live().flush().unwrap();
+        for _ in 0..writes_after {
+            disk.live().write(9 * MEBIBYTE, b"nor this").unwrap();
+        }
+        if knows_when == "open" {
+            disk.live().mark_stale().unwrap();
+            disk.live().write(9 * MEBIBYTE, b"its last").unwrap();
+        }
+        disk.close().unwrap();
+        mark_stale(&loser, false).unwrap();
+        let disk = live(&winner);
+        disk.live().lose_peer(GenerationId([2; 16]));
+        disk.live().write(2 * MEBIBYTE, b"alone").unwrap();
+        disk.close().unwrap();
+        assert_eq!(decided(&winner, &loser), (Relation::Ahead, Outcome::Partial));
+        let open = |paths: &Paths, role| Disk::open(paths.clone(), role, false).unwrap();
+        let (one, other) = (open(&winner, Role::Source), open(&loser, Role::Target));
+        sync_here(one, other, &options(), &Stopped, &mut |_| ()).unwrap();
+        let same = fs::read(&winner.image).unwrap() == fs::read(&loser.image).unwrap();
+        assert!(same, "{knows_when}, {writes_after}");
+    }
+}
+
+#[test]
+fn a_machine_s_copy_looks_at_what_is_marked_and_goes_on_after_an_interruption() {
+    let bench = Bench::new();
+    let (one, other) = (bench.bare("a", Some(1)), bench.bare("b", Some(1)));
+    let (source, _) = Standby::open(one).unwrap().go_live(Position(0)).unwrap();
+    // Nothing was written since it was alone: it is what it was, and equal again.
+    source.live().lose_peer(GenerationId([9; 16]));
+    source.live().peer_is_equal().unwrap();
+    source.live().write(0, b"with its peer").unwrap();
+    assert_eq!(source.live().lineage().unwrap().current, GenerationId([1; 16]));
+    assert!(source.live().marks().is_empty());
+    source.live().lose_peer(GenerationId([2; 16]));
+    source.live().write(5 * MEBIBYTE, b"alone").unwrap();
+    // The other one dies with a write under way.
+    let (copy, _) = Standby::open(other.clone())
+        .unwrap()
+        .go_live(Position(0))
+        .unwrap();
+    copy.live().write(9 * MEBIBYTE, b"its last").unwrap();
+    drop(copy);
+    let origin = Origin {
+        replica: source.live().replica_id(),
+        lineage: source.live().lineage(),
+        ..origin(None)
+    };
+    let begin = || SyncTarget::begin(other.clone(), &origin, Consent::default()).unwrap();
+    let mut target = begin();
+    assert_eq!(
+        (
+            target.decision().outcome,
+            target.decision().relation,
+            target.is_blank()
+        ),
+        (Outcome::Partial, Relation::Ahead, false)
+    );
+    assert!(target.marks().contains(9 * 16) && !target.marks().contains(5 * 16));
+    assert!(source.live().marks().contains(5 * 16));
+    let differs = |target: &SyncTarget, leaf: u64| {
+        target.leaf_hash(leaf).unwrap() != leaf_hash(source.live().image(), leaf).unwrap()
+    };
+    assert!(differs(&target, 9 * 16) && differs(&target, 5 * 16) && !differs(&target, 10 * 16));
+    assert!(target.leaf_hash(u64::MAX).is_err());
+    let mut settled = LeafSet::none(target.length());
+    settled.insert(&Run::new(9 * 16, 16));
+    let left = target.marks().count() - 16;
+    target.settle(&settled).unwrap();
+    drop(target);
+    let mut resumed = begin();
+    assert_eq!(resumed.decision().relation, Relation::Resuming);
+    assert_eq!(resumed.marks().count(), left);
+    // Nothing is settled that the disk does not keep. What is not written is not tested.
+    spoil(&other, 7 * MEBIBYTE);
+    resumed
+        .write_leaf(6 * 16, &vec![3; in_memory(LEAF_BYTES)])
+        .unwrap();
+    resumed.settle(&settled).unwrap();
+    resumed
+        .write_leaf(7 * 16, &vec![3; in_memory(LEAF_BYTES)])
+        .unwrap();
+    spoil(&other, 7 * MEBIBYTE + 9);
+    let unkept = resumed.settle(&LeafSet::all(resumed.length()));
+    assert!(matches!(unkept, Err(DiskError::Unverified { .. })), "{unkept:?}");
+    drop(resumed);
+    assert_eq!(begin().marks().count(), left);
 }
 
 /// Changes an image as a disk does that does not keep what it was given.
@@ -514,7 +636,7 @@ fn a_copy_is_clean_only_if_it_reads_as_what_was_written() {
     let leaf = vec![7; in_memory(LEAF_BYTES)];
     let written = |name: &str, leaves: u64| {
         let paths = bench.bare(name, None);
-        let mut target = SyncTarget::begin(paths.clone(), &origin(Some(1))).unwrap();
+        let mut target = SyncTarget::begin(paths.clone(), &origin(Some(1)), Consent::default()).unwrap();
         (0..leaves).for_each(|index| target.write_leaf(index, &leaf).unwrap());
         (paths, target)
     };

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::{FileImage, Image};
@@ -39,6 +40,8 @@ pub enum LiveError {
 pub struct Live<I, S> {
     image: I,
     state: Mutex<State<S>>,
+    /// As [`Replica::doubt_peer`], from the next write on: whoever says so waits for none.
+    peer_is_in_doubt: AtomicBool,
 }
 
 /// What changes with each write, under one lock that is never held while the image is read or written.
@@ -94,6 +97,7 @@ impl<I: Image, S: Store> Live<I, S> {
         Self {
             state: Mutex::new(state),
             image,
+            peer_is_in_doubt: AtomicBool::new(false),
         }
     }
 
@@ -122,6 +126,8 @@ impl<I: Image, S: Store> Live<I, S> {
         let leaves = self.image.length().leaves_touched(&range);
         let position = {
             let mut state = locked(&self.state);
+            let is_in_doubt = self.peer_is_in_doubt.load(Ordering::Relaxed);
+            state.replica.doubt_peer(is_in_doubt);
             state.replica.begin_write(&range)?;
             state.begin(&leaves)
         };
@@ -177,6 +183,11 @@ impl<I: Image, S: Store> Live<I, S> {
         }
     }
 
+    /// Whether the other replica follows is in doubt: as [`Replica::doubt_peer`].
+    pub fn doubt_peer(&self, is_in_doubt: bool) {
+        self.peer_is_in_doubt.store(is_in_doubt, Ordering::Relaxed);
+    }
+
     /// The other replica has become equal to this one, durably, and nothing has been written since: as
     /// [`Replica::peer_is_equal`].
     ///
@@ -185,6 +196,11 @@ impl<I: Image, S: Store> Live<I, S> {
     pub fn peer_is_equal(&self) -> Result<(), LiveError> {
         let nothing = LeafSet::none(self.image.length());
         Ok(locked(&self.state).replica.peer_is_equal(&nothing)?)
+    }
+
+    /// What may differ from the replica that it was last equal to.
+    pub fn marks(&self) -> LeafSet {
+        locked(&self.state).replica.dirty().clone()
     }
 
     /// Where its content comes from.
@@ -230,8 +246,6 @@ impl<S: Store> Live<FileImage, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use super::*;
     use crate::image::memory::{Faults, MemoryImage};
     use crate::protocol::session::tests::Site;

@@ -104,19 +104,32 @@ impl Link {
     /// # Errors
     /// [`LinkError`].
     pub fn connect(address: &str, live: &Arc<LiveCredentials>, rule: PeerRule) -> Result<Self, LinkError> {
+        Self::connect_within(address, live, rule, HANDSHAKE_TIMEOUT)
+    }
+
+    /// The same, with so much patience: until the peer is reached, and again until it has proven who it is.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn connect_within(
+        address: &str,
+        live: &Arc<LiveCredentials>,
+        rule: PeerRule,
+        patience: Duration,
+    ) -> Result<Self, LinkError> {
         let mut outcome = Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the name stands for no address",
         ));
         for address in address.to_socket_addrs()? {
-            outcome = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT);
+            outcome = TcpStream::connect_timeout(&address, patience);
             if outcome.is_ok() {
                 break;
             }
         }
         let config = live.client_config(rule).map_err(LinkError::Tls)?;
         let connection = ClientConnection::new(Arc::new(config), server_name()).map_err(LinkError::Tls)?;
-        Self::secured(outcome?, connection.into(), HANDSHAKE_TIMEOUT)
+        Self::secured(outcome?, connection.into(), patience)
     }
 
     /// Takes a connection that came in, from whom `rule` admits.
@@ -160,13 +173,22 @@ impl Link {
                 records: Vec::new(),
             }),
             close: Box::new(move || drop(closer.shutdown(Shutdown::Both))),
-            limit_silence: Box::new(move |span| waiter.set_read_timeout(Some(span))),
+            limit_silence: Box::new(move |span| {
+                waiter.set_read_timeout(Some(span))?;
+                let dead_after_ms = u32::try_from(span.as_millis())
+                    .unwrap_or(DEAD_LINE_MS)
+                    .min(DEAD_LINE_MS);
+                Ok(setsockopt(&waiter, sockopt::TcpUserTimeout, &dead_after_ms)?)
+            }),
             peer: Some(peer),
         })
     }
 
-    /// Has a reader fail that hears nothing for `span`.
-    pub(super) fn limit_silence(&self, span: Duration) -> io::Result<()> {
+    /// Has a reader fail that hears nothing for `span`, and a writer whose bytes nobody takes for so long.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn limit_silence(&self, span: Duration) -> io::Result<()> {
         (self.limit_silence)(span)
     }
 

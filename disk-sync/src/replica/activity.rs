@@ -16,6 +16,8 @@
 //! - A zone **stays** for so many writes that a guest which writes everywhere has come back to it. Those that none of them
 //!   went to leave together, by one update.
 //!
+//! While nobody knows whether the other replica follows, none leaves: what it has not got must not be forgotten.
+//!
 //! Pure: it says what may enter and leave; [`super::Replica`] writes it down.
 
 use std::collections::BTreeMap;
@@ -52,6 +54,8 @@ pub(crate) struct Activity {
     begun: FlushTicket,
     /// The latest of the flushes that have succeeded.
     flushed: FlushTicket,
+    /// None leaves for now, however long nobody has written to it.
+    keeps: bool,
 }
 
 impl Activity {
@@ -66,6 +70,7 @@ impl Activity {
             leaving_due: 0,
             begun: FlushTicket(0),
             flushed: FlushTicket(0),
+            keeps: false,
         };
         activity.leaving_due = activity.stay() / LEAVINGS_PER_STAY;
         activity
@@ -164,9 +169,28 @@ impl Activity {
         self.leavers(|_| true)
     }
 
+    /// Those that were only entered ahead, or were written to before the other replica was equal.
+    pub(crate) fn untouched(&self) -> Vec<u32> {
+        self.leavers(|hot| hot.written.is_none())
+    }
+
+    /// The other replica has everything that was written until now. What is durable here too was as good as never written.
+    pub(crate) fn peer_is_equal(&mut self) {
+        for zone in self.sure() {
+            if let Some(hot) = self.hot.get_mut(&zone) {
+                hot.written = None;
+            }
+        }
+    }
+
+    /// Whether none leaves from now on.
+    pub(crate) fn keep(&mut self, keeps: bool) {
+        self.keeps = keeps;
+    }
+
     /// Those that are due to leave, now and then; `but` those that are about to be written to.
     pub(crate) fn due(&mut self, but: &Range<u32>) -> Vec<u32> {
-        if self.writes < self.leaving_due {
+        if self.keeps || self.writes < self.leaving_due {
             return Vec::new();
         }
         let stay = self.stay();
@@ -252,6 +276,33 @@ mod tests {
             [3],
             "without a flush, or just written to, it stays"
         );
+    }
+
+    #[test]
+    fn while_the_peer_is_in_doubt_none_leaves() {
+        let mut activity = Activity::new(100);
+        write(&mut activity, 5);
+        flush(&mut activity);
+        activity.keep(true);
+        for _ in 0..HOT_WRITES_MIN {
+            write(&mut activity, 9);
+        }
+        assert_eq!(activity.due(&NONE), [0; 0]);
+        activity.keep(false);
+        assert_eq!(activity.due(&NONE), [5]);
+    }
+
+    #[test]
+    fn what_a_peer_that_is_equal_has_was_never_written_if_it_is_durable_here() {
+        let mut activity = Activity::new(100);
+        write(&mut activity, 5);
+        flush(&mut activity);
+        write(&mut activity, 6);
+        activity.begin(7);
+        assert_eq!(activity.untouched(), [0; 0]);
+        activity.peer_is_equal();
+        assert_eq!(activity.untouched(), [5]);
+        assert_eq!(activity.written().collect::<Vec<_>>(), [6, 7]);
     }
 
     /// Writes where `next` says, with a flush now and then; answers how many updates that took.

@@ -17,6 +17,10 @@
 //! after a flush that began after its last write ended. Whoever opens a replica that was not closed folds the log into the
 //! dirty map: those zones may hold writes that the other replica has not, or lack some that it has.
 //!
+//! **What a peer may not have.** Of two that write alike, one may be ahead when they part: what it wrote last the other one
+//! never gets. That lies in its activity log too. So a replica that is not alone keeps the log when it is closed, whatever it
+//! has become; and while it is in doubt whether the other one follows, no zone leaves the log.
+//!
 //! **Marks without cost.** While a replica goes on alone, every write is marked in the dirty map, in memory. The
 //! zone being hot already says durably that something in it is unsure, so a mark is written out only when its
 //! zone leaves the log. Marks that are taken away are written out lazily, after what made them needless is durable.
@@ -143,14 +147,19 @@ impl<S: Store> Replica<S> {
     }
 
     /// Ends the use in good order, and answers with the number of the update that did so. `stamp` is what the image looks
-    /// like now. Zones that were written to since the last flush stay unsure.
+    /// like now. Zones that were written to since the last flush stay unsure; of one that is not alone, all that were
+    /// written to since the other one was equal: how much of that the other one has, nobody says.
     ///
     /// # Errors
     /// [`ReplicaError`]. The next to open it finds it in use.
     pub fn close(mut self, stamp: Option<[u8; 32]>) -> Result<u64, ReplicaError> {
         self.save_map()?;
-        let sure = self.activity.sure();
-        self.activity.leave(&sure);
+        let leaving = if self.is_alone() {
+            self.activity.sure()
+        } else {
+            self.activity.untouched()
+        };
+        self.activity.leave(&leaving);
         let next = Header {
             in_use: false,
             stamp,
@@ -214,6 +223,14 @@ impl<S: Store> Replica<S> {
             self.mark(&self.header.length.leaves_of_zone(zone));
         }
         self.next_generation = Some(next);
+        self.activity.keep(false);
+    }
+
+    /// Whether the other replica still gets what is written here is in doubt, or is not any more. As long as it is, no zone
+    /// leaves the activity log: one that was written to in the meantime must be found there when it comes out that the
+    /// other one has gone on without that.
+    pub fn doubt_peer(&mut self, is_in_doubt: bool) {
+        self.activity.keep(is_in_doubt && !self.is_alone());
     }
 
     /// Makes sure that `bytes` may be written to: they may once this returns. Call [`Replica::end_write`] afterwards.
@@ -379,6 +396,11 @@ impl<S: Store> Replica<S> {
         self.unsaved.fill(true);
         let mut next = self.current();
         next.tracking = !but.is_empty();
+        if but.is_empty() {
+            // It was alone and wrote nothing: there is nothing to go on from under another name.
+            self.next_generation = None;
+            self.activity.peer_is_equal();
+        }
         if let Some(lineage) = next.lineage.as_mut().filter(|_| but.is_empty()) {
             lineage.base = None;
         }

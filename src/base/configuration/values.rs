@@ -43,6 +43,16 @@ pub(crate) fn number(value: &DeValue<'_>, range: &RangeInclusive<u64>) -> Result
         .ok_or_else(|| Wrong::new(format!("is {number}, which is out of range"), mend))
 }
 
+/// True or false.
+pub(crate) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    value.as_bool().ok_or_else(|| {
+        Wrong::new(
+            format!("must be true or false, here it is {}", described(value)),
+            "write true or false without quotes",
+        )
+    })
+}
+
 /// A name of a site, a node or a VM.
 pub(crate) fn name(value: &DeValue<'_>) -> Result<Name, Wrong> {
     let word = text(value)?;

@@ -46,7 +46,16 @@ pub(super) enum VmCommand {
     /// Start a VM here, if the tiebreaker grants it.
     Start(Which),
     /// Protect a running VM by a copy at the other site; shows how far it is until it is protected.
-    Protect(Which),
+    Protect {
+        #[command(flatten)]
+        which: Which,
+        /// What the other site's replica alone holds is lost: both have gone on alone, by an operator's force.
+        #[arg(long)]
+        discard: bool,
+    },
+    /// Protect a VM by another site than before: by the one that the configuration of the running `antipode site run`
+    /// names as its peer. It may be empty.
+    Replace(Which),
     /// End a VM's protection; it runs on here.
     Unprotect(Which),
     /// Let the other site go on in this one's place, or this one in the other's: every connection goes on.
@@ -91,25 +100,23 @@ pub(super) fn vm(command: &VmCommand, json: bool, output: &mut dyn Write) -> Res
                 |role| role != "idle" && role != "starting",
                 |_| {},
             )?;
-            show::status(&status, json, output)
-        }
-        VmCommand::Protect(which) => {
-            let site = SiteConfig::load(&which.config)?;
-            granted(&ask_vm(&site, which, &Request::Protect)?)?;
-            let bar = show::Progress::new(json);
-            let is_over =
-                |role: &str| matches!(role, "primary" | "unprotected" | "solo" | "stale" | "stopped");
-            let status = wait(&site, which, Duration::MAX, is_over, |status| bar.show(status))?;
-            drop(bar);
             show::status(&status, json, output)?;
-            if status["role"] == "primary" {
-                return Ok(ExitCode::Done);
+            if matches!(status["role"].as_str(), Some("stale" | "stopped")) {
+                return Err(refused(format!("the VM is not started: {}", reason(&status))));
             }
-            let why = status["because"]
-                .as_str()
-                .unwrap_or("the VM's log says why")
-                .to_owned();
-            Err(refused(format!("the VM is not protected: {why}")))
+            Ok(ExitCode::Done)
+        }
+        VmCommand::Protect { which, discard } => {
+            let site = SiteConfig::load(&which.config)?;
+            let discard = *discard;
+            granted(&ask_vm(&site, which, &Request::Protect { discard })?)?;
+            protected(&site, which, json, output)
+        }
+        VmCommand::Replace(which) => {
+            let site = SiteConfig::load(&which.config)?;
+            let name = which.name.clone();
+            granted(&ask_site(&site, &SiteRequest::Replace { name })?)?;
+            protected(&site, which, json, output)
         }
         VmCommand::Unprotect(which) => {
             let site = SiteConfig::load(&which.config)?;
@@ -129,6 +136,29 @@ pub(super) fn vm(command: &VmCommand, json: bool, output: &mut dyn Write) -> Res
             show::list(&ask_site(&site, &SiteRequest::List)?, json, output)
         }
     }
+}
+
+/// Shows how far the protection is that has been asked for, until it stands or came to nothing.
+fn protected(
+    site: &SiteConfig,
+    which: &Which,
+    json: bool,
+    output: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
+    let bar = show::Progress::new(json);
+    let is_over = |role: &str| matches!(role, "primary" | "unprotected" | "solo" | "stale" | "stopped");
+    let status = wait(site, which, Duration::MAX, is_over, |status| bar.show(status))?;
+    drop(bar);
+    show::status(&status, json, output)?;
+    if status["role"] == "primary" {
+        return Ok(ExitCode::Done);
+    }
+    Err(refused(format!("the VM is not protected: {}", reason(&status))))
+}
+
+/// Why a VM is as it is.
+fn reason(status: &Value) -> &str {
+    status["because"].as_str().unwrap_or("the VM's log says why")
 }
 
 fn ask_site(site: &SiteConfig, request: &SiteRequest) -> Result<Value, Failure> {

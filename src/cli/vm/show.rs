@@ -49,6 +49,7 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         number(&status["output_hold_ms_p50"]),
         number(&status["output_hold_ms_p99"]),
     )?;
+    restored(status, output)?;
     refusals(status, output)?;
     match status["flush"].as_str() {
         Some("both") => writeln!(
@@ -63,6 +64,35 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+/// What restores the protection, and what it took.
+fn restored(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
+    let again = &status["protect_again"];
+    if let Some(waits_for) = again["waits_for"].as_str() {
+        writeln!(
+            output,
+            "  it is protected again by itself, as soon as it can be: {waits_for}"
+        )?;
+    }
+    if let Some(failure) = again["last_failure"].as_str() {
+        writeln!(
+            output,
+            "  the last protection came to nothing {} s ago ({} in a row; the next try is in {} s): {failure}",
+            again["last_failure_s"], again["failures"], again["next_try_s"],
+        )?;
+    }
+    let resync = &status["resync"];
+    if let Some(kind) = resync["kind"].as_str() {
+        let bytes = |key: &str| HumanBytes(resync[key].as_u64().unwrap_or_default());
+        writeln!(
+            output,
+            "  the other site's disk was made equal ({kind}): {} could differ, {} were sent",
+            bytes("changed_bytes"),
+            bytes("sent_bytes"),
+        )?;
+    }
+    Ok(())
 }
 
 fn refusals(of: &Value, output: &mut dyn Write) -> std::io::Result<()> {

@@ -13,15 +13,6 @@ use crate::base::units::MEBIBYTE;
 
 const CONSOLE_MODES: &[&str] = &["interactive", "output-only", "off"];
 
-pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
-    value.as_bool().ok_or_else(|| {
-        Wrong::new(
-            format!("must be true or false, here it is {}", described(value)),
-            "write true or false without quotes",
-        )
-    })
-}
-
 pub(super) fn vm_name(value: &DeValue<'_>) -> Result<VmName, Wrong> {
     let name = text(value)?;
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -88,7 +88,7 @@ fn read_disk(section: Section<'_, '_>, folder: &Path, mistakes: &mut Mistakes<'_
         values::path(value, folder)
     });
     let metadata = section.optional("metadata", mistakes, |value| values::path(value, folder));
-    let read_only = section.optional("read_only", mistakes, fields::boolean);
+    let read_only = section.optional("read_only", mistakes, values::boolean);
     Some(DiskConfig {
         path: path?,
         metadata,

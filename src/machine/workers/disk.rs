@@ -206,6 +206,12 @@ impl Disk {
         self.live().map(Live::take_written)
     }
 
+    /// What may differ from the replica that it was last equal to; none of a disk that is no replica.
+    #[must_use]
+    pub fn marks(&self) -> Option<LeafSet> {
+        self.live().map(Live::marks)
+    }
+
     /// Where a replica's content comes from.
     #[must_use]
     pub fn lineage(&self) -> Option<Lineage> {
@@ -226,7 +232,7 @@ impl Disk {
         self.live().map_or(Ok(()), Live::peer_is_equal)
     }
 
-    /// No other replica follows this one from here on.
+    /// No other replica follows this one from here on. Said again, it changes nothing.
     ///
     /// # Errors
     /// When the host has no random bytes to name its new content by.
@@ -234,6 +240,13 @@ impl Disk {
         let Some(live) = self.live() else { return Ok(()) };
         live.lose_peer(GenerationId(HostEntropy::draw()?));
         Ok(())
+    }
+
+    /// Whether the other site's replica follows this one is in doubt, or is not any more.
+    pub fn doubt_peer(&self, is_in_doubt: bool) {
+        if let Some(live) = self.live() {
+            live.doubt_peer(is_in_doubt);
+        }
     }
 
     /// This replica lacks writes from now on.
@@ -249,7 +262,8 @@ impl Disk {
         self.limit.set(bytes_per_second);
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), LiveError> {
+    /// As a guest does, which may have to wait for it.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<(), LiveError> {
         self.limit.wait(data.len());
         self.medium.write(offset, data)
     }

@@ -30,6 +30,11 @@ pub enum Command {
         /// What the disk is.
         replica: Replica,
     },
+    /// Go on with it after an outage, if it was running when that began and is this site's to start.
+    Resume {
+        /// What the disk is.
+        replica: Replica,
+    },
     /// Become the copy of the other site's VM; from its site, which is about to send it.
     Join {
         /// The name of the pairing that is being made.

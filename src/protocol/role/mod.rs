@@ -43,9 +43,10 @@
 //! *Frozen* is no state of its own: in Pairing, Cancelling, Claiming, Swapping, Parking or Starting the outcome of what
 //! was asked is unknown, and in Poised that of what the other site asks. Nothing leaves then, and the same request is sent again until it is answered; there is no guess.
 //!
-//! Who may cause what: commands are an operator's (Join: the other site's supervisor); a state that waits for the
+//! Who may cause what: commands are an operator's (Join: the other site's supervisor; Resume, a Start that makes nothing
+//! of a record that is none or parked: this site's; Protect: also [`super::reprotect`]); a state that waits for the
 //! tiebreaker is left by its answer alone, and Settling, Pairing, Cancelling besides by the durable word of the other
-//! role that it has renounced, Swapping besides by that of a backup which leads; `switchover.rs` tells who moves when; suspicion comes from the detector and nothing else.
+//! role that it has renounced, Swapping besides by that of a backup which leads; `switchover` tells who moves when; suspicion comes from the detector and nothing else.
 //!
 //! Whoever drives a role owes it this: effects are done in their order before the next event comes; a tick at the
 //! latest after each heartbeat interval; each request and each reading ends in an event, be it without an answer;
@@ -164,6 +165,8 @@ pub struct Role {
     /// A switchover that begins when the backup has caught up.
     turn_waits: Option<switchover::Waiting>,
     replica: Replica,
+    /// Nobody has asked for the start but the site itself.
+    resumes: bool,
     pleaded_at: Option<Moment>,
     effects: Vec<Effect>,
 }
@@ -202,6 +205,7 @@ impl Role {
             turn: None,
             turn_waits: None,
             replica: Replica::Clean,
+            resumes: false,
             pleaded_at: None,
             effects: Vec::new(),
         }
@@ -249,6 +253,7 @@ impl Role {
     fn command(&mut self, command: Command) {
         match command {
             Command::Start { replica } => self.start(replica),
+            Command::Resume { replica } => self.resume(replica),
             Command::Join { pairing, generation } => self.join(pairing, generation),
             Command::Protect { pairing } => self.protect(pairing),
             Command::Unprotect => self.unprotect(),

@@ -1,5 +1,6 @@
 //! From a VM that runs alone to a pairing, and back from one that was not confirmed (P6).
 
+use antipode_certs::Name;
 use antipode_tiebreaker::{Operation, PairingId, Record};
 
 use super::{Acknowledged, Cause, Effect, Gate, Phase, Purpose, Refused, Role, Standing, Word};
@@ -8,11 +9,27 @@ use crate::protocol::limits::{PAIR_PATIENCE, RECORD_FRESH, STUN_MAX};
 use crate::protocol::moment::Moment;
 
 impl Role {
+    /// Whether [`Command::Protect`](super::Command::Protect) would begin.
+    #[must_use]
+    pub fn may_protect(&self) -> bool {
+        self.phase == Phase::Alone && self.doubt.is_none() && !self.stop_wanted
+    }
+
+    /// Protection is by another site from now on. Only while [`Self::may_protect`]: whoever holds a place in a pairing is
+    /// none that can be put away by a word.
+    ///
+    /// # Panics
+    /// If a protection could not begin now.
+    pub fn replace_peer(&mut self, peer: Name) {
+        assert!(self.may_protect(), "{:?} has another site", self.phase);
+        self.settings.peer = peer;
+    }
+
     pub(super) fn protect(&mut self, pairing: PairingId) {
         if self.phase != Phase::Alone {
             return self.emit(Effect::Refuse(Refused::State));
         }
-        if self.doubt.is_some() || self.stop_wanted {
+        if !self.may_protect() {
             return self.emit(Effect::Refuse(Refused::Busy));
         }
         self.pairing = Some(pairing);

@@ -15,6 +15,12 @@ impl Role {
         self.read_record(Purpose::Start);
     }
 
+    /// After an outage: what an operator has stopped, or given up, stays so.
+    pub(super) fn resume(&mut self, replica: Replica) {
+        self.resumes = self.phase == Phase::Idle;
+        self.start(replica);
+    }
+
     /// Nothing runs here and nothing will, in this process.
     pub(super) fn end(&mut self, phase: Phase, cause: Cause) {
         if phase == Phase::Stale {
@@ -24,6 +30,12 @@ impl Role {
     }
 
     pub(super) fn start_read(&mut self, record: Option<&Record>) {
+        let state = record.map(|record| &record.state);
+        match state {
+            None | Some(State::Retired) if self.resumes => return self.end(Phase::Stopped, Cause::NotASite),
+            Some(State::Parked { .. }) if self.resumes => return self.end(Phase::Stopped, Cause::Stopped),
+            _ => {}
+        }
         let Some(record) = record else {
             return self.register();
         };

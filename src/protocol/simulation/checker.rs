@@ -24,6 +24,8 @@ pub(super) enum Harm {
     LiveFromStale,
     /// A site went on in a turned pairing that was never granted.
     LedUngranted,
+    /// A VM whose protection an operator has ended was protected again by itself.
+    ProtectedUnasked,
     /// All was healed, and the VM was not protected within a minute.
     NeverProtected,
 }
@@ -40,6 +42,8 @@ pub(super) struct Checker {
     forced: Option<usize>,
     /// Who leads in which turned pairing, as it was granted.
     swapped: BTreeSet<(usize, u64)>,
+    /// Sites where an operator has ended the protection of what runs there.
+    ended: BTreeSet<usize>,
     /// The first harm.
     pub(super) harm: Option<Harm>,
     /// All kinds of it.
@@ -55,6 +59,27 @@ impl Checker {
     /// An operator says that this site starts with what it has: what it lacks is lost by that word.
     pub(super) const fn forces(&mut self, site: usize) {
         self.forced = Some(site);
+    }
+
+    /// An operator ends the protection of what runs at `site`, or asks for it.
+    pub(super) fn commands(&mut self, site: usize, protection: bool) {
+        if protection {
+            self.ended.remove(&site);
+        } else {
+            self.ended.insert(site);
+        }
+    }
+
+    /// Whether an operator has ended the protection of what runs at `site`.
+    pub(super) fn is_ended(&self, site: usize) -> bool {
+        self.ended.contains(&site)
+    }
+
+    /// A site protects what runs there by itself.
+    pub(super) fn protects(&mut self, site: usize) {
+        if self.ended.contains(&site) {
+            self.blame(Harm::ProtectedUnasked);
+        }
     }
 
     /// A site starts to run the guest with this history.

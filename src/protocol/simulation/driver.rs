@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use antipode_tiebreaker::{Answer, Boot, Flush, Operation, PairingId, State};
+use antipode_tiebreaker::{Answer, Boot, Operation, PairingId, State};
 
 use super::Flaw;
 use super::checker::History;
@@ -16,8 +16,9 @@ use crate::protocol::lag::Lag;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::{Gate, OutputRule};
+use crate::protocol::reprotect::Reprotect;
 use crate::protocol::role::{
-    Ask, Cause, Command, Effect, Event, Gauges, Phase, ReplayId, Replica, Role, Settings, Side,
+    Ask, Cause, Command, Effect, Event, Gauges, Notes, Phase, ReplayId, Replica, Role, Settings, Side,
 };
 
 #[derive(Debug)]
@@ -51,6 +52,7 @@ pub(super) struct Process {
     /// How far the copy's own disk is durable.
     pub(super) durable: usize,
     pub(super) heard_at: u64,
+    pub(super) reprotect: Reprotect,
 }
 
 impl Process {
@@ -77,6 +79,9 @@ impl World {
         let now = self.moment_at(site);
         let at = self.now;
         let host = &mut self.hosts[site];
+        if self.flaw == Flaw::ForgetNotes {
+            host.notes = Notes::default();
+        }
         host.boots += 1;
         // Never used before, over all sites.
         let boot = Boot(host.boots * 2 + site as u64);
@@ -107,6 +112,7 @@ impl World {
             flushing: false,
             durable: 0,
             heard_at: at,
+            reprotect: Reprotect::new(true, host.is_protected),
         });
         self.after(1, Happening::Tick(id));
         self.after(5, Happening::Guest(id));
@@ -144,8 +150,21 @@ impl World {
             return;
         };
         process.rule.role_acted(now, process.role.gap_max());
+        self.watch_protection(site);
+        let process = self.process(site);
         let after = process.role.phase();
         let cause = process.role.view().cause;
+        if (before, after, cause)
+            == (
+                Phase::Claiming(Side::Primary),
+                Phase::Alone,
+                Some(Cause::Unprotected),
+            )
+        {
+            self.checker.commands(site, false);
+        } else if matches!(after, Phase::Primary | Phase::Backup) {
+            self.checker.commands(site, true);
+        }
         self.mark(before, after, cause);
         if (before, after, by_reading) == (Phase::Poised, Phase::Primary, true) {
             self.seen.insert("turned by reading");
@@ -162,7 +181,14 @@ impl World {
             (Phase::Suspecting(Side::Backup), Phase::Primary) => "turned in suspicion",
             (Phase::Swapping, Phase::Stale) => "taken over while swapping",
             (_, Phase::Primary) => "protected",
-            (Phase::Claiming(Side::Backup), Phase::Alone) => "went live",
+            (Phase::Claiming(Side::Backup), Phase::Alone) => {
+                self.takeovers += 1;
+                if self.takeovers > 1 {
+                    "went live again"
+                } else {
+                    "went live"
+                }
+            }
             (_, Phase::Stale) if cause == Some(Cause::Lost) => "lost",
             (_, Phase::Stale) => "left",
             (Phase::Cancelling, Phase::Alone) => "cancelled",
@@ -347,25 +373,6 @@ impl World {
         }
     }
 
-    pub(super) fn begin_lockstep(&mut self, site: usize, flush: Flush) {
-        let (at, flaw) = (self.now, self.flaw);
-        let process = self.process(site);
-        let pairing = process.role.pairing().unwrap();
-        process.flushes_wait = flush == Flush::Both;
-        if process.flushes_wait {
-            process
-                .flushes
-                .close(ExitOrdinal::new(process.memory.len() as u64));
-        }
-        (process.runs, process.lockstep, process.channel_open) = (true, true, true);
-        (process.logged, process.heard_at) = (0, at);
-        (process.pairing, process.received) = (pairing, 0);
-        process.sent.clear();
-        if flaw == Flaw::OutputBeforePair {
-            process.rule.open();
-        }
-    }
-
     fn ask(&mut self, site: usize, ask: &Ask) {
         let process = self.process(site);
         let backup = process.role.phase() == Phase::Claiming(Side::Backup);
@@ -410,13 +417,6 @@ impl World {
         let renounced = self.hosts[1 - site].notes.renounced;
         self.checker.opens(site, boot, self.record.as_ref(), renounced);
         self.tell_flushed(site, told);
-    }
-
-    pub(super) fn run_guest(&mut self, site: usize) {
-        let replica = self.hosts[site].replica.unwrap_or(Replica::Stale);
-        let process = self.hosts[site].process.as_mut().unwrap();
-        process.runs = true;
-        self.checker.goes_live(site, &process.memory, replica);
     }
 
     /// The other site makes a process for the copy, if it can.

@@ -6,7 +6,7 @@ use antipode_tiebreaker::{Operation, Reason, Request, RequestId, decide};
 use super::Flaw;
 use super::world::{FAULTS_END, Happening, World, site_name};
 use crate::protocol::limits::ALONE_GAP_MAX;
-use crate::protocol::role::{Command, Event, Notes, Phase, Replica};
+use crate::protocol::role::{Command, Event, Phase, Replica};
 
 /// A site that stands still for so long finds out when it wakes.
 #[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
@@ -40,8 +40,14 @@ impl World {
                     });
                     self.begin_process(site, Command::Start { replica });
                 }
-                Some(Phase::Alone) if self.random.percent(60) => {
+                // What was protected once is protected again by itself; some do not wait for that.
+                Some(Phase::Alone)
+                    if (!self.hosts[site].is_protected || self.now < FAULTS_END)
+                        // Who has ended the protection has a reason, for a while.
+                        && self.random.percent(if self.checker.is_ended(site) { 10 } else { 60 }) =>
+                {
                     let pairing = self.new_pairing();
+                    self.checker.commands(site, true);
                     self.command(site, Command::Protect { pairing });
                 }
                 Some(Phase::Primary | Phase::Backup) if self.now < FAULTS_END && self.random.percent(12) => {
@@ -64,6 +70,18 @@ impl World {
     pub(super) fn command(&mut self, site: usize, command: Command) {
         let process = self.process(site).id;
         self.after(0, Happening::Role(process, Event::Command(command)));
+    }
+
+    /// What was down has power again, and goes on with what ran there.
+    pub(super) fn restart(&mut self) {
+        for site in [0, 1] {
+            let was_down = !std::mem::replace(&mut self.hosts[site].up, true);
+            let replica = self.hosts[site].replica;
+            if let Some(replica) = replica.filter(|_| was_down && self.hosts[site].process.is_none()) {
+                self.seen.insert("resumed");
+                self.begin_process(site, Command::Resume { replica });
+            }
+        }
     }
 
     pub(super) fn fault(&mut self) {
@@ -176,9 +194,6 @@ impl World {
         host.up = false;
         host.frozen_until = 0;
         host.process = None;
-        if self.flaw == Flaw::ForgetNotes {
-            host.notes = Notes::default();
-        }
         let delay = self.random.between(200, 5_000);
         self.after(delay, Happening::Restart);
     }

@@ -9,7 +9,7 @@ use super::driver::Process;
 use super::world::{Happening, Logged, Message, World};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::protocol::moment::Moment;
-use crate::protocol::role::{Acknowledged, Event};
+use crate::protocol::role::{Acknowledged, Event, Replica};
 
 /// What a gate counts by.
 pub(super) fn since(now: Moment) -> Duration {
@@ -34,6 +34,32 @@ impl Process {
 }
 
 impl World {
+    pub(super) fn run_guest(&mut self, site: usize) {
+        let replica = self.hosts[site].replica.unwrap_or(Replica::Stale);
+        let process = self.hosts[site].process.as_mut().unwrap();
+        process.runs = true;
+        self.checker.goes_live(site, &process.memory, replica);
+    }
+
+    pub(super) fn begin_lockstep(&mut self, site: usize, flush: Flush) {
+        let (at, flaw) = (self.now, self.flaw);
+        let process = self.process(site);
+        let pairing = process.role.pairing().unwrap();
+        process.flushes_wait = flush == Flush::Both;
+        if process.flushes_wait {
+            process
+                .flushes
+                .close(ExitOrdinal::new(process.memory.len() as u64));
+        }
+        (process.runs, process.lockstep, process.channel_open) = (true, true, true);
+        (process.logged, process.heard_at) = (0, at);
+        (process.pairing, process.received) = (pairing, 0);
+        process.sent.clear();
+        if flaw == Flaw::OutputBeforePair {
+            process.rule.open();
+        }
+    }
+
     /// The copy executes the next thing that it has received, its own flush too.
     pub(super) fn replay_one(&mut self, site: usize) {
         let process = self.process(site);

@@ -8,7 +8,9 @@
 //!
 //! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
 //! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
-//! stop, protect, unprotect, switch over at either site, and override. Then all is healed, and within a minute the VM must be protected again.
+//! stop, protect, unprotect, switch over at either site, and override. A VM that has lost its backup is protected again by
+//! itself, and a host that has power again goes on with what ran there: histories of failure, return and failure. Then all
+//! is healed, and within a minute the VM must be protected again.
 //!
 //! A guest is the list of outputs that it has made, each written and flushed before it is made: to the disk of the live
 //! site, with half of the seeds to both. What leaves is what clients have seen. [`Checker`](checker::Checker) says what must
@@ -18,6 +20,7 @@ mod checker;
 mod driver;
 mod faults;
 mod guest;
+mod protection;
 mod turning;
 mod world;
 
@@ -42,7 +45,7 @@ enum Flaw {
     NotDurable,
     /// The replay to the end leaves out what is not replayed yet.
     ReplayNotToEnd,
-    /// A crash makes a site forget its notes.
+    /// Notes end with the process that made them.
     ForgetNotes,
     /// Nobody says that a request got no answer.
     SilentClient,
@@ -52,6 +55,8 @@ enum Flaw {
     TrustReplica,
     /// The guest is told of a flush when its own site's disk has it.
     FlushAlone,
+    /// That an operator has ended the protection is not noted.
+    ForgetUnprotect,
     /// A copy says that its disk has what it has replayed, though no flush has ended.
     NotFlushed,
     /// A primary that is to yield opens its outputs, and goes on, before it knows the outcome of its `swap`.
@@ -103,6 +108,9 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "stayed",
         "taken over while swapping",
         "claimed the turned one",
+        "protected by itself",
+        "went live again",
+        "resumed",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -156,7 +164,7 @@ fn a_replay_that_leaves_something_out_is_caught() {
 }
 
 #[test]
-fn notes_that_a_crash_takes_are_caught() {
+fn notes_that_end_with_their_process_are_caught() {
     is_caught(Flaw::ForgetNotes, &[Harm::NeverProtected, Harm::OpenUnwon]);
 }
 
@@ -205,6 +213,11 @@ fn a_guest_that_does_not_stand_still_is_caught() {
 }
 
 #[test]
+fn a_protection_that_is_restored_against_an_operator_s_word_is_caught() {
+    is_caught(Flaw::ForgetUnprotect, &[Harm::ProtectedUnasked]);
+}
+
+#[test]
 fn each_checker_finds_something() {
     let flaws = [
         Flaw::OutputBeforePair,
@@ -218,6 +231,7 @@ fn each_checker_finds_something() {
         Flaw::TrustReplica,
         Flaw::FlushAlone,
         Flaw::LeadBeforeSwapped,
+        Flaw::ForgetUnprotect,
     ];
     let mut found = BTreeSet::new();
     for flaw in flaws {
@@ -231,6 +245,7 @@ fn each_checker_finds_something() {
         Harm::FlushLost,
         Harm::LiveFromStale,
         Harm::LedUngranted,
+        Harm::ProtectedUnasked,
         Harm::NeverProtected,
     ];
     let silent: Vec<&Harm> = all.iter().filter(|harm| !found.contains(harm)).collect();

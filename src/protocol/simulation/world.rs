@@ -13,6 +13,7 @@ use super::driver::Process;
 use crate::base::units::ExitOrdinal;
 use crate::protocol::detector::Heard;
 use crate::protocol::moment::Moment;
+use crate::protocol::reprotect::Called;
 use crate::protocol::role::{Acknowledged, Ask, Command, Event, Notes, Phase, ReadId, Replica, Word};
 
 pub(super) const FAULTS_END: u64 = 15_000;
@@ -97,6 +98,7 @@ pub(super) enum Happening {
     Pump(usize),
     Arrive(u64, Ask),
     Read(u64, ReadId),
+    Called(u64, u64, Called),
     Operator,
     Fault,
     /// The same, besides.
@@ -116,6 +118,8 @@ pub(super) struct Host {
     pub(super) notes: Notes,
     pub(super) replica: Option<Replica>,
     pub(super) disk: History,
+    /// The VM is to be protected: noted, as the notes are.
+    pub(super) is_protected: bool,
     pub(super) boots: u64,
     pub(super) process: Option<Process>,
 }
@@ -142,6 +146,8 @@ pub(super) struct World {
     pub(super) seen: BTreeSet<&'static str>,
     pub(super) story: VecDeque<String>,
     pub(super) processes: u64,
+    /// How often a backup went live.
+    pub(super) takeovers: u64,
     queue: BTreeMap<(u64, u64), Happening>,
     scheduled: u64,
     /// From site to the other one, in order.
@@ -166,6 +172,7 @@ impl World {
             seen: BTreeSet::new(),
             story: VecDeque::new(),
             processes: 0,
+            takeovers: 0,
             queue: BTreeMap::new(),
             scheduled: 0,
             wires: [VecDeque::new(), VecDeque::new()],
@@ -258,7 +265,8 @@ impl World {
             | Happening::Stood(process)
             | Happening::Durable { process, .. }
             | Happening::Flushed { process, .. }
-            | Happening::Heartbeat(process, _) => Some(*process),
+            | Happening::Heartbeat(process, _)
+            | Happening::Called(process, ..) => Some(*process),
             _ => None,
         };
         let site = match process.map(|process| self.awake(process)) {
@@ -280,6 +288,7 @@ impl World {
                     self.step(site, Event::PeerHeard(heard));
                 }
             }
+            Happening::Called(_, number, said) => self.called(site, number, said),
             Happening::Pump(from) => self.pump(from),
             Happening::Arrive(process, ask) => self.arrive(process, &ask),
             Happening::Read(process, read) => self.read(process, read),
@@ -287,7 +296,7 @@ impl World {
             Happening::Fault => self.fault(),
             Happening::Break if self.now < FAULTS_END => self.break_something(),
             Happening::Break => {}
-            Happening::Restart => self.hosts.iter_mut().for_each(|host| host.up = true),
+            Happening::Restart => self.restart(),
             Happening::CutEnds => {
                 if self.reported_down && !self.is_cut(0) && !self.is_cut(1) {
                     self.reported_down = false;
@@ -306,7 +315,7 @@ impl World {
         }
     }
 
-    fn is_cut(&self, way: usize) -> bool {
+    pub(super) fn is_cut(&self, way: usize) -> bool {
         self.cut_until[way] > self.now
     }
 

@@ -1,5 +1,6 @@
 //! Everything that reaches a VM's driver.
 
+use antipode_certs::Name;
 use antipode_tiebreaker::{Answer, Record, RequestId};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -20,8 +21,20 @@ pub enum Request {
     Status,
     /// Start the guest from its disk.
     Start,
+    /// Go on with the guest after an outage, if it is this site's to start.
+    Resume,
     /// Protect it by a copy at the other site.
-    Protect,
+    Protect {
+        /// What that site's replica alone holds may be lost.
+        discard: bool,
+    },
+    /// Protect it by a copy at another site than before.
+    Replace {
+        /// That site.
+        peer: Name,
+        /// Where its supervisor is reached, as `host:port`.
+        address: String,
+    },
     /// End the protection.
     Unprotect,
     /// Stop the guest in order.
@@ -63,6 +76,8 @@ pub(crate) enum Happening {
     Durable(Result<crate::base::units::ExitOrdinal, String>),
     /// The guest of the copy asked for a flush at this exit, and that is what it came to.
     Flushed(crate::base::units::ExitOrdinal, crate::devices::DiskOutcome),
+    /// The other site was asked whether it could take a copy.
+    Called(u64, crate::protocol::reprotect::Called),
     /// Somebody asks.
     Control(Request, oneshot::Sender<Value>),
     /// The process is to end.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{Identity, Name, PeerRule, Role};
+use antipode_disk_sync::decision::Consent;
 use antipode_disk_sync::disk::{DiskError, Origin, Paths, SyncTarget};
 use antipode_disk_sync::protocol::Link;
 use antipode_disk_sync::replica::{Lineage, ReplicaId};
@@ -97,13 +98,20 @@ fn make_disk(paths: &Paths, offered: &DiskOffer, vm: &str) -> Result<SyncTarget,
         lineage: offered.lineage.as_ref().map(Lineage::from),
         byte_count: offered.byte_count,
     };
-    SyncTarget::begin(paths.clone(), &origin).map_err(|error| {
+    let consent = Consent {
+        discard: offered.discard,
+        ..Consent::default()
+    };
+    let begun = SyncTarget::begin(paths.clone(), &origin, consent).map_err(|error| {
         let kind = match error {
             DiskError::Refused { .. } | DiskError::OtherLength { .. } => UnfitKind::OtherDisk,
             _ => UnfitKind::Host,
         };
         Unfit::new(kind, error)
-    })
+    })?;
+    let decision = begun.decision();
+    tracing::info!(outcome = decision.outcome.word(), "the disk: {}", decision.reason);
+    Ok(begun)
 }
 
 /// Makes the VM's `folder` that of the machine that is offered, which must be the one that was asked for.
@@ -220,8 +228,10 @@ mod tests {
             replica: [5; 16],
             lineage: Some(LineageOffer {
                 current: [content; 16],
+                base: None,
                 history: Vec::new(),
             }),
+            discard: false,
         }
     }
 

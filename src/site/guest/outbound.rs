@@ -2,12 +2,9 @@
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use antipode_certs::tls::LiveCredentials;
-use antipode_certs::{Identity, Name, PeerRule, Role};
 use antipode_disk_sync::protocol::Link;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -19,8 +16,12 @@ use crate::base::clock::SystemClock;
 use crate::machine::probe::HostKind;
 use crate::machine::workers::DiskHandle;
 use crate::machine::{RamCopy, RamDigest};
-use crate::site::peer::{self, Prepare, Question};
+use crate::site::peer::{Caller, Prepare};
 use crate::transfer::{Go, News, Offer, RunningMachine, Sending, Stream, Stunned, send};
+
+/// How long the other site may say nothing when it is its turn, or take nothing: as long as it takes to compare a part of a
+/// disk, and to make it durable.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// What is sent, and to whom.
 #[derive(Debug)]
@@ -33,10 +34,7 @@ pub(super) struct Outbound {
     pub(super) initrd: Option<PathBuf>,
     pub(super) disk: Option<DiskHandle>,
     pub(super) prepare: Prepare,
-    pub(super) peer: Name,
-    /// The other site's supervisor.
-    pub(super) address: String,
-    pub(super) credentials: Arc<LiveCredentials>,
+    pub(super) caller: Caller,
     pub(super) happenings: UnboundedSender<Happening>,
 }
 
@@ -60,28 +58,24 @@ impl Outbound {
     }
 
     fn run(&self, may_go: &Receiver<Go>) -> Result<(), Fault> {
-        let rule = PeerRule::Exactly(Identity {
-            role: Role::Site,
-            name: self.peer.clone(),
-        });
-        let question = Question {
-            prepare: self.prepare.clone(),
-            host: HostKind::of_this_host().map_err(Fault::failed)?,
-        };
-        let prepared = peer::prepare(&self.address, &self.credentials, rule.clone(), &question)
-            .map_err(|error| Fault::from(&error))?;
+        let host = HostKind::of_this_host().map_err(Fault::failed)?;
+        let prepared = self.caller.prepare(self.prepare.clone(), host);
+        let prepared = prepared.map_err(|error| Fault::from(&error))?;
         self.tell(TransferNews::Ports {
             log: prepared.log_port,
         });
-        let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let address = &self.caller.address;
+        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
         let address = format!("{host}:{}", prepared.transfer_port);
         address
             .to_socket_addrs()
             .map_err(|error| Fault::failed(format!("{address}: {error}")))?;
-        let link = Link::connect(&address, &self.credentials, rule).map_err(|error| Fault {
+        let link = Link::connect(&address, &self.caller.credentials, self.caller.rule());
+        let link = link.map_err(|error| Fault {
             why: format!("{address}: {error}"),
             ..(&error).into()
         })?;
+        link.limit_silence(SILENCE_MAX).map_err(Fault::failed)?;
         let (reader, writer) = link.into_streams();
         let mut stream = Stream::over(reader, writer);
         let machine = Machine(self);
@@ -89,7 +83,7 @@ impl Outbound {
             offer: self.offer.clone(),
             kernel: &self.kernel,
             initrd: self.initrd.as_deref(),
-            disk: self.disk.clone(),
+            disk: self.disk.as_deref(),
         };
         let mut tell = |news: News| self.tell(TransferNews::News(news));
         let sent = send(&mut stream, &sending, &machine, &SystemClock, &mut tell, may_go);

@@ -100,6 +100,7 @@ pub fn run(
     let parts = Parts {
         name,
         folder: folder.clone(),
+        intent: folder.intent().map_err(in_words)?,
         credentials,
         role,
         begin,

@@ -111,6 +111,54 @@ fn ending_protection_keeps_outputs_flowing_until_it_is_granted() {
 }
 
 #[test]
+fn a_site_goes_on_by_itself_with_what_runs_by_the_record_and_with_nothing_else() {
+    let resumed = |record: Option<Record>| {
+        let mut story = Story::of("a", "b", record);
+        story.role.settings.boot = Boot(6);
+        story.tell(Event::Command(Command::Resume {
+            replica: Replica::Clean,
+        }));
+        story.read();
+        (story.effects(), story.role.phase(), story.role.view().cause)
+    };
+    let (effects, phase, _) = resumed(Story::alone().record);
+    assert_eq!(effects, ["ReadRecord", "Persist", "ask 1 cold_start"]);
+    assert_eq!(phase, Phase::Starting);
+    let (_, phase, cause) = resumed(None);
+    assert_eq!((phase, cause), (Phase::Stopped, Some(Cause::NotASite)));
+    let of = |state: State| Story::alone().record.map(|record| Record { state, ..record });
+    let (_, phase, cause) = resumed(of(State::Retired));
+    assert_eq!((phase, cause), (Phase::Stopped, Some(Cause::NotASite)));
+    let parked = State::Parked {
+        primary: "a".parse().unwrap(),
+        backup: None,
+        position: antipode_tiebreaker::Position(8),
+    };
+    let (_, phase, cause) = resumed(of(parked));
+    assert_eq!((phase, cause), (Phase::Stopped, Some(Cause::Stopped)));
+}
+
+#[test]
+fn another_site_is_named_in_the_next_pairing() {
+    let mut story = Story::alone();
+    assert!(story.role.may_protect() && !Story::primary().role.may_protect());
+    story.role.replace_peer("c".parse().unwrap());
+    story.tell(Event::Command(Command::Protect { pairing: PAIRING }));
+    story.tell(Event::DiskInSync);
+    story.tell(Event::RamInSync);
+    story.read();
+    story.tell(Event::PeerReady);
+    let asked = story.done.iter().rev().find_map(|effect| match effect {
+        Effect::AskTiebreaker(ask) => Some(ask.operation.clone()),
+        _ => None,
+    });
+    assert!(
+        matches!(&asked, Some(Operation::Pair { backup, .. }) if backup.as_str() == "c"),
+        "{asked:?}"
+    );
+}
+
+#[test]
 fn a_start_out_of_a_standing_pairing_waits_for_the_other_site() {
     let record = Story::primary().record;
     let start = Event::Command(Command::Start {

@@ -175,12 +175,17 @@ impl Driver {
         let birth = self.birth.clone().ok_or("the VM has not begun")?;
         let config = config::load(&self.parts.folder.definition()).map_err(|error| error.to_string())?;
         let offer = definition::offer_of(&config)?;
+        if let Some(disk) = &running.disk {
+            // From here on at the latest its writes are marked.
+            disk.lose_peer().map_err(definition::no_random_bytes)?;
+        }
         let replica = running.disk.as_ref().and_then(|disk| disk.replica_id());
         let lineage = running.disk.as_ref().and_then(|disk| disk.lineage());
         let disk = match (offer.disk, replica) {
             (Some(disk), Some(replica)) => Some(DiskOffer {
                 replica,
                 lineage: lineage.as_ref().map(LineageOffer::from),
+                discard: self.discards,
                 ..disk
             }),
             (Some(_), None) => {
@@ -212,9 +217,7 @@ impl Driver {
             initrd: Some(self.parts.folder.file("initrd")).filter(|path| path.exists()),
             disk: running.disk.clone(),
             prepare,
-            peer: self.parts.config.peer.clone(),
-            address: self.parts.config.peer_address.clone(),
-            credentials: Arc::clone(&self.parts.credentials),
+            caller: self.caller(),
             happenings: self.parts.happenings.clone(),
         };
         self.transfer = Some(outbound.start().map_err(|error| error.to_string())?);
@@ -354,7 +357,10 @@ impl Driver {
                 self.is_over = true;
             }
             None if self.has_taken_nothing() => {}
-            None => self.on_idle_replica(disk::mark_stale),
+            None => {
+                let is_doubtful = self.has_diverged;
+                self.on_idle_replica(|paths| disk::mark_stale(paths, is_doubtful));
+            }
         }
     }
 

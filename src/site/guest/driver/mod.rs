@@ -10,6 +10,7 @@
 //!
 //! Outputs leave after the effects of what happened are done, and in no other place (P1).
 
+mod again;
 mod effects;
 mod figures;
 mod news;
@@ -46,10 +47,11 @@ use crate::machine::workers::DiskHandle;
 use crate::protocol::detector::Waits;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::OutputRule;
+use crate::protocol::reprotect::Reprotect;
 use crate::protocol::role::{Event, Gauges, Refused, Role};
 use crate::site::config::SiteConfig;
-use crate::site::store::VmFolder;
-use crate::transfer::Go;
+use crate::site::store::{Intent, VmFolder};
+use crate::transfer::{Go, Resync};
 
 /// When a VM that went live says where it is now (P5).
 const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
@@ -74,6 +76,7 @@ pub(super) struct Parts {
     pub(super) name: Name,
     pub(super) config: SiteConfig,
     pub(super) folder: VmFolder,
+    pub(super) intent: Intent,
     pub(super) credentials: Arc<LiveCredentials>,
     pub(super) role: Role,
     pub(super) begin: std::sync::mpsc::Sender<Begin>,
@@ -104,7 +107,16 @@ pub(super) struct Driver {
     transfers: u64,
     /// Why the last one came to nothing, in words.
     trouble: Option<String>,
+    reprotect: Reprotect,
+    /// What is noted of what shall become of the VM after an outage.
+    intent: Intent,
+    /// What the last one's disk needs, or took.
+    resync: Option<Resync>,
+    /// What the other site's replica alone holds may be lost in the next one.
+    discards: bool,
     stunned_at: Option<ExitOrdinal>,
+    /// This copy was another machine than the one that it followed.
+    has_diverged: bool,
     /// Where the guest has ended in order.
     ended_at: Option<ExitOrdinal>,
     /// The copy goes live, and its outside is not attached yet.
@@ -132,6 +144,8 @@ enum Woke {
 impl Driver {
     pub(super) fn new(parts: Parts, asker: Asker, listener: Listener) -> Self {
         let lease = parts.role.gap_max();
+        let intent = parts.intent;
+        let reprotect = Reprotect::new(parts.config.protects_again, intent.is_protected);
         Self {
             parts,
             asker,
@@ -147,7 +161,12 @@ impl Driver {
             transfer: None,
             transfers: 0,
             trouble: None,
+            reprotect,
+            intent,
+            resync: None,
+            discards: false,
             stunned_at: None,
+            has_diverged: false,
             ended_at: None,
             awaits_outside: false,
             standing: Standing::default(),
@@ -273,6 +292,7 @@ impl Driver {
         self.beat(now);
         self.count_foreign_frames();
         self.figures.ticked(now);
+        self.watch_protection();
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
     }
@@ -349,6 +369,7 @@ impl Driver {
         }
         if has_acted {
             self.outputs.role_acted(self.moment(), self.parts.role.gap_max());
+            self.tell_disk_of_doubt();
         }
         while !self.awaits_outside
             && let Some((output, held)) = self.outputs.take(self.moment())

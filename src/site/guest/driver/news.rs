@@ -60,6 +60,7 @@ impl Driver {
                 self.todo.push_back(Event::ReplicaFailed);
             }
             Happening::Flushed(position, outcome) => self.copy_flushed(position, &outcome),
+            Happening::Called(number, said) => self.called(number, said),
             Happening::Control(request, reply) => self.asked(request, reply),
             Happening::Terminate => self.is_over = true,
         }
@@ -150,6 +151,7 @@ impl Driver {
             Ok(_) => Event::VmFailed,
             Err(Ending::Diverged(why)) => {
                 tracing::error!("this copy is not the same machine any more: {why}");
+                self.has_diverged = true;
                 Event::ReplayDiverged
             }
             Err(Ending::Failed(why)) => {
@@ -179,6 +181,7 @@ impl Driver {
                     %through,
                     "this copy is not the same machine any more: its guest has ended, and the other one goes on"
                 );
+                self.has_diverged = true;
                 self.todo.push_back(Event::ReplayDiverged);
             }
         }
@@ -394,6 +397,7 @@ impl Driver {
                     left: None,
                 }));
             }
+            TransferNews::News(News::Resync(resync)) => self.resync = Some(resync),
             TransferNews::News(News::DiskInSync) => self.todo.push_back(Event::DiskInSync),
             TransferNews::News(News::RamInSync) => self.todo.push_back(Event::RamInSync),
             TransferNews::News(News::Stunned) => {}

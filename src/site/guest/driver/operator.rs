@@ -1,5 +1,6 @@
 //! What an operator asks of a driver.
 
+use antipode_certs::Name;
 use antipode_disk_sync::disk;
 use antipode_disk_sync::replica::State;
 use antipode_tiebreaker::PairingId;
@@ -11,7 +12,7 @@ use super::Driver;
 use crate::base::clock::{HostClock, SystemClock, wall_clock_unix_seconds};
 use crate::machine::config;
 use crate::machine::workers::HostEntropy;
-use crate::protocol::role::{Command, Effect, Event, Replica};
+use crate::protocol::role::{Command, Effect, Event, Phase, Replica};
 use crate::protocol::status::{Measured, Status, Surroundings};
 
 impl Driver {
@@ -21,13 +22,12 @@ impl Driver {
                 json!({ "ok": true, "log_port": self.parts.ports.0, "transfer_port": self.parts.ports.1 })
             }
             Request::Status => json!(self.status()),
-            Request::Start => match self.replica() {
-                Ok(replica) => self.command(Command::Start { replica }),
-                Err(why) => json!({ "ok": false, "error": why }),
-            },
-            Request::Protect => {
-                let pairing = PairingId(draw_number());
-                self.command(Command::Protect { pairing })
+            Request::Start => self.start(|replica| Command::Start { replica }),
+            Request::Resume => self.start(|replica| Command::Resume { replica }),
+            Request::Protect { discard } => self.protect(discard),
+            Request::Replace { peer, address } => self.replace(peer, address),
+            Request::Unprotect if self.parts.role.may_protect() && self.reprotect.unwanted() => {
+                json!({ "ok": true })
             }
             Request::Unprotect => self.command(Command::Unprotect),
             Request::Stop => self.command(Command::Stop),
@@ -43,6 +43,43 @@ impl Driver {
         };
         // Who asked may have gone.
         let _ = reply.send(answer);
+    }
+
+    fn start(&mut self, command: impl FnOnce(Replica) -> Command) -> Value {
+        match self.replica() {
+            Ok(replica) => self.command(command(replica)),
+            Err(why) => json!({ "ok": false, "error": why }),
+        }
+    }
+
+    /// What is under way already, or done, is not begun again: who asks can watch it all the same.
+    fn protect(&mut self, discard: bool) -> Value {
+        let phase = self.parts.role.phase();
+        let is_under_way = matches!(
+            phase,
+            Phase::Syncing | Phase::Cloning | Phase::Stunned | Phase::Pairing | Phase::Primary
+        );
+        if is_under_way && !discard {
+            return json!({ "ok": true });
+        }
+        self.discards = discard;
+        let pairing = PairingId(draw_number());
+        let answer = self.command(Command::Protect { pairing });
+        self.discards = false;
+        answer
+    }
+
+    /// The site that is named in the configuration now, which may be another than when this process began, is the backup.
+    fn replace(&mut self, peer: Name, address: String) -> Value {
+        if !self.parts.role.may_protect() {
+            let why = "the other site still has a place in the VM's protection, or is about to: `antipode vm unprotect` first";
+            return json!({ "ok": false, "error": why });
+        }
+        tracing::info!(%peer, address, "the VM is protected by this site from now on");
+        self.parts.role.replace_peer(peer.clone());
+        self.parts.config.peer = peer;
+        self.parts.config.peer_address = address;
+        self.protect(false)
     }
 
     pub(super) fn command(&mut self, command: Command) -> Value {
@@ -76,10 +113,12 @@ impl Driver {
             now_unix_seconds: wall_clock_unix_seconds(),
             trouble: self.trouble.as_deref(),
             not_done: self.not_done,
+            resync: self.resync,
+            protect_again: self.reprotect.shown(self.moment()),
             measured,
             refused: &refused,
         };
-        Status::new(&self.parts.role.view(), &around)
+        Status::new(&self.parts.role.view(), around)
     }
 
     /// What this site's replica is. A VM without a disk has all that it needs.
@@ -118,7 +157,7 @@ impl Driver {
 }
 
 /// A number for a pairing, never drawn before.
-fn draw_number() -> u64 {
+pub(super) fn draw_number() -> u64 {
     HostEntropy::draw().map_or_else(
         |error| {
             tracing::error!(%error, "the host has no random bytes; the clock names the pairing");

@@ -3,6 +3,8 @@
 //! ```text
 //!   two sites, three tiebreaker nodes, a client ─▶ a guest starts at site-a ─▶ the client writes, without a pause
 //!   ─▶ `vm protect`: disk, memory, lockstep at site-b ─▶ site-a's power is cut ─▶ site-b goes live
+//!   ─▶ site-a is back: the VM is protected again, by itself ─▶ site-b's power is cut ─▶ site-a goes live
+//!   ─▶ site-b is back, likewise
 //!   ─▶ the client reads back all that it was told ─▶ the switch's frames and the tiebreaker's record are judged
 //! ```
 //!
@@ -14,10 +16,11 @@ mod view;
 
 use super::Setup;
 use super::report::{Form, conclude};
+use super::sites::VmStatus;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use anyhow::{Result, ensure};
-use play::Outcome;
+use play::{Loss, Outcome};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -28,7 +31,7 @@ use view::View;
 const RTT: Duration = Duration::from_millis(40);
 
 const OPENING: &str = "\
-A datacenter will lose its power, and a TCP connection into it will go on.
+Each of two datacenters will lose its power and get it back, and a TCP connection into them will go on.
 
   client ──────────┬──────────────────────┐
                    │                      │
@@ -59,6 +62,11 @@ struct Summary {
     regressed: u64,
     connection_survived: bool,
     failovers: u64,
+    reprotected: u64,
+    resync_bytes: u64,
+    changed_bytes: u64,
+    reprotect_start_ms_max: u64,
+    reprotect_ms_max: u64,
     unasked_failovers: u64,
     gap_ms_max: u64,
     detection_ms: Option<f64>,
@@ -116,11 +124,16 @@ fn judged(outcome: &Outcome) -> Result<Summary> {
         regressed: report.sequence.regressed,
         connection_survived: report.connection_survived,
         failovers: outcome.failovers(),
+        reprotected: outcome.losses.len() as u64,
+        resync_bytes: outcome.resync().0,
+        changed_bytes: outcome.resync().1,
+        reprotect_start_ms_max: longest(outcome, |loss| loss.start),
+        reprotect_ms_max: longest(outcome, |loss| loss.protect),
         unasked_failovers: outcome.unasked_failovers(),
         gap_ms_max: report.probe.gap_ms_max,
-        detection_ms: outcome.after.detection_ms,
-        claim_ms: outcome.after.claim_ms,
-        going_live_ms: outcome.after.going_live_ms,
+        detection_ms: slowest(outcome, |after| after.detection_ms),
+        claim_ms: slowest(outcome, |after| after.claim_ms),
+        going_live_ms: slowest(outcome, |after| after.going_live_ms),
         output_hold_ms_p50: outcome.before.output_hold_ms_p50,
         output_hold_ms_p99: outcome.before.output_hold_ms_p99,
         echo_ms_p50: outcome.before.echo_ms_p50,
@@ -130,9 +143,28 @@ fn judged(outcome: &Outcome) -> Result<Summary> {
     })
 }
 
+/// The longest of the times that the losses took, in milliseconds.
+fn longest(outcome: &Outcome, span: impl Fn(&Loss) -> Duration) -> u64 {
+    let spans = outcome.losses.iter().map(|loss| span(loss).as_millis());
+    spans
+        .max()
+        .and_then(|most| u64::try_from(most).ok())
+        .unwrap_or(u64::MAX)
+}
+
+/// The same of what the sites that went live have measured.
+fn slowest(outcome: &Outcome, figure: impl Fn(&VmStatus) -> Option<f64>) -> Option<f64> {
+    let figures = outcome.losses.iter().map(|loss| figure(&loss.after));
+    figures.collect::<Option<Vec<_>>>()?.into_iter().reduce(f64::max)
+}
+
 fn epilogue(outcome: &Outcome) -> String {
     let mut text = String::from("What happened\n");
-    let facts = protection(outcome).into_iter().chain(failover(outcome));
+    let losses = outcome.losses.iter().flat_map(loss);
+    let facts = protection(outcome)
+        .into_iter()
+        .chain(losses)
+        .chain(client(outcome));
     for (name, value) in facts {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  {name:<44}{value}");
@@ -172,9 +204,40 @@ fn protection(outcome: &Outcome) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn failover(outcome: &Outcome) -> Vec<(&'static str, String)> {
-    let (report, after) = (&outcome.client, &outcome.after);
+fn loss(loss: &Loss) -> Vec<(&'static str, String)> {
+    let after = &loss.after;
     let steps = [after.detection_ms, after.claim_ms, after.going_live_ms];
+    let (sent, changed) = loss.resync();
+    vec![
+        (
+            "power cut to the other site live",
+            format!("{:.2} s ({} was lost)", loss.failover.as_secs_f32(), loss.lost),
+        ),
+        (
+            "  noticed, claimed, gone live in",
+            steps.map(milliseconds).join(" + "),
+        ),
+        (
+            "  it is back: protection begins, and stands",
+            format!(
+                "{:.1} s, {:.1} s",
+                loss.start.as_secs_f32(),
+                loss.protect.as_secs_f32()
+            ),
+        ),
+        (
+            "  its disk: could differ, sent",
+            format!(
+                "{} KiB, {} KiB",
+                board::grouped(changed >> 10),
+                board::grouped(sent >> 10)
+            ),
+        ),
+    ]
+}
+
+fn client(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    let report = &outcome.client;
     let reigns: Vec<String> = outcome
         .judgement
         .reigns
@@ -185,14 +248,6 @@ fn failover(outcome: &Outcome) -> Vec<(&'static str, String)> {
         })
         .collect();
     vec![
-        (
-            "power cut to site-b live",
-            format!("{:.2} s", outcome.failover.as_secs_f32()),
-        ),
-        (
-            "  noticed, claimed, gone live in",
-            steps.map(milliseconds).join(" + "),
-        ),
         (
             "longest silence of the guest (20 ms probe)",
             format!("{} ms", report.probe.gap_ms_max),

@@ -76,14 +76,12 @@ impl View {
         }
     }
 
-    /// Follows what both sites and the client say from now on.
-    pub(super) fn follow(&self, sites: &Sites<'_>) -> Result<()> {
-        for site in Site::ALL {
-            let agent = sites.host(site)?.agent().clone();
-            let command = sites.status_command();
-            let shared = Arc::clone(&self.shared);
-            thread::spawn(move || shared.keep_asking(site, &agent, &command));
-        }
+    /// Follows what a site says from now on, until it loses its power.
+    pub(super) fn follow(&self, sites: &Sites<'_>, site: Site) -> Result<()> {
+        let agent = sites.host(site)?.agent().clone();
+        let command = sites.status_command();
+        let shared = Arc::clone(&self.shared);
+        thread::spawn(move || shared.keep_asking(site, &agent, &command));
         self.shared.screen().is_shown = true;
         Ok(())
     }

@@ -131,6 +131,10 @@ impl<'a> Campaign<'a> {
                     switching.end(PATIENCE)?;
                 }
                 Drawn::Wait(span) => thread::sleep(span),
+                Drawn::Protected => {
+                    let live = self.sites.live_site()?;
+                    self.sites.wait_protected(live).map(drop)?;
+                }
                 Drawn::Break(fault) => self
                     .break_it(fault, before)
                     .with_context(|| format!("{fault:?}"))?,

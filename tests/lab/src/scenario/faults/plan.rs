@@ -47,6 +47,8 @@ pub(super) enum Step {
     Mend(Fault),
     /// Wait for as long as the seed says, between so many milliseconds and so many.
     Wait(u64, u64),
+    /// Wait until the VM is protected again, by itself.
+    Protected,
     /// Begin a switchover, asked for at this site. Its end is awaited after all steps.
     Switch(Who),
     /// Wait until the switchover that has begun last is done, which it must be.
@@ -142,6 +144,7 @@ impl Scenario {
                 Step::Mend(fault) => Drawn::Mend(fault),
                 Step::Switch(who) => Drawn::Switch(who),
                 Step::Switched => Drawn::Switched,
+                Step::Protected => Drawn::Protected,
                 Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
                 )),
@@ -158,6 +161,7 @@ pub(super) enum Drawn {
     Wait(Duration),
     Switch(Who),
     Switched,
+    Protected,
 }
 
 /// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.

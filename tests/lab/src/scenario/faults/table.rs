@@ -2,7 +2,7 @@
 
 use super::plan::{Fault, HELD_MS, Live, Moment, Scenario, Step, Who, scenario};
 use Fault::{Daemon, Freeze, Loss, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
-use Step::{Break, Mend, Switch, Switched, Wait};
+use Step::{Break, Mend, Protected, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
 
 /// At any moment of lockstep.
@@ -309,6 +309,49 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("stop-and-start-at-the-other-site", Live::Moves, &[])
         .when(Moment::Parked(Other))
         .quick(),
+    scenario(
+        "power-cut-live-and-back",
+        Live::Moves,
+        &[
+            SOON,
+            Break(Power(TheLive)),
+            Wait(2_000, 4_000),
+            Mend(Power(TheLive)),
+            Protected,
+        ],
+    ),
+    scenario(
+        "power-cut-backup-and-back",
+        Live::Stays,
+        &[
+            SOON,
+            Break(Power(Other)),
+            Wait(2_000, 4_000),
+            Mend(Power(Other)),
+            Protected,
+        ],
+    ),
+    scenario(
+        "wan-cut-and-back",
+        Live::Either,
+        &[SOON, Break(Wan), Wait(4_000, 7_000), Mend(Wan), Protected],
+    ),
+    // The second cut comes while the disk, or the memory, is on its way again.
+    scenario(
+        "power-cut-backup-while-it-returns",
+        Live::Stays,
+        &[
+            SOON,
+            Break(Power(Other)),
+            Wait(2_000, 4_000),
+            Mend(Power(Other)),
+            Wait(2_000, 9_000),
+            Break(Power(Other)),
+            Wait(1_000, 4_000),
+            Mend(Power(Other)),
+            Protected,
+        ],
+    ),
 ];
 
 #[cfg(test)]

@@ -114,6 +114,34 @@ pub(crate) struct VmStatus {
     /// How far a transfer is.
     #[serde(default)]
     pub(crate) progress: Option<Progress>,
+    /// What it took to make the other site's disk equal.
+    #[serde(default)]
+    pub(crate) resync: Option<Resync>,
+    /// What restores the protection by itself, if it is to be restored.
+    #[serde(default)]
+    pub(crate) protect_again: Option<ProtectAgain>,
+}
+
+/// What it took to make the other site's disk equal.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Resync {
+    /// How much of it was looked at.
+    pub(crate) kind: String,
+    /// Bytes that could differ.
+    pub(crate) changed_bytes: u64,
+    /// Bytes that were sent.
+    pub(crate) sent_bytes: u64,
+}
+
+/// Protection that restores itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ProtectAgain {
+    /// What it waits for.
+    #[serde(default)]
+    pub(crate) waits_for: Option<String>,
+    /// What the last try came to.
+    #[serde(default)]
+    pub(crate) last_failure: Option<String>,
 }
 
 /// How far a phase of `vm protect` is.

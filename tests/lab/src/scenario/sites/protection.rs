@@ -4,13 +4,16 @@ use super::product::VmStatus;
 use super::{Site, Sites};
 use anyhow::{Result, ensure};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From the command to a VM that is protected.
 pub(crate) const PROTECT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// From the command to a VM that is live and alone.
 const UNPROTECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two words to end it.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// How often a protection is asked for that does not come about: after another one the other site may need its time.
 const TRIES: u32 = 5;
@@ -48,13 +51,27 @@ impl Sites<'_> {
         }
     }
 
-    /// Ends the protection of the VM, which is live at `live`, if there is one.
+    /// Ends the protection of the VM, which is live at `live`, if there is one, or would be one again by itself.
     pub(crate) fn unprotect(&self, live: Site) -> Result<VmStatus> {
-        if self.status(live)?.role == "primary" {
-            self.ask(live, &format!("vm unprotect {}", self.vm))?;
+        let deadline = Instant::now() + UNPROTECT_TIMEOUT;
+        loop {
+            let status = self.status(live)?;
+            let is_alone = matches!(status.role.as_str(), "unprotected" | "solo");
+            if is_alone && status.protect_again.is_none() {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{live}: its protection does not end: {status:?}"
+            );
+            // Refused while something else is under way.
+            drop(self.ask(live, &format!("vm unprotect {}", self.vm)));
+            thread::sleep(ASK_AGAIN);
         }
-        self.wait_status(live, "not live and alone", UNPROTECT_TIMEOUT, |status| {
-            matches!(status.role.as_str(), "unprotected" | "solo")
-        })
+    }
+
+    /// Waits until the VM, which is live at `live`, is protected again by itself; what that site says then.
+    pub(crate) fn wait_protected(&self, live: Site) -> Result<VmStatus> {
+        self.wait_status(live, "not protected", PROTECT_TIMEOUT, VmStatus::is_protected)
     }
 }
