@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the VM runs in lockstep before the power is cut.
-const TOGETHER: Duration = Duration::from_secs(8);
+const TOGETHER: Duration = Duration::from_secs(6);
 
 /// From the power cut to the other site's word that it is live.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -161,7 +161,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
 }
 
 fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outcome> {
-    let capture = sites.start_capture("lan")?;
+    let mut capture = sites.start_capture("lan")?;
     view.say(&format!("a Debian guest with {service} starts at site-a"));
     let started = Instant::now();
     sites.start_vm(Site::A)?;
@@ -190,11 +190,12 @@ fn play_at(sites: &mut Sites<'_>, service: Service, view: &View) -> Result<Outco
     let mut losses = Vec::new();
     for lost in [Site::A, Site::B] {
         losses.push(lose(sites, view, &watcher, lost)?);
+        sites.note_granted(&mut capture)?;
         pause(view, &watcher, TOGETHER)?;
     }
     view.say("the client reads back everything that it was told");
     let client = watcher.finish()?;
-    let (judgement, granted) = sites.judge(&capture, false)?;
+    let (judgement, granted) = sites.judge(capture, false)?;
     Ok(Outcome {
         boot,
         protect,

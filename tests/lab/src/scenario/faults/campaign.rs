@@ -87,7 +87,7 @@ impl<'a> Campaign<'a> {
                 return Err(error);
             }
         };
-        let (judgement, granted) = self.sites.judge(&capture, scenario.moment == Moment::Protected)?;
+        let (judgement, granted) = self.sites.judge(capture, scenario.moment == Moment::Protected)?;
         let found = Found {
             before,
             granted,

@@ -50,7 +50,9 @@ impl Witness {
 /// Frames that are being captured where the sites meet the clients.
 pub(crate) struct Capture {
     file: PathBuf,
-    /// Who was live when it began.
+    /// Who was granted to be live until that was last noted.
+    noted: Vec<Site>,
+    /// Who was live then.
     before: Standing,
 }
 
@@ -68,13 +70,26 @@ impl Sites<'_> {
             ports: Some(ports.into()),
         })?;
         let before = self.standing()?;
-        Ok(Capture { file, before })
+        Ok(Capture {
+            file,
+            noted: Vec::new(),
+            before,
+        })
     }
 
     /// Who is live now.
     pub(crate) fn standing(&self) -> Result<Standing> {
-        let live = |record: Record| Some((live_site(&record.state)?, record.generation));
-        Ok(Standing(self.record()?.and_then(live)))
+        Ok(Standing(self.record()?.as_ref().and_then(standing_of)))
+    }
+
+    /// Notes who was granted to be live since that was last noted: a record's history tells of its last few moves alone.
+    pub(crate) fn note_granted(&self, capture: &mut Capture) -> Result<()> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        capture.noted.extend(granted(&record, capture.before.0));
+        capture.noted.dedup();
+        capture.before = Standing(standing_of(&record));
+        Ok(())
     }
 
     /// The sites that were granted to be live, in order, from the one that was so `before` on.
@@ -89,13 +104,14 @@ impl Sites<'_> {
     /// the capture began. The judgement, and who was granted to be live.
     pub(crate) fn judge(
         &self,
-        capture: &Capture,
+        mut capture: Capture,
         follows_throughout: bool,
     ) -> Result<(Judgement, Vec<Site>)> {
         self.stop_capture()?;
         let input = BufReader::new(File::open(&capture.file)?);
         let seen = sightings(&capture::read(input)?, GUEST_MAC);
-        let granted = self.granted_since(capture.before)?;
+        self.note_granted(&mut capture)?;
+        let granted = capture.noted;
         let ports: Vec<&str> = granted.iter().map(|site| site.lan_port()).collect();
         let winner = *granted.last().context("nobody was granted to be live")?;
         let winner = Winner {
@@ -215,6 +231,10 @@ fn live_site(state: &State) -> Option<Site> {
         State::Paired { primary: site, .. } | State::Solo { site, .. } => Site::named(site.as_str()),
         State::Parked { .. } | State::Retired => None,
     }
+}
+
+fn standing_of(record: &Record) -> Option<(Site, Generation)> {
+    Some((live_site(&record.state)?, record.generation))
 }
 
 /// Who was live `before`, and the sites that the record's history has made live since, in order, each once in a row.
