@@ -24,6 +24,9 @@ use probe::ProbeVerdict;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// How that violation begins.
+const BROKEN: &str = "the connection did not survive";
+
 /// What is watched, and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -123,8 +126,16 @@ impl Report {
         }
         if !self.connection_survived {
             let why = self.error.as_deref().unwrap_or("no reason known");
-            found.push(format!("the connection did not survive: {why}"));
+            found.push(format!("{BROKEN}: {why}"));
         }
+        found
+    }
+
+    /// The same of a guest that has booted again meanwhile.
+    #[must_use]
+    pub fn violations_beside_a_boot(&self) -> Vec<String> {
+        let mut found = self.violations();
+        found.retain(|violation| !violation.starts_with(BROKEN));
         found
     }
 }

@@ -87,7 +87,9 @@ impl<'a> Campaign<'a> {
                 return Err(error);
             }
         };
-        let (judgement, granted) = self.sites.judge(capture, scenario.moment == Moment::Protected)?;
+        let (judgement, granted) = self
+            .sites
+            .judge(capture, scenario.moment == Moment::Protected && !scenario.outage)?;
         let found = Found {
             before,
             granted,
@@ -131,10 +133,7 @@ impl<'a> Campaign<'a> {
                     switching.end(PATIENCE)?;
                 }
                 Drawn::Wait(span) => thread::sleep(span),
-                Drawn::Protected => {
-                    let live = self.sites.live_site()?;
-                    self.sites.wait_protected(live).map(drop)?;
-                }
+                Drawn::Protected => self.sites.wait_protected_again()?,
                 Drawn::Break(fault) => self
                     .break_it(fault, before)
                     .with_context(|| format!("{fault:?}"))?,
@@ -144,7 +143,10 @@ impl<'a> Campaign<'a> {
             }
         }
         let lasted = begun.elapsed();
-        let goes_on = watcher.wait_acked(WRITES);
+        let goes_on = match scenario.outage {
+            true => self.serves_anew(name),
+            false => watcher.wait_acked(WRITES),
+        };
         // The same of a switchover.
         if let Some(switching) = switching
             && let Err(error) = switching.end(SWITCH_TIMEOUT)
@@ -169,6 +171,15 @@ impl<'a> Campaign<'a> {
             hit,
             told,
         })
+    }
+
+    /// Another client is served: the connections of before are gone with the guest that had them.
+    fn serves_anew(&self, name: &str) -> Result<()> {
+        let watcher = self.watch(&format!("{name}-after"))?;
+        watcher.wait_acked(WRITES)?;
+        let found = watcher.finish()?.violations();
+        ensure!(found.is_empty(), "after the outage: {}", found.join("; "));
+        Ok(())
     }
 
     /// Stops the VM in order and starts it at `target`; a client writes before, and another one after.

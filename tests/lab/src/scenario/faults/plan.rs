@@ -126,6 +126,8 @@ pub(super) struct Scenario {
     pub(super) flush: Flush,
     /// The guest stands still for no longer than a switchover may take.
     pub(super) brief: bool,
+    /// Both sites are down meanwhile, and the guest boots again: connections break, and what was acknowledged is there.
+    pub(super) outage: bool,
 }
 
 impl Scenario {
@@ -178,6 +180,7 @@ pub(super) const fn scenario(name: &'static str, live: Live, steps: &'static [St
         held: false,
         flush: Flush::Site,
         brief: false,
+        outage: false,
     }
 }
 
@@ -203,6 +206,12 @@ impl Scenario {
     /// The guest is heard again within what a switchover may take.
     pub(super) const fn brief(mut self) -> Self {
         self.brief = true;
+        self
+    }
+
+    /// Both sites are down meanwhile.
+    pub(super) const fn outage(mut self) -> Self {
+        self.outage = true;
         self
     }
 

@@ -19,6 +19,28 @@ const BACKUP_FREEZES: &[Step] = &[
     Wait(2_000, 2_000),
 ];
 
+// Both sites lose their power at once, and come back in either order.
+const ALL_IS_DARK_AND_THE_LIVE_IS_FIRST: &[Step] = &[
+    SOON,
+    Break(Power(TheLive)),
+    Break(Power(Other)),
+    Wait(500, 3_000),
+    Mend(Power(TheLive)),
+    Wait(1_000, 12_000),
+    Mend(Power(Other)),
+    Protected,
+];
+const ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST: &[Step] = &[
+    SOON,
+    Break(Power(TheLive)),
+    Break(Power(Other)),
+    Wait(500, 3_000),
+    Mend(Power(Other)),
+    Wait(12_000, 16_000),
+    Mend(Power(TheLive)),
+    Protected,
+];
+
 /// At any step of a switchover that was asked for just before.
 const IN_ANY_STEP: Step = Wait(0, 500);
 
@@ -352,6 +374,51 @@ pub(super) const ALL: &[Scenario] = &[
             Protected,
         ],
     ),
+    // The client's writes are acknowledged when they are durable where it is live, and only there it may start.
+    scenario(
+        "total-outage-live-first",
+        Live::Stays,
+        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+    )
+    .outage(),
+    scenario(
+        "total-outage-backup-first",
+        Live::Stays,
+        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+    )
+    .outage(),
+    // Or at both, and either may start.
+    scenario(
+        "total-outage-live-first-flush-both",
+        Live::Stays,
+        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+    )
+    .flushed_at_both()
+    .outage(),
+    scenario(
+        "total-outage-backup-first-flush-both",
+        Live::Moves,
+        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+    )
+    .flushed_at_both()
+    .outage(),
+    // The one that was lost first lacks what the other one acknowledged alone.
+    scenario(
+        "total-outage-one-after-the-other",
+        Live::Moves,
+        &[
+            SOON,
+            Break(Power(TheLive)),
+            Wait(4_000, 6_000),
+            Break(Power(Other)),
+            Wait(500, 3_000),
+            Mend(Power(TheLive)),
+            Wait(12_000, 16_000),
+            Mend(Power(Other)),
+            Protected,
+        ],
+    )
+    .outage(),
 ];
 
 #[cfg(test)]

@@ -35,7 +35,10 @@ pub(super) struct Found {
 impl Found {
     /// What breaks a promise.
     pub(super) fn violations(&self, scenario: &Scenario) -> Vec<String> {
-        let mut found = self.client.violations();
+        let mut found = match scenario.outage {
+            true => self.client.violations_beside_a_boot(),
+            false => self.client.violations(),
+        };
         let (granted, changes) = (&self.granted, self.judgement.changes());
         found.extend(self.judgement.violations());
         if changes != (granted.len() as u64).saturating_sub(1) {
@@ -161,6 +164,21 @@ mod tests {
             let found = found(granted, granted);
             assert_eq!(found.violations(scenario(name)), Vec::<String>::new(), "{name}");
         }
+    }
+
+    #[test]
+    fn connections_break_where_both_sites_were_down_and_what_was_acknowledged_is_there() {
+        let broken = |granted: &[Site]| {
+            let mut found = found(granted, granted);
+            found.client.connection_survived = false;
+            found
+        };
+        let outage = scenario("total-outage-live-first");
+        assert_eq!(broken(&[A]).violations(outage), Vec::<String>::new());
+        let mut lost = broken(&[A]);
+        lost.client.sequence.lost = Some(1);
+        assert!(violation("total-outage-live-first", &lost).contains("are lost"));
+        assert!(violation("power-cut-backup", &broken(&[A])).contains("did not survive"));
     }
 
     #[test]

@@ -70,8 +70,20 @@ impl Sites<'_> {
         }
     }
 
-    /// Waits until the VM, which is live at `live`, is protected again by itself; what that site says then.
-    pub(crate) fn wait_protected(&self, live: Site) -> Result<VmStatus> {
-        self.wait_status(live, "not protected", PROTECT_TIMEOUT, VmStatus::is_protected)
+    /// Waits until the VM is protected again by itself, wherever it is live.
+    pub(crate) fn wait_protected_again(&self) -> Result<()> {
+        let deadline = Instant::now() + PROTECT_TIMEOUT;
+        loop {
+            let said = Site::ALL.map(|site| self.status(site));
+            if said.iter().flatten().any(VmStatus::is_protected) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the VM is not protected again within {} s; its sites say {said:?}",
+                PROTECT_TIMEOUT.as_secs()
+            );
+            thread::sleep(ASK_AGAIN);
+        }
     }
 }
