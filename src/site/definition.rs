@@ -12,7 +12,7 @@ use crate::machine::boot::RANDOM_SEED_BYTES;
 use crate::machine::config::{self, VmConfig};
 use crate::machine::launch::Birth;
 use crate::machine::workers::HostEntropy;
-use crate::transfer::{DiskOffer, Offer};
+use crate::transfer::{DiskOffer, FileOffer, Offer};
 
 /// The replica of the VM that is defined in `folder`; where none is, the one that would be made.
 #[must_use]
@@ -76,6 +76,11 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
             .map(|found| found.len())
             .map_err(|error| format!("{}: {error}", path.display()))
     };
+    let file = |path: &Path| {
+        fs::read(path)
+            .map(|content| FileOffer::of(&content))
+            .map_err(|error| format!("{}: {error}", path.display()))
+    };
     let disk = match &config.disk {
         Some(disk) => Some(DiskOffer {
             byte_count: length(&disk.path)?,
@@ -89,8 +94,8 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
         vm: config.name.as_str().to_owned(),
         memory_bytes: config.memory_bytes,
         cmdline: config.kernel.cmdline.clone(),
-        kernel_bytes: length(&config.kernel.path)?,
-        initrd_bytes: config.kernel.initrd.as_deref().map(length).transpose()?,
+        kernel: file(&config.kernel.path)?,
+        initrd: config.kernel.initrd.as_deref().map(file).transpose()?,
         disk,
         network: config
             .network

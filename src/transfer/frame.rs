@@ -34,6 +34,31 @@ pub struct DiskOffer {
     pub discard: bool,
 }
 
+/// A file that a machine boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOffer {
+    /// Its length.
+    pub byte_count: u64,
+    /// BLAKE3 of its content.
+    pub hash: [u8; 32],
+}
+
+impl FileOffer {
+    /// Of a file with this content.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self {
+            byte_count: content.len() as u64,
+            hash: *blake3::hash(content).as_bytes(),
+        }
+    }
+
+    /// Whether that is the file's content.
+    pub(super) fn is_of(&self, content: &[u8]) -> bool {
+        self.byte_count == content.len() as u64 && *self == Self::of(content)
+    }
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
@@ -43,10 +68,10 @@ pub struct Offer {
     pub memory_bytes: u64,
     /// What the configuration adds to the kernel's command line.
     pub cmdline: String,
-    /// Bytes of the kernel's file.
-    pub kernel_bytes: u64,
-    /// Bytes of the initrd, if there is one.
-    pub initrd_bytes: Option<u64>,
+    /// The kernel's file.
+    pub kernel: FileOffer,
+    /// The initrd's, if there is one.
+    pub initrd: Option<FileOffer>,
     /// The disk, if there is one.
     pub disk: Option<DiskOffer>,
     /// TAP interface and address of the network card, if there is one.
@@ -105,6 +130,13 @@ pub enum ResyncKind {
 pub(super) enum Head {
     /// No body.
     Offer(Box<Offer>),
+    /// Which of the files the target does not have yet. No body.
+    Want {
+        /// The kernel's.
+        kernel: bool,
+        /// The initrd's.
+        initrd: bool,
+    },
     /// A piece of the kernel.
     Kernel,
     /// A piece of the initrd.
@@ -216,6 +248,7 @@ impl Head {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Offer(_) => "an offer",
+            Self::Want { .. } => "what it lacks",
             Self::Kernel => "a piece of a kernel",
             Self::Initrd => "a piece of an initrd",
             Self::Marks { .. } => "marks",

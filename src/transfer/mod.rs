@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   source                                                              target
-//!     Offer, kernel and initrd ───────────────────────────────────────▶ made ready
+//!     Offer ──────────────────────────────────────────────────────────▶
+//!     ◀──────────────────────────── Want: which of kernel and initrd are not there
+//!     those ──────────────────────────────────────────────────────────▶ made ready
 //!     ◀──────────────────────────────────── what is marked there; Accept, or Refuse
 //!     disk: hashes of what may differ ─────────────────────────────────▶ replica, syncing
 //!     ◀───────────────────────────────────────────────────────── which of them do
@@ -37,9 +39,11 @@ mod target;
 mod tests;
 
 pub use disk::Resync;
-pub use frame::{DiskOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
+pub use frame::{
+    DiskOffer, FileOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind,
+};
 pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
-pub use target::{Arrived, Arriving, Reception, TargetError, receive};
+pub use target::{Arrived, Arriving, BootFile, Reception, TargetError, receive};
 
 use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;

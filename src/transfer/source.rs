@@ -213,8 +213,14 @@ impl Source<'_> {
     fn offer(&mut self, sending: &Sending<'_>) -> Result<(), SourceError> {
         self.stream
             .put(&Head::Offer(Box::new(sending.offer.clone())), &[])?;
-        self.send_file(sending.kernel, &Head::Kernel)?;
-        if let Some(initrd) = sending.initrd {
+        let (wants_kernel, wants_initrd) = match self.stream.take()? {
+            (Head::Want { kernel, initrd }, _) => (kernel, initrd),
+            (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
+        };
+        if wants_kernel {
+            self.send_file(sending.kernel, &Head::Kernel)?;
+        }
+        if let Some(initrd) = sending.initrd.filter(|_| wants_initrd) {
             self.send_file(initrd, &Head::Initrd)?;
         }
         let Some(disk) = self.disk else {

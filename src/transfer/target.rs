@@ -6,7 +6,7 @@ use antipode_disk_sync::disk::SyncTarget;
 use antipode_disk_sync::units::Run;
 
 use super::disk::{MARKS_EXTENTS, parse_hashes};
-use super::frame::{FrameError, Head, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
+use super::frame::{FileOffer, FrameError, Head, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::{Part, Parts};
 use crate::base::units::{ExitOrdinal, PAGE_SIZE};
@@ -45,8 +45,20 @@ pub enum TargetError {
     Refused(Unfit),
 }
 
+/// A file that a machine boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootFile {
+    /// The kernel's.
+    Kernel,
+    /// The initrd's.
+    Initrd,
+}
+
 /// What this site makes of an offer.
 pub trait Reception {
+    /// The content of a file that is here from before; it need not be sent if it is the one that is offered.
+    fn kept(&self, file: BootFile) -> Option<Vec<u8>>;
+
     /// Makes ready what the offer names, of the kernel and the initrd. Answers with the disk that is to be filled.
     ///
     /// # Errors
@@ -109,14 +121,7 @@ impl Target<'_> {
             (Head::Offer(offer), _) => *offer,
             (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
         };
-        if offer.kernel_bytes > KERNEL_FILE_BYTES_MAX || offer.initrd_bytes > Some(offer.memory_bytes) {
-            return Err(FrameError::Malformed("no machine boots from files that long".to_owned()).into());
-        }
-        let kernel = self.take_file(&Head::Kernel, offer.kernel_bytes)?;
-        let initrd = match offer.initrd_bytes {
-            Some(byte_count) => Some(self.take_file(&Head::Initrd, byte_count)?),
-            None => None,
-        };
+        let (kernel, initrd) = self.take_files(&offer)?;
         let disk = self.reception.prepare(&offer, kernel, initrd);
         self.disk = disk.map_err(TargetError::Refused)?;
         let resync = self.disk.as_ref().map(resync_of);
@@ -154,16 +159,47 @@ impl Target<'_> {
         }
     }
 
-    fn take_file(&mut self, kind: &Head, byte_count: u64) -> Result<Vec<u8>, TargetError> {
+    /// Kernel and initrd, as they are here already, or as they come.
+    fn take_files(&mut self, offer: &Offer) -> Result<(Vec<u8>, Option<Vec<u8>>), TargetError> {
+        let initrd_bytes = offer.initrd.map(|initrd| initrd.byte_count);
+        if offer.kernel.byte_count > KERNEL_FILE_BYTES_MAX || initrd_bytes > Some(offer.memory_bytes) {
+            return Err(FrameError::Malformed("no machine boots from files that long".to_owned()).into());
+        }
+        let kept = |file, offered: &FileOffer| {
+            let content = self.reception.kept(file);
+            content.filter(|content| offered.is_of(content))
+        };
+        let kernel = kept(BootFile::Kernel, &offer.kernel);
+        let initrd = offer
+            .initrd
+            .map(|offered| (offered, kept(BootFile::Initrd, &offered)));
+        let want = Head::Want {
+            kernel: kernel.is_none(),
+            initrd: matches!(initrd, Some((_, None))),
+        };
+        self.stream.put(&want, &[])?;
+        let kernel = match kernel {
+            Some(kernel) => kernel,
+            None => self.take_file(&Head::Kernel, &offer.kernel)?,
+        };
+        let initrd = match initrd {
+            Some((_, Some(initrd))) => Some(initrd),
+            Some((offered, None)) => Some(self.take_file(&Head::Initrd, &offered)?),
+            None => None,
+        };
+        Ok((kernel, initrd))
+    }
+
+    fn take_file(&mut self, kind: &Head, offered: &FileOffer) -> Result<Vec<u8>, TargetError> {
         let mut bytes = Vec::new();
-        while (bytes.len() as u64) < byte_count {
+        while (bytes.len() as u64) < offered.byte_count {
             match self.stream.take()? {
                 (head, piece) if head == *kind && !piece.is_empty() => bytes.extend(piece),
                 (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
             }
         }
-        if bytes.len() as u64 > byte_count {
-            return Err(FrameError::Malformed("a file is longer than offered".to_owned()).into());
+        if !offered.is_of(&bytes) {
+            return Err(FrameError::Malformed("a file is not the one that was offered".to_owned()).into());
         }
         Ok(bytes)
     }

@@ -28,13 +28,15 @@ use crate::machine::launch::Birth;
 use crate::machine::workers::{Disk, DiskFile};
 use crate::machine::{RamCopy, RamDigest, RamSums};
 
+static KERNEL: [u8; 3_000_000] = [3; 3_000_000];
+
 fn offer() -> Offer {
     Offer {
         vm: "redis".into(),
         memory_bytes: 64 << 20,
         cmdline: "quiet".into(),
-        kernel_bytes: 3_000_000,
-        initrd_bytes: None,
+        kernel: FileOffer::of(&KERNEL),
+        initrd: None,
         disk: None,
         network: None,
         birth: Birth {
@@ -144,9 +146,14 @@ struct Desk {
     refuses: Option<Unfit>,
     kernel_bytes: usize,
     has_enough: bool,
+    kept: Option<Vec<u8>>,
 }
 
 impl Reception for Desk {
+    fn kept(&self, _: BootFile) -> Option<Vec<u8>> {
+        self.kept.clone()
+    }
+
     fn prepare(
         &mut self,
         _: &Offer,
@@ -201,7 +208,7 @@ fn sent_by(
 ) -> (Result<(), SourceError>, Vec<News>) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
-    std::fs::write(&kernel, vec![3; 3_000_000]).unwrap();
+    std::fs::write(&kernel, &KERNEL[..]).unwrap();
     let sending = Sending {
         offer: offer(),
         kernel: &kernel,
@@ -361,17 +368,66 @@ fn a_guest_that_nothing_slows_is_not_stunned_for_it() {
 #[test]
 fn files_that_nothing_boots_from_are_not_waited_for() {
     let too_long = KERNEL_FILE_BYTES_MAX + 1;
-    for (kernel_bytes, initrd_bytes) in [(too_long, None), (1, Some(offer().memory_bytes + 1))] {
+    let of = |byte_count| FileOffer {
+        byte_count,
+        ..offer().kernel
+    };
+    for (kernel, initrd) in [(of(too_long), None), (of(1), Some(of(offer().memory_bytes + 1)))] {
         let (mut here, there) = streams();
         let receiving = receiving(there, Desk::default());
         let offer = Offer {
-            kernel_bytes,
-            initrd_bytes,
+            kernel,
+            initrd,
             ..offer()
         };
         here.put(&Head::Offer(Box::new(offer)), &[]).unwrap();
         let said = refusal(receiving);
         assert!(said.contains("files that long"), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_there_is_not_sent_again() {
+    let mut changed = KERNEL.to_vec();
+    changed[1_234_567] ^= 1;
+    for (kept, wants) in [
+        (None, true),
+        (Some(KERNEL.to_vec()), false),
+        (Some(changed), true),
+        (Some(KERNEL[1..].to_vec()), true),
+    ] {
+        let (mut here, there) = streams();
+        let desk = Desk {
+            kept,
+            ..Desk::default()
+        };
+        let receiving = receiving(there, desk);
+        here.put(&Head::Offer(Box::new(offer())), &[]).unwrap();
+        let want = Head::Want {
+            kernel: wants,
+            initrd: false,
+        };
+        assert_eq!(here.take().unwrap().0, want);
+        if !wants {
+            assert_eq!(here.take().unwrap().0, Head::Accept { resync: None });
+        }
+        drop(here);
+        assert!(receiving.join().unwrap().is_err());
+    }
+}
+
+#[test]
+fn a_file_that_is_not_the_one_that_was_offered_is_refused() {
+    for content in [vec![4; KERNEL.len()], vec![3; KERNEL.len() + 1]] {
+        let (mut here, there) = streams();
+        let receiving = receiving(there, Desk::default());
+        here.put(&Head::Offer(Box::new(offer())), &[]).unwrap();
+        here.take().unwrap();
+        for piece in content.chunks(1 << 20) {
+            here.put(&Head::Kernel, piece).unwrap();
+        }
+        let said = refusal(receiving);
+        assert!(said.contains("not the one that was offered"), "{said}");
     }
 }
 
@@ -532,6 +588,10 @@ fn write_leaves(disk: &Disk, leaves: &[u64], byte: u8) {
 struct DiskDesk(Paths);
 
 impl Reception for DiskDesk {
+    fn kept(&self, _: BootFile) -> Option<Vec<u8>> {
+        None
+    }
+
     fn prepare(
         &mut self,
         offer: &Offer,
@@ -572,7 +632,7 @@ fn resynced(source: &Disk, target: &Paths) -> (Option<Resync>, Result<(), Source
     let receiving = std::thread::spawn(move || receive(&mut there, &mut desk).is_ok());
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
-    std::fs::write(&kernel, vec![3; 3_000_000]).unwrap();
+    std::fs::write(&kernel, &KERNEL[..]).unwrap();
     let offer = Offer {
         disk: Some(DiskOffer {
             byte_count: 8 * EXTENT_BYTES,

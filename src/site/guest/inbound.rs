@@ -20,7 +20,7 @@ use crate::base::clock::{HostClock, SystemClock};
 use crate::site::definition;
 use crate::site::peer::Prepare;
 use crate::site::store::VmFolder;
-use crate::transfer::{Arriving, DiskOffer, Offer, Reception, Stream, Unfit, UnfitKind, receive};
+use crate::transfer::{Arriving, BootFile, DiskOffer, Offer, Reception, Stream, Unfit, UnfitKind, receive};
 
 /// How often the driver is told that something comes.
 const TELL_EVERY_NS: u64 = 20_000_000;
@@ -147,6 +147,15 @@ fn make_ready(
 }
 
 impl Reception for Desk<'_> {
+    fn kept(&self, file: BootFile) -> Option<Vec<u8>> {
+        let name = match file {
+            BootFile::Kernel => "kernel",
+            BootFile::Initrd => "initrd",
+        };
+        // What cannot be read is sent.
+        std::fs::read(self.inbound.folder.file(name)).ok()
+    }
+
     fn prepare(
         &mut self,
         offer: &Offer,
@@ -201,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::machine::launch::Birth;
-    use crate::transfer::LineageOffer;
+    use crate::transfer::{FileOffer, LineageOffer};
 
     const DISK_BYTES: u64 = 1 << 20;
 
@@ -210,8 +219,8 @@ mod tests {
             vm: "redis-1".to_owned(),
             memory_bytes: 64 << 20,
             cmdline: "quiet".to_owned(),
-            kernel_bytes: 6,
-            initrd_bytes: None,
+            kernel: FileOffer::of(b"theirs"),
+            initrd: None,
             disk: Some(disk),
             network: None,
             birth: Birth {
