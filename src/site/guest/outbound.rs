@@ -2,7 +2,7 @@
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use antipode_disk_sync::protocol::Link;
@@ -16,12 +16,17 @@ use crate::base::clock::SystemClock;
 use crate::machine::probe::HostKind;
 use crate::machine::workers::DiskHandle;
 use crate::machine::{RamCopy, RamDigest};
-use crate::site::peer::{Caller, Prepare};
+use crate::site::peer::{Caller, Prepare, PrepareError, Prepared, Unready};
 use crate::transfer::{Go, News, Offer, RunningMachine, Sending, Stream, Stunned, send};
 
 /// How long the other site may say nothing when it is its turn, or take nothing: as long as it takes to compare a part of a
 /// disk, and to make it durable.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often the other site is asked while a copy joins there, and after what time again: as long as such a copy waits at most
+/// for a source that is gone.
+const JOINING_TRIES: u32 = 24;
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is sent, and to whom.
 #[derive(Debug)]
@@ -57,10 +62,29 @@ impl Outbound {
         let _ = self.happenings.send(Happening::Transfer(self.number, news));
     }
 
-    fn run(&self, may_go: &Receiver<Go>) -> Result<(), Fault> {
+    /// Has the other site made ready. A copy that was on its way there and was given up needs its time to be gone.
+    fn have_prepared(&self, may_go: &Receiver<Go>) -> Result<Prepared, Fault> {
         let host = HostKind::of_this_host().map_err(Fault::failed)?;
-        let prepared = self.caller.prepare(self.prepare.clone(), host);
-        let prepared = prepared.map_err(|error| Fault::from(&error))?;
+        let mut tries = 0;
+        loop {
+            let error = match self.caller.prepare(self.prepare.clone(), host.clone()) {
+                Ok(prepared) => return Ok(prepared),
+                Err(error) => error,
+            };
+            tries += 1;
+            let joins =
+                matches!(&error, PrepareError::Refused(Unready::Busy { role, .. }) if role == "joining");
+            let goes_on = joins
+                && tries < JOINING_TRIES
+                && may_go.recv_timeout(TRY_AGAIN) == Err(RecvTimeoutError::Timeout);
+            if !goes_on {
+                return Err(Fault::from(&error));
+            }
+        }
+    }
+
+    fn run(&self, may_go: &Receiver<Go>) -> Result<(), Fault> {
+        let prepared = self.have_prepared(may_go)?;
         self.tell(TransferNews::Ports {
             log: prepared.log_port,
         });

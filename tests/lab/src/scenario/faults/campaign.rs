@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between the sites.
-pub(super) const RTT: Duration = Duration::from_millis(40);
+const RTT: Duration = Duration::from_millis(40);
 
 /// For anything else that the product is asked for.
 const PATIENCE: Duration = Duration::from_secs(60);

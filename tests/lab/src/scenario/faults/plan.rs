@@ -124,8 +124,6 @@ pub(super) struct Scenario {
     pub(super) held: bool,
     /// When the guest's flushes are complete.
     pub(super) flush: Flush,
-    /// The guest stands still for no longer than a switchover may take.
-    pub(super) brief: bool,
     /// Both sites are down meanwhile, and the guest boots again: connections break, and what was acknowledged is there.
     pub(super) outage: bool,
 }
@@ -179,7 +177,6 @@ pub(super) const fn scenario(name: &'static str, live: Live, steps: &'static [St
         live,
         held: false,
         flush: Flush::Site,
-        brief: false,
         outage: false,
     }
 }
@@ -200,12 +197,6 @@ impl Scenario {
     /// The guest's flushes wait for both sites.
     pub(super) const fn flushed_at_both(mut self) -> Self {
         self.flush = Flush::Both;
-        self
-    }
-
-    /// The guest is heard again within what a switchover may take.
-    pub(super) const fn brief(mut self) -> Self {
-        self.brief = true;
         self
     }
 

@@ -234,15 +234,12 @@ pub(super) const ALL: &[Scenario] = &[
         &[Wait(0, 1_000), Break(Power(Other))],
     )
     .when(Moment::Cloning),
-    scenario("switchover", Live::Moves, &[SOON, Switch(TheLive), Switched])
-        .brief()
-        .quick(),
+    scenario("switchover", Live::Moves, &[SOON, Switch(TheLive), Switched]).quick(),
     scenario(
         "switchover-from-backup",
         Live::Moves,
         &[SOON, Switch(Other), Switched],
-    )
-    .brief(),
+    ),
     scenario(
         "switchover-and-back",
         Live::Returns,
