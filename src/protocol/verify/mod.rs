@@ -340,13 +340,14 @@ impl Verifier {
         None
     }
 
-    /// What an operator is shown, `unix_seconds` being now; none where there was nothing to compare yet.
+    /// What an operator is shown, with `origin` being the clock's start in seconds since 1970; none where there was nothing to
+    /// compare yet.
     #[must_use]
-    pub fn report(&self, now: Moment, unix_seconds: i64) -> Option<Report> {
+    pub fn report(&self, origin: i64) -> Option<Report> {
         let length = self.length?;
-        let ago = |moment| {
-            let seconds = now.saturating_since(moment).as_secs();
-            unix_seconds.saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX))
+        let at = |moment: Moment| {
+            let seconds = moment.saturating_since(Moment::default()).as_secs();
+            origin.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX))
         };
         let (settled, pass) = self
             .running
@@ -370,8 +371,8 @@ impl Verifier {
                     .iter()
                     .map(|(leaf, found)| (*leaf, found.position, found.is_mended)),
             ),
-            began: ago(self.began),
-            ended: self.ended.map(|(at, ..)| ago(at)),
+            began: at(self.began),
+            ended: self.ended.map(|(ended, ..)| at(ended)),
         })
     }
 }

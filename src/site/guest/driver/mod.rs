@@ -165,7 +165,7 @@ impl Driver {
             transfers: 0,
             trouble: None,
             reprotect,
-            verifying: Verifying::default(),
+            verifying: Verifying::new(Moment::from_nanos(SystemClock.monotonic_ns())),
             intent,
             resync: None,
             discards: false,

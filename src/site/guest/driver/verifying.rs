@@ -19,9 +19,11 @@ use crate::protocol::role::{Event, Phase, Side};
 use crate::protocol::verify::{self, Effect, Ended, Report, State, Verifier};
 
 /// Verifications of one VM, seen from one site.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verifying {
     core: Verifier,
+    /// Where the clock's start lies, in seconds since 1970.
+    origin: i64,
     /// What the other site has told of its own.
     told: Option<Report>,
     next_word: Duration,
@@ -34,6 +36,24 @@ pub(super) struct Verifying {
 }
 
 impl Verifying {
+    pub(super) fn new(now: Moment) -> Self {
+        let since_origin = now.saturating_since(Moment::default()).as_secs();
+        Self {
+            core: Verifier::default(),
+            origin: wall_clock_unix_seconds().saturating_sub_unsigned(since_origin),
+            told: None,
+            next_word: Duration::ZERO,
+            said: None,
+            leads_since: None,
+            mends: false,
+        }
+    }
+
+    /// How this site's own last one went.
+    fn report(&self) -> Option<Report> {
+        self.core.report(self.origin)
+    }
+
     /// Over a new connection everything is told again.
     pub(super) fn tell_anew(&mut self) {
         self.said = None;
@@ -118,10 +138,7 @@ impl Driver {
     }
 
     fn tell_of_verification(&mut self) {
-        let report = self
-            .verifying
-            .core
-            .report(self.moment(), wall_clock_unix_seconds());
+        let report = self.verifying.report();
         if report != self.verifying.said
             && let (Some(writer), Ok(bytes)) = (&mut self.writer, serde_json::to_vec(&report))
         {
@@ -132,10 +149,7 @@ impl Driver {
 
     /// What an operator is shown: the latest one, whichever site it is of.
     pub(super) fn verification(&self) -> Option<Report> {
-        let own = self
-            .verifying
-            .core
-            .report(self.moment(), wall_clock_unix_seconds());
+        let own = self.verifying.report();
         let told = self.verifying.told.clone();
         [own, told]
             .into_iter()
