@@ -1,5 +1,6 @@
 //! A set of leaves, as one bit each: 2 MiB for 1 TiB. Dirty maps and lists of work are such sets.
 
+use crate::online::Slice;
 use crate::units::{EXTENT_LEAVES, ImageLength, REGION_LEAVES, Run, in_memory, on_disk};
 
 /// A set of an image's leaves. A word holds the leaves of one extent.
@@ -116,6 +117,20 @@ impl LeafSet {
         }
         let found = on_disk(word) * EXTENT_LEAVES + u64::from(bits.trailing_zeros());
         (found < self.length.leaves()).then_some(found)
+    }
+
+    /// The first leaves of it, as many as one extent has of them, and `count` at most.
+    #[must_use]
+    pub fn first_slice(&self, count: u32) -> Option<Slice> {
+        let word = self.words.iter().position(|word| *word != 0)?;
+        let mut leaves = self.words[word];
+        while leaves.count_ones() > count {
+            leaves ^= 1 << (u64::BITS - 1 - leaves.leading_zeros());
+        }
+        (leaves != 0).then_some(Slice {
+            extent: on_disk(word),
+            leaves,
+        })
     }
 
     /// Regions in a row that hold a leaf of it, from `region` on.

@@ -121,6 +121,15 @@ pub const CHANNEL_WORD_BYTES_MAX: usize = 4096;
 /// Words that wait to be written.
 pub const CHANNEL_WORDS_WAITING_MAX: usize = 16;
 
+/// Differences between two disks that are named one by one.
+pub const VERIFY_DIFFERENCES_SHOWN_MAX: usize = 16;
+
+/// Bytes of what one end of a verification says to the other: a leaf of the disk with its name, or a report.
+pub const CHANNEL_CHECK_BYTES_MAX: usize = 64 * 1024 + 64;
+
+/// Words of a verification that wait to be written. Whoever says one waits for an answer.
+pub const CHANNEL_CHECKS_WAITING_MAX: usize = 4;
+
 /// What a log frame counts for beside its bytes, so that tiny ones do not add up unseen.
 pub const LOG_FRAME_OVERHEAD_BYTES: usize = 128;
 

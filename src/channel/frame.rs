@@ -11,6 +11,7 @@
 //!   Ping   stamp (8)                                                     both
 //!   Pong   the stamp of the Ping that it answers                         both
 //!   Word   what one role says to the other, opaque here                    both
+//!   Check  of a verification: check.rs                                   both, as it says
 //!   Bye    reason (1)                                                    both, last
 //! ```
 //!
@@ -25,10 +26,12 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::check::Check;
 use super::hello::{HELLO_BYTES_MAX, Hello, HelloError, Refusal};
 use super::session::{LogSeq, Tag};
 use crate::base::limits::{
-    CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, CHANNEL_WORD_BYTES_MAX, LOG_FRAME_BYTES_MAX,
+    CHANNEL_CHECK_BYTES_MAX, CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, CHANNEL_WORD_BYTES_MAX,
+    LOG_FRAME_BYTES_MAX,
 };
 use crate::base::units::ExitOrdinal;
 
@@ -153,6 +156,8 @@ pub enum Message {
     Pong(u64),
     /// What one role says to the other.
     Word(Vec<u8>),
+    /// Of a verification.
+    Check(Check),
     /// Nothing more will come, and why.
     Bye(ByeReason),
 }
@@ -164,6 +169,7 @@ const KIND_PING: u8 = 4;
 const KIND_PONG: u8 = 5;
 const KIND_BYE: u8 = 6;
 const KIND_WORD: u8 = 7;
+const KIND_CHECK: u8 = 8;
 
 impl Message {
     const fn kind(&self) -> u8 {
@@ -174,6 +180,7 @@ impl Message {
             Self::Ping(_) => KIND_PING,
             Self::Pong(_) => KIND_PONG,
             Self::Word(_) => KIND_WORD,
+            Self::Check(_) => KIND_CHECK,
             Self::Bye(_) => KIND_BYE,
         }
     }
@@ -188,6 +195,7 @@ impl Message {
             Self::Ping(_) => "Ping",
             Self::Pong(_) => "Pong",
             Self::Word(_) => "Word",
+            Self::Check(_) => "Check",
             Self::Bye(_) => "Bye",
         }
     }
@@ -257,6 +265,7 @@ impl Frame {
             }
             Message::Ping(stamp) | Message::Pong(stamp) => bytes.extend_from_slice(&stamp.to_le_bytes()),
             Message::Word(word) => bytes.extend_from_slice(word),
+            Message::Check(check) => check.encode(bytes),
             Message::Bye(reason) => bytes.push(reason.code()),
         }
         let length = bytes.len() - at - HEAD_BYTES;
@@ -279,6 +288,7 @@ fn lengths(kind: u8) -> Option<std::ops::RangeInclusive<usize>> {
         KIND_ACK => Some(exactly(size_of::<AckBody>())),
         KIND_PING | KIND_PONG => Some(exactly(8)),
         KIND_WORD => Some(1..=CHANNEL_WORD_BYTES_MAX),
+        KIND_CHECK => Some(1..=CHANNEL_CHECK_BYTES_MAX),
         KIND_BYE => Some(exactly(1)),
         _ => None,
     }
@@ -330,6 +340,9 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, FrameError> {
         KIND_PING => Ok(Message::Ping(stamp()?)),
         KIND_PONG => Ok(Message::Pong(stamp()?)),
         KIND_WORD => Ok(Message::Word(body.to_vec())),
+        KIND_CHECK => Check::decode(body)
+            .map(Message::Check)
+            .ok_or(FrameError::Field("word of a verification")),
         KIND_BYE => {
             let reason = body.first().and_then(|code| ByeReason::parse(*code));
             Ok(Message::Bye(

@@ -62,6 +62,7 @@ impl Gate {
             (Message::Hello(_), _) | (Message::Log(_), Side::Backup) | (Message::Ack(_), Side::Primary) => {
                 false
             }
+            (Message::Check(check), from) => check.may_come_from(from),
             (Message::Log(_), Side::Primary)
             | (Message::Ack(_), Side::Backup)
             | (Message::Ping(_) | Message::Pong(_) | Message::Word(_) | Message::Bye(_), _) => true,

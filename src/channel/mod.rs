@@ -17,6 +17,7 @@
 //! | `session` | what a channel belongs to: VM, incarnation, generation, pairing; and which end one is |
 //! | `hello` | the first frame both ways, and why two ends do not belong together |
 //! | `frame` | the frames, and frames from bytes in whatever pieces they come |
+//! | `check` | what the two ends of a verification say to each other |
 //! | `gate` | which frames an open connection lets through |
 //! | `sender`, `receiver` | both ends of the log: numbers, acknowledgements, room, lag, resuming |
 //! | `outbox` | what waits to be written |
@@ -45,6 +46,7 @@
 //!
 //! Time is handed in, as a reading of the host's monotonic clock.
 
+mod check;
 mod datagrams;
 mod fault;
 mod frame;
@@ -57,6 +59,7 @@ mod sender;
 mod session;
 mod transport;
 
+pub use check::Check;
 pub use datagrams::{Datagrams, Received};
 pub use fault::Misbehaviour;
 pub use frame::{Ack, ByeReason, Deframer, Frame, FrameError, HEAD_BYTES, LogFrame, Message};

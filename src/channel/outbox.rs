@@ -4,14 +4,16 @@
 //!   Ack, Ping, Pong   one of each: a newer one stands for those that wait, and goes before log frames
 //!   Log               in order; there is never more than the sender's backlog, which shares the bytes
 //!   Word              in order, after the log frames before it; the latest few
+//!   Check             in order, after the words; whoever says one waits for an answer, so there are few
 //!   Bye               one, last: what is put after it is dropped
 //! ```
 
 use std::collections::VecDeque;
 
+use super::check::Check;
 use super::frame::{Ack, ByeReason, Frame, LogFrame, Message};
 use super::session::Tag;
-use crate::base::limits::{CHANNEL_WORDS_WAITING_MAX, CHANNEL_WRITE_BYTES};
+use crate::base::limits::{CHANNEL_CHECKS_WAITING_MAX, CHANNEL_WORDS_WAITING_MAX, CHANNEL_WRITE_BYTES};
 
 /// Messages on their way to the line.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Outbox {
     pong: Option<u64>,
     log: VecDeque<LogFrame>,
     words: VecDeque<Vec<u8>>,
+    checks: VecDeque<Check>,
     bye: Option<ByeReason>,
     is_closed: bool,
 }
@@ -37,6 +40,7 @@ impl Outbox {
             pong: None,
             log: VecDeque::new(),
             words: VecDeque::new(),
+            checks: VecDeque::new(),
             bye: None,
             is_closed: false,
         }
@@ -62,6 +66,13 @@ impl Outbox {
                 }
                 self.words.push_back(word);
             }
+            Message::Check(check) => {
+                if self.checks.len() == CHANNEL_CHECKS_WAITING_MAX {
+                    // A verification that is answered nothing ends after a while.
+                    self.checks.pop_front();
+                }
+                self.checks.push_back(check);
+            }
             Message::Bye(reason) => {
                 self.bye = Some(reason);
                 self.is_closed = true;
@@ -77,6 +88,7 @@ impl Outbox {
             .or_else(|| self.pong.take().map(Message::Pong))
             .or_else(|| self.log.pop_front().map(Message::Log))
             .or_else(|| self.words.pop_front().map(Message::Word))
+            .or_else(|| self.checks.pop_front().map(Message::Check))
             .or_else(|| self.bye.take().map(Message::Bye))
     }
 
@@ -100,6 +112,7 @@ impl Outbox {
             && self.pong.is_none()
             && self.log.is_empty()
             && self.words.is_empty()
+            && self.checks.is_empty()
             && self.bye.is_none()
     }
 

@@ -95,7 +95,7 @@ exit_codes! {
     /// A file that would be overwritten.
     FileExists = 42, "file-exists", "The command would have overwritten a file; nothing was changed.", "Name another place, or move the file away.";
     /// Two disks hold different things.
-    DisksDiffer = 50, "disks-differ", "Of `disk diff` and `disk verify`: the two disks differ. Of `disk sync`: what was written does not read back as what was sent.", "Run `antipode disk sync`; if that ended in this, test both disks.";
+    DisksDiffer = 50, "disks-differ", "Of `disk diff`, `disk verify` and `vm verify`: the two disks differ. Of `disk sync`: what was written does not read back as what was sent.", "Run `antipode disk sync`; if that ended in this, test both disks.";
     /// Copying one replica over the other would do harm.
     SyncRefused = 51, "sync-refused", "Copying one replica over the other would do harm; the message says why. Nothing was changed.", "Do what the message says, or swap source and target.";
     /// A sync ended early.

@@ -111,6 +111,7 @@ fn described(entry: &Entry) -> String {
             format!("request {} {}", id.0, if *is_done { "done" } else { "failed" })
         }
         Entry::PowerButton | Entry::Stop | Entry::Flush => String::new(),
+        Entry::Verify(slice) => format!("{} leaves of extent {}", slice.leaves.count_ones(), slice.extent),
         Entry::Page { address, delta } if delta.is_empty() => format!("{address:#x}, as told before"),
         Entry::Page { address, .. } => format!("{address:#x}"),
         Entry::Resume { vcpu, posted } => {

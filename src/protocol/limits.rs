@@ -53,6 +53,18 @@ pub const LAG_TARGET: Duration = Duration::from_millis(100);
 pub const LAG_STEP_INTERVAL: Duration = Duration::from_millis(200);
 /// The least share, in percent.
 pub const SHARE_PERCENT_MIN: u8 = 10;
+/// How long one slice of a verification may take: the copy must come to its position, and read it.
+pub const VERIFY_PATIENCE: Duration = Duration::from_secs(60);
+/// Before what the guest wrote to is compared again.
+pub const VERIFY_PASS_PAUSE: Duration = Duration::from_millis(500);
+/// How often what the guest writes to is looked at.
+pub const VERIFY_PASSES_MAX: u32 = 30;
+/// How often a leaf that differs is mended in one verification.
+pub const VERIFY_MENDS_MAX: u32 = 3;
+/// Leaves that differ, above which a verification gives up: mending goes leaf by leaf.
+pub const VERIFY_DIFFERENCES_MAX: usize = 4096;
+/// How often the other site is told how far a verification is.
+pub const VERIFY_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// Marks of when the primary was where, for the lag in time.
 pub const LAG_MARKS_MAX: usize = 1024;
 

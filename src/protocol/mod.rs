@@ -10,6 +10,7 @@
 //!        └───────────────────────────────────────────────────────┘
 //!        OutputRule: which outputs may leave  (P1)   ◀── the effects that open, hold, release and discard
 //!        Reprotect: when to protect again what has lost its backup   ◀── the role's state
+//!        Verifier: are the two disks equal, and what is done where they are not?  (D5)
 //!        Status: what an operator is shown  (O3)
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod output_rule;
 pub mod reprotect;
 pub mod role;
 pub mod status;
+pub mod verify;
 
 #[cfg(test)]
 mod simulation;

@@ -14,6 +14,7 @@ use super::lag::Lag;
 use super::moment::Moment;
 use super::reprotect::ShownReprotect;
 use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
+use super::verify::Report;
 use crate::base::units::ExitOrdinal;
 use crate::transfer::Resync;
 
@@ -67,6 +68,8 @@ pub struct Surroundings<'a> {
     pub protect_again: Option<ShownReprotect>,
     /// What was measured.
     pub measured: Measured,
+    /// How the last comparison of the two disks went, or goes.
+    pub verification: Option<&'a Report>,
     /// What was refused.
     pub refused: &'a [Refusal],
 }
@@ -201,6 +204,8 @@ pub struct Status {
     pub resync: Option<Resync>,
     /// What restores the protection by itself; none of a VM that is not to be protected.
     pub protect_again: Option<ShownReprotect>,
+    /// How the last comparison of the two disks went, or goes.
+    pub verify: Option<Report>,
     /// What was refused. It harms nothing; so it makes nothing less green.
     pub refused: Vec<Refusal>,
     /// Whether there is no gap.
@@ -224,7 +229,13 @@ impl Status {
         let measured = around.measured;
         // A role asks the tiebreaker only when it must; that it could not is a gap all the same.
         let away = measured.tiebreaker_silence.filter(|_| view.cause.is_none());
-        let cause = view.cause.or(away.map(|_| Cause::TiebreakerAway));
+        let differ = around
+            .verification
+            .filter(|report| report.differs() && view.cause.is_none() && away.is_none());
+        let cause = view
+            .cause
+            .or(away.map(|_| Cause::TiebreakerAway))
+            .or(differ.map(|_| Cause::DisksDiffer));
         let next = next(view, cause, &around);
         let stands_for = away
             .unwrap_or_else(|| around.now.saturating_since(view.since))
@@ -262,12 +273,15 @@ impl Status {
             }),
             resync: around.resync,
             protect_again: around.protect_again,
+            verify: around.verification.cloned(),
             refused: around.refused.to_vec(),
-            green: view.green && away.is_none(),
+            green: view.green && away.is_none() && differ.is_none(),
             cause: cause.map(word),
             because: cause.map(|cause| because(cause, around.trouble)),
             not_done: around.not_done.map(NotDone::from),
-            since: around.now_unix_seconds.saturating_sub(stands_for),
+            since: differ.map_or(around.now_unix_seconds.saturating_sub(stands_for), |report| {
+                report.began
+            }),
             next,
         }
     }
@@ -307,6 +321,7 @@ fn next(view: &View, cause: Option<Cause>, around: &Surroundings<'_>) -> Option<
     let Surroundings { vm, peer, .. } = around;
     match view.role {
         _ if cause == Some(Cause::TiebreakerAway) => Some("antipode tiebreaker status".to_owned()),
+        _ if cause == Some(Cause::DisksDiffer) => Some(format!("antipode vm verify {vm}")),
         PhaseName::Unprotected | PhaseName::Solo => Some(match cause {
             Some(Cause::TiebreakerSilent | Cause::Awoken) => "antipode tiebreaker status".to_owned(),
             _ if around.protect_again.as_ref().is_some_and(|again| again.on) => return None,
@@ -328,7 +343,11 @@ fn next(view: &View, cause: Option<Cause>, around: &Surroundings<'_>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use antipode_disk_sync::units::{ImageLength, LEAF_BYTES};
+
+    use crate::machine::workers::{Hashes, Round};
     use crate::protocol::detector::Suspicion;
+    use crate::protocol::verify::{Effect, Event, Verifier};
     use crate::transfer::ResyncKind;
 
     fn view(role: PhaseName, cause: Option<Cause>) -> View {
@@ -357,6 +376,10 @@ mod tests {
     }
 
     fn shown_with(view: &View, measured: Measured) -> serde_json::Value {
+        shown_of(view, measured, None)
+    }
+
+    fn shown_of(view: &View, measured: Measured, verification: Option<&Report>) -> serde_json::Value {
         let around = Surroundings {
             vm: &"redis-1".parse().unwrap(),
             peer: &"west".parse().unwrap(),
@@ -372,6 +395,7 @@ mod tests {
             }),
             protect_again: None,
             measured,
+            verification,
             refused: &[Refusal {
                 what: "log-gap",
                 because: "log frame 4 came where 2 is due".to_owned(),
@@ -394,7 +418,7 @@ mod tests {
             "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
             "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
-            "protect_again": null,
+            "protect_again": null, "verify": null,
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],
@@ -428,6 +452,40 @@ mod tests {
         let alone = shown(&view(PhaseName::Unprotected, Some(Cause::TransferFailed)));
         let because = alone["because"].as_str().unwrap();
         assert!(because.ends_with(": the hosts differ"), "{because}");
+    }
+
+    #[test]
+    fn disks_that_are_known_to_differ_are_not_well() {
+        let mut verifier = Verifier::default();
+        let leaf = ImageLength::new(LEAF_BYTES).unwrap();
+        let now = Moment::from_nanos(11_000_000_000);
+        let Some(Effect::Watch(slice)) = verifier.step(now, Event::Begin(leaf)) else {
+            panic!("it begins");
+        };
+        let round = Round {
+            at: ExitOrdinal::new(5),
+            slice,
+        };
+        let hashes = |byte| Hashes::new(1, vec![[byte; 32]]).unwrap();
+        verifier.step(now, Event::Watched(round));
+        verifier.step(now, Event::Hashed(round, hashes(1)));
+        let well = verifier.report(999_999);
+        verifier.step(now, Event::PeerHashed(round, hashes(2)));
+        let differ = verifier.report(999_999);
+        let primary = view(PhaseName::Primary, None);
+        let status = |report: &Option<Report>| shown_of(&primary, Measured::default(), report.as_ref());
+        assert_eq!(status(&well)["green"], true);
+        assert_eq!(status(&well)["verify"]["state"], "running");
+        let shown = status(&differ);
+        assert_eq!(
+            (&shown["green"], &shown["cause"]),
+            (&false.into(), &"disks-differ".into())
+        );
+        assert_eq!(
+            (&shown["since"], &shown["next"]),
+            (&1_000_010.into(), &"antipode vm verify redis-1".into())
+        );
+        assert_eq!(shown["verify"]["differences"][0]["exit"], 5);
     }
 
     #[test]

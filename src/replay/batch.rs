@@ -12,6 +12,8 @@
 //!
 //! Times are nanoseconds since the last time in the batch. Both kinds of differences start from zero in every batch.
 
+use antipode_disk_sync::online::Slice;
+
 use super::catalogue::{Entry, OutputKind};
 use super::codec::{CodecError, Reader, put_bytes, put_number};
 use super::machine::MachineDigests;
@@ -89,6 +91,7 @@ const RESUME: u8 = 13;
 const EPOCH: u8 = 14;
 const FLUSH: u8 = 15;
 const STAND: u8 = 16;
+const VERIFY: u8 = 17;
 
 /// Bounds of an epoch's list of devices.
 const EPOCH_PARTS_MAX: usize = 64;
@@ -113,6 +116,7 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Epoch(_) => EPOCH,
         Entry::Flush => FLUSH,
         Entry::Stand(_) => STAND,
+        Entry::Verify(_) => VERIFY,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -143,6 +147,10 @@ impl Base {
             }
             Entry::Disk { id, .. } => put_number(bytes, id.0),
             Entry::PowerButton | Entry::Stop | Entry::Flush => {}
+            Entry::Verify(slice) => {
+                put_number(bytes, slice.extent);
+                bytes.extend_from_slice(&slice.leaves.to_le_bytes());
+            }
             Entry::Page { address, delta } => {
                 put_number(bytes, *address);
                 put_bytes(bytes, delta);
@@ -201,6 +209,10 @@ impl Base {
             EPOCH => Entry::Epoch(Box::new(decode_epoch(reader)?)),
             FLUSH => Entry::Flush,
             STAND => Entry::Stand(Box::new(decode_epoch(reader)?)),
+            VERIFY => Entry::Verify(Slice {
+                extent: reader.number()?,
+                leaves: u64::from_le_bytes(array(reader)?),
+            }),
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -367,6 +379,7 @@ mod tests {
             Just(Entry::PowerButton),
             Just(Entry::Stop),
             Just(Entry::Flush),
+            any::<(u64, u64)>().prop_map(|(extent, leaves)| Entry::Verify(Slice { extent, leaves })),
             (any::<u64>(), content()).prop_map(|(address, delta)| Entry::Page { address, delta }),
             (content(), prop::collection::vec(posted(), 0..5))
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),

@@ -1,5 +1,7 @@
 //! The catalogue: one enum of everything that a replay must know (R1).
 
+use antipode_disk_sync::online::Slice;
+
 use crate::base::units::VirtualTime;
 use crate::devices::DiskRequestId;
 use crate::machine::EpochDigests;
@@ -50,6 +52,9 @@ pub enum Entry {
     /// Both copies stand still here, all that came before at this exit done; which of them goes on is said elsewhere (P7).
     /// The replay holds the VM, and compares what it is.
     Stand(Box<EpochDigests>),
+    /// A slice of the disk is compared as it is here, all that came before at this exit asked for (D5). The replay holds the VM
+    /// for as long as it takes to begin to watch its own disk.
+    Verify(Slice),
     /// The guest asked its disk to make durable what it wrote. The replay has its own disk do that. A backup need not know
     /// what else comes at this exit to begin (P8).
     Flush,
@@ -102,6 +107,7 @@ impl Entry {
             | Self::Stop
             | Self::Epoch(_)
             | Self::Stand(_)
+            | Self::Verify(_)
             | Self::Flush
             | Self::Output { .. } => 0,
         }
@@ -123,6 +129,7 @@ impl Entry {
             Self::Resume { .. } => "resume",
             Self::Epoch(_) => "epoch",
             Self::Stand(_) => "stand",
+            Self::Verify(_) => "verify",
             Self::Flush => "flush",
             Self::Output { .. } => "output",
         }

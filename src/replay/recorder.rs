@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use antipode_disk_sync::online::Slice;
+
 use super::batch::{Batch, End};
 use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
@@ -179,6 +181,12 @@ impl<L: LogSink> Recorder<L> {
     pub fn stand(&mut self, exit: ExitOrdinal, digests: EpochDigests) -> Result<(), TimelineError> {
         self.note(exit, Entry::Stand(Box::new(digests)));
         self.close_batch()
+    }
+
+    /// Notes that `slice` of the disk is compared as it is at `exit`, where the VM is held. The other copy hears of it soon.
+    pub fn verify(&mut self, exit: ExitOrdinal, slice: Slice) {
+        self.note(exit, Entry::Verify(slice));
+        self.is_awaited = true;
     }
 
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {

@@ -14,6 +14,8 @@ mod waiting;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use antipode_disk_sync::online::Slice;
+
 use super::batch::Batch;
 use super::catalogue::Entry;
 use super::checks::{Rolling, differences};
@@ -49,6 +51,8 @@ pub struct Replayer<S> {
     hold_at: Option<Position>,
     /// What the machine was where the log has it stand, which is here.
     stood: Option<Box<EpochDigests>>,
+    /// What is to be compared where it is held, if that is why.
+    slice: Option<Slice>,
     /// Exits from which it is stepped to the next.
     stepped: Range<ExitOrdinal>,
     end: Option<End>,
@@ -77,6 +81,7 @@ impl<S: LogSource> Replayer<S> {
             through,
             hold_at: None,
             stood: None,
+            slice: None,
             stepped: ExitOrdinal::default()..ExitOrdinal::default(),
             end: None,
             disk_done: BTreeMap::new(),
@@ -265,7 +270,9 @@ impl<S: LogSource> Timeline for Replayer<S> {
             return Ok(Some(Arrival::Stop));
         }
         let arrival = match self.entry_here(standing)? {
-            None | Some(Entry::Page { .. } | Entry::Resume { .. } | Entry::Stand(_)) => return Ok(None),
+            None | Some(Entry::Page { .. } | Entry::Resume { .. } | Entry::Stand(_) | Entry::Verify(_)) => {
+                return Ok(None);
+            }
             Some(Entry::Disk { id, is_done }) => {
                 let (id, is_done) = (*id, *is_done);
                 self.entries.pop_front();
@@ -307,7 +314,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
     }
 
     fn sleep(&mut self, standing: Standing) -> Result<Rest, TimelineError> {
-        if self.stands_here(standing)? {
+        if self.is_held_here(standing)? {
             return Ok(Rest::Hold);
         }
         Err(diverged(
@@ -335,7 +342,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
             }
             return Ok(Turn::Step(Some(instructions)));
         }
-        if self.stands_here(standing)? {
+        if self.is_held_here(standing)? {
             return Ok(Turn::Hold);
         }
         if let Some(resumption) = self.resumption(standing)? {

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use antipode_disk_sync::online::Slice;
+
 use super::feed::LogSource;
 use super::replayer::Replayer;
 use crate::base::units::VirtualTime;
@@ -80,6 +82,14 @@ impl<S: LogSource> Standby<S> {
     pub fn take_stood(&mut self) -> Option<Box<EpochDigests>> {
         match &mut self.phase {
             Phase::Following(replayer, _) => replayer.take_stood(),
+            Phase::Live(_) => None,
+        }
+    }
+
+    /// The slice of the disk that is compared as it is here, if that is why the VM is held.
+    pub fn take_slice(&mut self) -> Option<Slice> {
+        match &mut self.phase {
+            Phase::Following(replayer, _) => replayer.take_slice(),
             Phase::Live(_) => None,
         }
     }

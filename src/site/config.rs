@@ -19,6 +19,8 @@ use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
 const FLOOR_MS: RangeInclusive<u64> = 50..=60_000;
 /// The least and the most that may be kept of a guest's frames, in MiB.
 const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
+/// The shortest and the longest time between two comparisons of a VM's disks, in hours.
+const VERIFY_HOURS: RangeInclusive<u64> = 1..=8_760;
 /// Nodes of a tiebreaker.
 const NODES: usize = 3;
 
@@ -47,6 +49,8 @@ pub struct SiteConfig {
     pub protects_again: bool,
     /// How much is kept of the frames that each guest puts out, for whoever checks two sites; nothing as a rule.
     pub keep_frames_bytes: Option<u64>,
+    /// How often the disks of a protected VM are compared by themselves; never as a rule.
+    pub verify_every: Option<Duration>,
 }
 
 impl SiteConfig {
@@ -111,10 +115,15 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let protects_again =
         failure.and_then(|section| section.optional("protect_again", mistakes, values::boolean));
-    let check = root.subsection("check", &["keep_frames_mib"], mistakes);
+    let check = root.subsection("check", &["keep_frames_mib", "verify_every_hours"], mistakes);
     let keep_frames = check.and_then(|section| {
         section.optional("keep_frames_mib", mistakes, |value| {
             values::number(value, &KEEP_FRAMES_MIB)
+        })
+    });
+    let verify_every = check.and_then(|section| {
+        section.optional("verify_every_hours", mistakes, |value| {
+            values::number(value, &VERIFY_HOURS)
         })
     });
     let (listen, state, vm_ports) = here?;
@@ -131,6 +140,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
         protects_again: protects_again.unwrap_or(true),
         keep_frames_bytes: keep_frames.map(|mebibytes| mebibytes << 20),
+        verify_every: verify_every.map(|hours| Duration::from_secs(hours * 3600)),
     })
 }
 
@@ -233,16 +243,20 @@ mod tests {
             config.keep_frames_bytes, None,
             "traffic is kept only where that is asked for"
         );
-        let checked = format!("{}\n[check]\nkeep_frames_mib = 64\n", sample());
+        let checked = format!(
+            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\n",
+            sample()
+        );
         let config = parse(&checked, Path::new("")).unwrap();
         assert_eq!(config.keep_frames_bytes, Some(64 << 20));
+        assert_eq!(config.verify_every, Some(Duration::from_secs(86_400)));
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
                     [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
-                    [check]\nkeep_frames_mib = 0\n";
+                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -266,6 +280,7 @@ mod tests {
                 "protect_again must be true or false, here it is a whole number",
             ),
             (14, "keep_frames_mib is 0, which is out of range"),
+            (15, "verify_every_hours is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

@@ -24,13 +24,18 @@
 //!
 //! A comparison follows the same rule with a hash in the place of the bytes. So it never judges two different moments,
 //! and a busy disk raises no false alarm: a unit written to meanwhile is compared again.
+//!
+//! Where the log itself says at which position both sides begin, nothing need be numbered: [`Watch`] tells what is as it
+//! was there, and only that is compared or moved.
 
 mod live;
 mod passes;
 mod placement;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use live::{Live, LiveError};
 pub use passes::{Next, Passes, StunBudget};
 pub use placement::{Carried, Mover, Order, Placer, Position, Reply, Unit, Use};
+pub use watch::{Slice, Watch};

@@ -6,6 +6,7 @@ use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 
 use super::{Common, Hello, LogSeq, Session, Side};
 
+mod checks;
 mod connections;
 mod ends;
 mod formats;

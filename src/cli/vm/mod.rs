@@ -2,6 +2,7 @@
 
 mod show;
 mod switchover;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,16 @@ pub(super) enum VmCommand {
         #[arg(long)]
         cancel: bool,
     },
+    /// Compare the two sites' disks while the VM runs, and mend what differs at the backup's; shows how far it is.
+    ///
+    /// Ctrl-C, or `--cancel`, gives it up.
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        /// Give up the comparison that is under way.
+        #[arg(long)]
+        cancel: bool,
+    },
     /// Stop a VM in order, at both sites.
     Stop(Which),
     /// Show how a VM is: its role here, the other site, lag, and what to do where it is not well.
@@ -123,6 +134,7 @@ pub(super) fn vm(command: &VmCommand, json: bool, output: &mut dyn Write) -> Res
             done(ask_vm(&site, which, &Request::Unprotect)?, json, output)
         }
         VmCommand::Switchover { which, cancel } => switchover::switch_over(which, *cancel, json, output),
+        VmCommand::Verify { which, cancel } => verify::verify(which, *cancel, json, output),
         VmCommand::Stop(which) => {
             let site = SiteConfig::load(&which.config)?;
             done(ask_vm(&site, which, &Request::Stop)?, json, output)

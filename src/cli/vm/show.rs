@@ -50,6 +50,7 @@ fn in_words(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
         number(&status["output_hold_ms_p99"]),
     )?;
     restored(status, output)?;
+    verified(&status["verify"], output)?;
     refusals(status, output)?;
     match status["flush"].as_str() {
         Some("both") => writeln!(
@@ -90,6 +91,39 @@ fn restored(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
             "  the other site's disk was made equal ({kind}): {} could differ, {} were sent",
             bytes("changed_bytes"),
             bytes("sent_bytes"),
+        )?;
+    }
+    Ok(())
+}
+
+/// How the last comparison of the two disks went.
+fn verified(verify: &Value, output: &mut dyn Write) -> std::io::Result<()> {
+    let Some(state) = verify["state"].as_str() else {
+        return Ok(());
+    };
+    let bytes = |key: &str| HumanBytes(verify[key].as_u64().unwrap_or_default());
+    let because = verify["because"]
+        .as_str()
+        .map_or_else(String::new, |why| format!(" ({why})"));
+    writeln!(
+        output,
+        "  the two disks compared: {state}{because}, {} of {}, {} leaves differed and {} were mended; {} were never left alone by the guest",
+        bytes("compared_bytes"),
+        bytes("total_bytes"),
+        verify["differed"],
+        verify["mended"],
+        bytes("unknown_bytes"),
+    )?;
+    for difference in verify["differences"].as_array().into_iter().flatten() {
+        let state = if difference["mended"] == true {
+            "mended"
+        } else {
+            "not mended"
+        };
+        writeln!(
+            output,
+            "    differed at byte {} at exit {}: {state}",
+            difference["offset"], difference["exit"]
         )?;
     }
     Ok(())
@@ -155,6 +189,14 @@ impl Progress {
             self.0.set_length(total);
             self.0.set_position(done);
         }
+    }
+
+    pub(super) fn show_verification(&self, verify: &Value) {
+        self.0.set_message("comparing");
+        self.0
+            .set_length(verify["total_bytes"].as_u64().unwrap_or_default());
+        self.0
+            .set_position(verify["compared_bytes"].as_u64().unwrap_or_default());
     }
 }
 

@@ -5,7 +5,6 @@
 //! thread never does. No other site follows such a VM, so the replica is alone: what is written is marked, and the first
 //! write begins a new generation.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +15,7 @@ use antipode_disk_sync::image::{Access, FileImage, Image, OpenError};
 use antipode_disk_sync::online::{Live, LiveError, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
+use super::disk_queue::{Queue, written_by};
 use super::flushes::Flushes;
 use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
@@ -310,15 +310,6 @@ impl Disk {
     }
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    /// Each with the exit at which it was asked for.
-    requests: VecDeque<(ExitOrdinal, DiskRequest)>,
-    /// Requests that a thread has taken and not ended.
-    under_way: usize,
-    closed: bool,
-}
-
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
@@ -336,7 +327,7 @@ impl Shared {
 
     fn drain(&self) {
         let mut queue = self.queue();
-        while !queue.requests.is_empty() || queue.under_way > 0 {
+        while !queue.is_idle() {
             queue = self.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -366,6 +357,16 @@ impl DiskHandle {
     pub fn settle(&self) -> Result<(), LiveError> {
         self.shared.drain();
         self.disk.flush()
+    }
+
+    /// Its requests.
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.shared.queue()
+    }
+
+    /// What had to wait may go on.
+    pub(super) fn requests_may_go(&self) {
+        self.shared.work.notify_all();
     }
 
     /// Its guest's flushes.
@@ -430,7 +431,7 @@ impl DiskWorkers {
     pub fn submit(&self, at: ExitOrdinal, requests: impl IntoIterator<Item = DiskRequest>) {
         let mut queue = self.shared.queue();
         for request in requests {
-            queue.requests.push_back((at, request));
+            queue.submit(at, request);
             self.shared.work.notify_one();
         }
     }
@@ -439,7 +440,7 @@ impl DiskWorkers {
 impl Drop for DiskWorkers {
     /// Waits until every request handed in is done, and closes the disk: a VM that ended leaves no write behind.
     fn drop(&mut self) {
-        self.shared.queue().closed = true;
+        self.shared.queue().close();
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -457,17 +458,17 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
     loop {
         let mut queue = shared.queue();
         let (at, request) = loop {
-            if let Some(next) = queue.requests.pop_front() {
-                queue.under_way += 1;
+            if let Some(next) = queue.take() {
                 break next;
             }
-            if queue.closed {
+            if queue.is_over() {
                 return;
             }
             queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         };
         drop(queue);
         let is_flush = matches!(request.operation, DiskOperation::Flush);
+        let written = written_by(&request.operation);
         let outcome = disk.perform(request.operation, buffers);
         let completion = DiskCompletion {
             id: request.id,
@@ -479,8 +480,8 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
             inbox.post([Event::Device(Input::Disk(completion))]);
         }
         let mut queue = shared.queue();
-        queue.under_way -= 1;
-        if queue.requests.is_empty() && queue.under_way == 0 {
+        queue.ended(written.as_ref());
+        if queue.is_idle() {
             shared.idle.notify_all();
         }
     }

@@ -14,6 +14,8 @@
 mod console;
 mod credits;
 mod disk;
+mod disk_queue;
+mod disk_watch;
 mod entropy;
 mod flushes;
 mod network;
@@ -26,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use console::{Console, Shower, TerminalGuard};
 pub use credits::Credits;
 pub use disk::{Disk, DiskError, DiskFile, DiskHandle, DiskWorkers};
+pub use disk_watch::{Hashes, Round};
 pub use entropy::HostEntropy;
 pub use flushes::{FlushGate, Flushes};
 pub use network::{Network, Transmitter};

@@ -65,6 +65,11 @@ pub enum Cause {
     /// The tiebreaker does not answer while nothing is asked of it that matters now.
     #[error("the tiebreaker does not answer; if a site were lost now, the other one could not go on")]
     TiebreakerAway,
+    /// A comparison of the two disks has found what could not be mended, or not yet.
+    #[error(
+        "the two sites' disks differ in what was compared; if this site were lost, the VM would go on with other data"
+    )]
+    DisksDiffer,
     /// The primary that was to yield is not told whether it has.
     #[error("the other site was not told in time whether the VM may be switched over")]
     SwapUnknown,

@@ -1,4 +1,6 @@
-//! Where a replay waits for this host's own disk, and where it stands because the log says so (P7).
+//! Where a replay waits for this host's own disk, and where it is held because the log says so (P7, D5).
+
+use antipode_disk_sync::online::Slice;
 
 use super::{Replayer, diverged};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Input};
@@ -12,8 +14,18 @@ impl<S: LogSource> Replayer<S> {
         self.stood.take()
     }
 
-    /// Whether the log has the VM stand at the exit of `standing`.
-    pub(super) fn stands_here(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+    /// The slice of the disk that is to be compared as it is where the VM is held, if that is why.
+    pub(in crate::replay) fn take_slice(&mut self) -> Option<Slice> {
+        self.slice.take()
+    }
+
+    /// Whether the log has the VM held at the exit of `standing`: it stands there, or its disk is to be watched from there.
+    pub(super) fn is_held_here(&mut self, standing: Standing) -> Result<bool, TimelineError> {
+        if let Some(Entry::Verify(slice)) = self.entry_here(standing)? {
+            self.slice = Some(*slice);
+            self.entries.pop_front();
+            return Ok(true);
+        }
         if !matches!(self.entry_here(standing)?, Some(Entry::Stand(_))) {
             return Ok(false);
         }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::refusals::Fault;
 use crate::channel::{Message, Opened, Tag};
 use crate::machine::launch::Birth;
+use crate::machine::workers::{Hashes, Round};
 use crate::protocol::role::ReadId;
 use crate::transfer::News;
 
@@ -43,6 +44,11 @@ pub enum Request {
     SwitchOver,
     /// Do not, after all.
     Stay,
+    /// Compare the two sites' disks while the guest runs.
+    Verify {
+        /// Do not, after all.
+        cancel: bool,
+    },
     /// End the process.
     End,
 }
@@ -76,6 +82,12 @@ pub(crate) enum Happening {
     Durable(Result<crate::base::units::ExitOrdinal, String>),
     /// The guest of the copy asked for a flush at this exit, and that is what it came to.
     Flushed(crate::base::units::ExitOrdinal, crate::devices::DiskOutcome),
+    /// A slice of the disk was read, as it was where the round began.
+    SliceRead(Round, Hashes),
+    /// A leaf that is to be mended at the other site was read; none if it is no more as it was.
+    LeafRead(Round, u8, Option<Vec<u8>>),
+    /// A leaf of this site's replica was mended, or not any more as it was; or cannot be.
+    LeafMended(Round, u8, Result<bool, String>),
     /// The other site was asked whether it could take a copy.
     Called(u64, crate::protocol::reprotect::Called),
     /// Somebody asks.

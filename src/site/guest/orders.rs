@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use antipode_disk_sync::online::Slice;
+
 use super::log_ends::{Feeder, Incoming, Room};
 use super::vcpu::Handle;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
-use crate::machine::workers::DiskHandle;
+use crate::machine::workers::{DiskHandle, Round};
 use crate::machine::{HeldOutput, Outcome, RamCopy, RamDigest};
 use crate::transfer::Stunned;
 
@@ -58,6 +60,11 @@ pub(crate) enum Order {
     Follow {
         /// The log's far end.
         log: Incoming,
+    },
+    /// Log that a slice of the disk is compared as it is here, and watch it; of a VM that leads.
+    Verify {
+        /// Which.
+        slice: Slice,
     },
     /// Run on as it was.
     GoOn,
@@ -118,6 +125,8 @@ pub(crate) enum FromVcpu {
         /// Where.
         position: ExitOrdinal,
     },
+    /// From here on it is known what is written to a slice of the disk.
+    Watches(Round),
     /// The copy leads now; here its outputs leave.
     Leads(Exits),
     /// The VM has ended, and at which exit; or could not begin.

@@ -16,6 +16,8 @@
 //! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`] and
 //! [`Order::StandStill`].
 
+mod watching;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -274,6 +276,7 @@ impl Thread {
             if self.stands_with_the_other()? {
                 self = self.stand_still()?;
             }
+            self.verify_with_the_other();
             self = self.do_orders()?;
         }
     }
@@ -331,6 +334,7 @@ impl Thread {
                 }
             }
             Order::Follow { log } => self = self.follow(log)?,
+            Order::Verify { slice } => self.verify(slice),
             Order::GoOn | Order::End => {}
         }
         Ok(self)
@@ -367,6 +371,7 @@ impl Thread {
                     | Order::TakeWritten { .. }
                     | Order::Rest { .. }
                     | Order::StandStill
+                    | Order::Verify { .. }
                     | Order::Stun { .. },
                 ) => {}
                 Err(_) => return Ok(self),

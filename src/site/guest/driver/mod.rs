@@ -16,6 +16,7 @@ mod figures;
 mod news;
 mod operator;
 mod turning;
+mod verifying;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::figures::Figures;
 use self::turning::Standing;
+use self::verifying::Verifying;
 use super::asker::Asker;
 use super::begin::Begin;
 use super::happening::Happening;
@@ -108,6 +110,7 @@ pub(super) struct Driver {
     /// Why the last one came to nothing, in words.
     trouble: Option<String>,
     reprotect: Reprotect,
+    verifying: Verifying,
     /// What is noted of what shall become of the VM after an outage.
     intent: Intent,
     /// What the last one's disk needs, or took.
@@ -162,6 +165,7 @@ impl Driver {
             transfers: 0,
             trouble: None,
             reprotect,
+            verifying: Verifying::new(Moment::from_nanos(SystemClock.monotonic_ns())),
             intent,
             resync: None,
             discards: false,
@@ -293,6 +297,7 @@ impl Driver {
         self.count_foreign_frames();
         self.figures.ticked(now);
         self.watch_protection();
+        self.watch_verification(now);
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
     }

@@ -60,6 +60,9 @@ impl Driver {
                 self.todo.push_back(Event::ReplicaFailed);
             }
             Happening::Flushed(position, outcome) => self.copy_flushed(position, &outcome),
+            Happening::SliceRead(round, hashes) => self.slice_read(round, hashes),
+            Happening::LeafRead(round, place, content) => self.leaf_read(round, place, content),
+            Happening::LeafMended(round, place, outcome) => self.leaf_mended(round, place, outcome),
             Happening::Called(number, said) => self.called(number, said),
             Happening::Control(request, reply) => self.asked(request, reply),
             Happening::Terminate => self.is_over = true,
@@ -117,6 +120,7 @@ impl Driver {
                 self.announce_from_now_on();
             }
             FromVcpu::Stands { position } => self.stands(position),
+            FromVcpu::Watches(round) => self.watches(round),
             FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
                 if let Some(running) = &self.running {
@@ -140,6 +144,9 @@ impl Driver {
     pub(super) fn vm_ended(&mut self, how: Result<(Outcome, ExitOrdinal), Ending>) {
         if let Ok((outcome, position)) = &how {
             tracing::info!(%position, "the VM has ended: {}", outcome.describe());
+        }
+        if let Some(disk) = self.disk() {
+            disk.unwatch();
         }
         self.running = None;
         self.awaits_outside = false;
@@ -264,6 +271,7 @@ impl Driver {
             }
         }
         self.writer = Some(writer);
+        self.verifying.tell_anew();
         self.expect_turned_again();
         self.todo.push_back(Event::ChannelResumed);
     }
@@ -294,6 +302,7 @@ impl Driver {
             }
             pair.wanted.notify_one();
         }
+        self.lose_verification();
         self.todo.push_back(Event::ChannelLost);
     }
 
@@ -342,6 +351,7 @@ impl Driver {
                 }
                 Err(error) => Some(Fault::refused("no-word", format!("a word that is none: {error}"))),
             },
+            Message::Check(check) => self.checked(check).err(),
             Message::Pong(stamp) => {
                 self.figures.echoed(now, stamp);
                 None

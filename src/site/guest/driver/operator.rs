@@ -35,6 +35,7 @@ impl Driver {
                 let turned = PairingId(draw_number());
                 self.command(Command::SwitchOver { turned })
             }
+            Request::Verify { cancel } => self.verify(cancel),
             Request::Stay => self.command(Command::Stay),
             Request::End => {
                 self.is_over = true;
@@ -106,6 +107,7 @@ impl Driver {
             ..self.figures.measured(self.now())
         };
         let refused = self.refusals.shown();
+        let verification = self.verification();
         let around = Surroundings {
             vm: &self.parts.name,
             peer: &self.parts.config.peer,
@@ -116,6 +118,7 @@ impl Driver {
             resync: self.resync,
             protect_again: self.reprotect.shown(self.moment()),
             measured,
+            verification: verification.as_ref(),
             refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)

@@ -134,6 +134,7 @@ impl<'a> Campaign<'a> {
                 }
                 Drawn::Wait(span) => thread::sleep(span),
                 Drawn::Protected => self.sites.wait_protected_again()?,
+                Drawn::Verify(who, differ) => self.verify(site(who, before), differ)?,
                 Drawn::Break(fault) => self
                     .break_it(fault, before)
                     .with_context(|| format!("{fault:?}"))?,
@@ -286,6 +287,19 @@ impl<'a> Campaign<'a> {
         said.join("; ")
     }
 
+    /// Has the disks compared while the client writes, and sees that so many leaves differed and are equal now.
+    fn verify(&self, site: Site, differ: u64) -> Result<()> {
+        let said = self.sites.ask(site, &format!("vm verify {}", self.sites.vm))?;
+        let verify = &said["verify"];
+        let number = |key: &str| verify[key].as_u64().unwrap_or(u64::MAX);
+        ensure!(
+            (number("differed"), number("mended")) == (differ, differ),
+            "{differ} leaves differ, and the comparison said {verify}"
+        );
+        eprintln!("lab:   compared: {verify}");
+        Ok(())
+    }
+
     fn break_it(&mut self, fault: Fault, before: Site) -> Result<()> {
         let site = |who| site(who, before);
         match fault {
@@ -310,6 +324,7 @@ impl<'a> Campaign<'a> {
                 }
                 Ok(())
             }
+            Fault::Byte(who) => self.sites.change_byte(site(who)),
         }
     }
 
@@ -322,8 +337,8 @@ impl<'a> Campaign<'a> {
                 self.frozen.remove(&site(who));
                 Ok(())
             }
-            // The product starts it again itself, or does not.
-            Fault::VmProcess(_) => Ok(()),
+            // The product mends it itself, or does not.
+            Fault::VmProcess(_) | Fault::Byte(_) => Ok(()),
             Fault::Daemon(who) => self.sites.start_daemon(site(who)),
             Fault::Wan => self.sites.cut_wan(Direction::Both, false),
             Fault::WanFrom(who) => self.sites.cut_wan(Direction::From(site(who)), false),

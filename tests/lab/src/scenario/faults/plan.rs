@@ -36,6 +36,8 @@ pub(super) enum Fault {
     TiebreakerLeader,
     /// Neither site reaches the tiebreaker.
     Tiebreaker,
+    /// A byte of its replica is another, behind the product's back.
+    Byte(Who),
 }
 
 /// What is done.
@@ -53,6 +55,8 @@ pub(super) enum Step {
     Switch(Who),
     /// Wait until the switchover that has begun last is done, which it must be.
     Switched,
+    /// Have the two disks compared, asked for at this site: so many leaves differ, and are mended.
+    Verify(Who, u64),
 }
 
 /// When the steps begin.
@@ -145,6 +149,7 @@ impl Scenario {
                 Step::Switch(who) => Drawn::Switch(who),
                 Step::Switched => Drawn::Switched,
                 Step::Protected => Drawn::Protected,
+                Step::Verify(who, differ) => Drawn::Verify(who, differ),
                 Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
                 )),
@@ -162,6 +167,7 @@ pub(super) enum Drawn {
     Switch(Who),
     Switched,
     Protected,
+    Verify(Who, u64),
 }
 
 /// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.

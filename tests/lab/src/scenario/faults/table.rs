@@ -140,6 +140,17 @@ pub(super) const ALL: &[Scenario] = &[
         &[Break(Loss(50_000)), Wait(8_000, 10_000), Mend(Loss(50_000))],
     )
     .quick(),
+    // A comparison finds what nothing else would, and nothing besides, while the client writes.
+    scenario(
+        "verify-finds-a-byte",
+        Live::Stays,
+        &[
+            Step::Verify(TheLive, 0),
+            Break(Fault::Byte(Other)),
+            Step::Verify(Other, 1),
+            Step::Verify(TheLive, 0),
+        ],
+    ),
     scenario(
         "tiebreaker-leader-lost",
         Live::Stays,

@@ -189,15 +189,30 @@ impl Sites<'_> {
         self.witness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where a site's replica lies.
+    fn replica_of(&self, site: Site) -> Result<String> {
+        let folder = format!("{STATE}/vms/{}", self.vm);
+        let definition = self.host(site)?.get(&format!("{folder}/vm.toml"))?;
+        replica_path(&String::from_utf8_lossy(&definition), &folder)
+            .with_context(|| format!("{site}: the VM's definition names no disk"))
+    }
+
+    /// Changes a byte of a site's replica behind the product's back, far from what the guest writes to.
+    pub(crate) fn change_byte(&self, site: Site) -> Result<()> {
+        let replica = self.replica_of(site)?;
+        let script = format!(
+            "at=$(($(stat -c %s {replica}) - 5000)); printf '\\245' | dd of={replica} bs=1 seek=$at conv=notrunc"
+        );
+        self.host(site)?.shell(&script)?;
+        Ok(())
+    }
+
     /// Leaves in which the two sites' replicas differ. Everything of the product is killed for it, and the disks are
     /// unmounted: what lies on them then is what was flushed or would be found after a crash.
     pub(crate) fn differing_leaves(&mut self) -> Result<u64> {
         let mut copies = Vec::new();
         for site in Site::ALL {
-            let folder = format!("{STATE}/vms/{}", self.vm);
-            let definition = self.host(site)?.get(&format!("{folder}/vm.toml"))?;
-            let replica = replica_path(&String::from_utf8_lossy(&definition), &folder)
-                .with_context(|| format!("{site}: the VM's definition names no disk"))?;
+            let replica = self.replica_of(site)?;
             let script = format!(
                 "{}; until umount {}; do usleep 100000; done",
                 kill_all("antipode "),
