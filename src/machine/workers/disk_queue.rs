@@ -190,7 +190,9 @@ mod tests {
         assert_eq!(untouched, [0, 3, 5, 6, 7]);
         // What is written before the next watch begins, and is done, counts there no more.
         assert_eq!((take(&mut queue), take(&mut queue)), (Some(2), Some(4)));
-        [1, 2, 4].map(|leaf| end(&mut queue, leaf));
+        for leaf in [1, 2, 4] {
+            end(&mut queue, leaf);
+        }
         assert!(queue.is_idle());
         let second = round(6, 0xFF);
         queue.watch(second, length());

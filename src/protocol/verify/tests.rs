@@ -256,7 +256,7 @@ impl World {
     fn step(&mut self) {
         self.now = self.now + Duration::from_millis(1);
         match self.chance.below(16) {
-            0 if self.writes => self.guest_writes(),
+            0 if self.writes && self.is_busy_now() => self.guest_writes(),
             1 => self.primary.perform(&mut self.chance),
             2 => self.guest_sees_a_completion(),
             3 | 4 => self.backup_executes(),
@@ -273,7 +273,8 @@ impl World {
             }
             12 => self.primary_hears(),
             13 => self.backup_hears(),
-            14 if self.backup.mending.is_some() => {
+            // A disk takes its time, in which the guest writes.
+            14 if self.backup.mending.is_some() && self.chance.below(6) == 0 => {
                 let over = self.backup.end_mend(self.mended_parts);
                 self.mended_parts = (self.mended_parts + 1) % PARTS;
                 if let Some((round, place)) = over {
@@ -296,6 +297,11 @@ impl World {
             is_still && self.backup.disk[index(**leaf)] != self.expected[index(**leaf)]
         };
         self.alarms += u64::from(self.healed.iter().any(|leaf| is_wrong(&leaf)));
+    }
+
+    /// The guest works and rests by turns: what is read while it rests may be mended when it works again.
+    fn is_busy_now(&self) -> bool {
+        (self.now.saturating_since(Moment::default()).as_millis() / 300).is_multiple_of(2)
     }
 
     fn guest_writes(&mut self) {
