@@ -16,6 +16,10 @@ pub const HASH_THREADS_MAX: usize = 64;
 /// end together.
 pub const SPAN_REGIONS: u64 = 4;
 
+/// Regions that the host is to have read beyond those that are hashed: enough for its disk to have work while every thread
+/// hashes.
+pub const AHEAD_REGIONS: u64 = 16;
+
 /// Regions of a hole that are told at once.
 pub const HOLE_SPAN_REGIONS_MAX: u64 = 1 << 16;
 

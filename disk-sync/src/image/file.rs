@@ -1,7 +1,7 @@
 //! A raw file or a block device.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek64};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::Image;
 use crate::leaf_set::LeafSet;
@@ -241,6 +242,23 @@ impl Image for FileImage {
         };
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes.cast_signed(), advice);
+    }
+
+    fn read_ahead(&self, range: Range<u64>) {
+        // What is in memory costs one call, and not a walk over each of its pages.
+        let mut last = [0];
+        let at = range.end.saturating_sub(1);
+        let read = preadv2(
+            &self.file,
+            &mut [IoSliceMut::new(&mut last)],
+            at,
+            ReadWriteFlags::NOWAIT,
+        );
+        if read != Ok(1) {
+            let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+            let bytes = range.end.saturating_sub(range.start);
+            let _ = posix_fadvise(&self.file, range.start.cast_signed(), bytes.cast_signed(), advice);
+        }
     }
 
     fn data_from(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

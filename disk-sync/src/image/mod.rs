@@ -46,6 +46,9 @@ pub trait Image: Send + Sync {
     /// memory. A host that cannot do so goes on as it did: nothing fails by it.
     fn forget_cached(&self, range: Range<u64>);
 
+    /// All of `range` will be read soon: the host may begin with it. Nothing depends on it.
+    fn read_ahead(&self, _range: Range<u64>) {}
+
     /// The next stretch from `offset` on that may hold anything but zeros; none if all that follows are holes.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //!   cursor (one lock): next span of work ── hole? ──▶ told as zeros, unread
 //!        │ span of 4 regions
 //!        ▼
-//!   thread: read 256 KiB ─ each leaf: zeros? hash ─ fold ──▶ sink, in no particular order
+//!   thread: read 128 KiB ─ each leaf: zeros? hash ─ fold ──▶ sink, in no particular order
 //! ```
 //!
 //! Threads over spans beat threads within a span: each reads what it hashes while that is in its core's own cache, which
@@ -21,12 +21,12 @@ use super::Value;
 use super::value::{ZERO_LEAF, is_zero, plain_leaf, plain_over, plain_root_over, region_value};
 use crate::image::Image;
 use crate::leaf_set::LeafSet;
-use crate::limits::{HASH_THREADS_MAX, HOLE_SPAN_REGIONS_MAX, SPAN_REGIONS};
+use crate::limits::{AHEAD_REGIONS, HASH_THREADS_MAX, HOLE_SPAN_REGIONS_MAX, SPAN_REGIONS};
 use crate::units::{ImageLength, LEAF_BYTES, REGION_BYTES, REGION_LEAVES, Run, in_memory};
 
-/// Leaves that are read at once: with what they are copied from they fit a core's own cache (1 MiB is common), and
-/// the calls they take cost next to nothing.
-const PIECE_LEAVES: u64 = 4;
+/// Leaves that are read at once: with what they are copied from they fit a core's own cache (1 MiB is common) with room for
+/// what else goes through it, and the calls they take cost next to nothing.
+const PIECE_LEAVES: u64 = 2;
 
 /// Bytes of a buffer to read by.
 const PIECE_BYTES: usize = in_memory(PIECE_LEAVES * LEAF_BYTES);
@@ -117,6 +117,8 @@ struct Span {
     is_hole: bool,
     /// All of it needs to be read.
     is_data: bool,
+    /// What the host may begin to read, in bytes.
+    ahead: Range<u64>,
 }
 
 /// Where the next span begins.
@@ -127,6 +129,8 @@ struct Cursor<'a> {
     next: u64,
     /// The stretch of data at or after `next`, once it was asked for; empty at the end if there is none.
     data: Option<Range<u64>>,
+    /// Up to where the host was told what will be read.
+    told: u64,
 }
 
 impl Cursor<'_> {
@@ -163,6 +167,7 @@ impl Cursor<'_> {
                 regions: Run::new(todo.first, holes.min(todo.count).min(most)),
                 is_hole: true,
                 is_data: false,
+                ahead: 0..0,
             }
         } else {
             let with_data = data.end.div_ceil(REGION_BYTES) - todo.first;
@@ -172,11 +177,23 @@ impl Cursor<'_> {
                 regions,
                 is_hole: false,
                 is_data: data.start <= start && data.end >= end,
+                ahead: self.tell_ahead(start, end, &data),
             }
         };
         self.data = Some(data);
         self.next = span.regions.end();
         Ok(Some(span))
+    }
+
+    /// What will be read of a stretch of data, of which `start..end` is next, and was not told yet.
+    fn tell_ahead(&mut self, start: u64, end: u64, data: &Range<u64>) -> Range<u64> {
+        // Of chosen leaves it is not known which will be read.
+        if self.work.is_some() {
+            return 0..0;
+        }
+        let from = self.told.max(start);
+        self.told = (end + AHEAD_REGIONS * REGION_BYTES).min(data.end).max(from);
+        from..self.told
     }
 }
 
@@ -198,6 +215,7 @@ pub fn hash_regions(
         wanted,
         next: 0,
         data: None,
+        told: 0,
     });
     let stopped = AtomicBool::new(false);
     let serve = || {
@@ -234,6 +252,9 @@ pub fn hash_regions(
 fn find(image: &dyn Image, span: &Span, wanted: Wanted, buffer: &mut [u8]) -> Result<Found, HashError> {
     if span.is_hole && wanted == Wanted::Content {
         return Ok(Found::Zeros(span.regions));
+    }
+    if !span.ahead.is_empty() {
+        image.read_ahead(span.ahead.clone());
     }
     let read = match (span.is_hole, span.is_data) {
         (true, _) => Reading::Nothing,
