@@ -16,7 +16,7 @@ use super::reprotect::ShownReprotect;
 use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
 use super::verify::Report;
 use crate::base::units::ExitOrdinal;
-use crate::transfer::Resync;
+use crate::transfer::{MemorySent, Resync};
 
 /// What the role knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Surroundings<'a> {
     pub not_done: Option<Refused>,
     /// What the last transfer's disk needs, or took.
     pub resync: Option<Resync>,
+    /// What the last transfer's memory took.
+    pub memory_sent: Option<MemorySent>,
     /// What restores the protection by itself; none of a VM that is not to be protected.
     pub protect_again: Option<ShownReprotect>,
     /// What was measured.
@@ -202,6 +204,8 @@ pub struct Status {
     pub progress: Option<ShownProgress>,
     /// What it took to make the other site's disk equal, when it was last copied from here.
     pub resync: Option<Resync>,
+    /// What it took to copy its memory, the last time.
+    pub memory_sent: Option<MemorySent>,
     /// What restores the protection by itself; none of a VM that is not to be protected.
     pub protect_again: Option<ShownReprotect>,
     /// How the last comparison of the two disks went, or goes.
@@ -272,6 +276,7 @@ impl Status {
                 left_s: progress.left.map(|left| left.as_secs_f64()),
             }),
             resync: around.resync,
+            memory_sent: around.memory_sent,
             protect_again: around.protect_again,
             verify: around.verification.cloned(),
             refused: around.refused.to_vec(),
@@ -393,6 +398,10 @@ mod tests {
                 changed_bytes: 3,
                 sent_bytes: 2,
             }),
+            memory_sent: Some(MemorySent {
+                once_bytes: 4096,
+                sent_bytes: 8192,
+            }),
             protect_again: None,
             measured,
             verification,
@@ -418,6 +427,7 @@ mod tests {
             "stun_ms": null, "detection_ms": null, "claim_ms": null, "going_live_ms": null,
             "cpu_share_percent": 100, "progress": null,
             "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
+            "memory_sent": { "once_bytes": 4_096, "sent_bytes": 8_192 },
             "protect_again": null, "verify": null,
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,

@@ -42,7 +42,7 @@ pub use disk::Resync;
 pub use frame::{
     DiskOffer, FileOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind,
 };
-pub use source::{Go, News, RunningMachine, Sending, SourceError, send};
+pub use source::{Go, MemorySent, News, RunningMachine, Sending, SourceError, send};
 pub use target::{Arrived, Arriving, BootFile, Reception, TargetError, receive};
 
 use crate::base::parts::Parts;

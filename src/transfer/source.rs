@@ -8,6 +8,7 @@ use std::time::Duration;
 use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::image::Image;
 use antipode_disk_sync::online::{Next, Passes, StunBudget};
+use serde::{Deserialize, Serialize};
 
 use super::Stunned;
 use super::disk::{Resync, Work};
@@ -64,6 +65,8 @@ pub enum News {
     },
     /// What there is to be done for the disk; again, with what it came to, when the guest stands still.
     Resync(Resync),
+    /// What it took to copy RAM, when the guest stands still.
+    Memory(MemorySent),
     /// What is left of the disk fits the stun.
     DiskInSync,
     /// What is left of RAM fits the stun.
@@ -72,6 +75,15 @@ pub enum News {
     Stunned,
     /// The target is the same machine.
     PeerReady,
+}
+
+/// What it took to copy RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySent {
+    /// Bytes of the pages that were not zero when they were first looked at.
+    pub once_bytes: u64,
+    /// Bytes of all pages that were sent, those written meanwhile once more, before compression.
+    pub sent_bytes: u64,
 }
 
 /// Why a machine was not sent.
@@ -149,6 +161,7 @@ pub fn send(
         tell,
         go,
         share: Share::default(),
+        memory: None,
         slowed_until: Duration::ZERO,
     };
     source.offer(sending)?;
@@ -169,6 +182,7 @@ pub(super) struct Source<'a> {
     pub(super) tell: &'a mut dyn FnMut(News),
     go: &'a Receiver<Go>,
     share: Share,
+    memory: Option<MemorySent>,
     /// Up to when the guest has stood still for its part.
     slowed_until: Duration,
 }
@@ -309,6 +323,16 @@ impl Source<'_> {
             looked_at += bytes_in(addresses);
             self.progress(looked_at, total)?;
         }
+        self.memory = Some(match self.memory {
+            None => MemorySent {
+                once_bytes: sent,
+                sent_bytes: sent,
+            },
+            Some(before) => MemorySent {
+                sent_bytes: before.sent_bytes + sent,
+                ..before
+            },
+        });
         Ok(sent)
     }
 
@@ -320,6 +344,9 @@ impl Source<'_> {
         let rest: BTreeSet<u64> = left.into_iter().chain(machine.written).collect();
         let rest: Vec<u64> = rest.into_iter().collect();
         self.send_pages(&mut copy, &rest)?;
+        if let Some(memory) = self.memory {
+            (self.tell)(News::Memory(memory));
+        }
         let digest = copy.finish();
         let ram = digest.sums();
         self.machine.adopt(digest).ok_or(SourceError::Ended)?;

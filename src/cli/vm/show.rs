@@ -93,6 +93,15 @@ fn restored(status: &Value, output: &mut dyn Write) -> std::io::Result<()> {
             bytes("sent_bytes"),
         )?;
     }
+    let memory = &status["memory_sent"];
+    if let (Some(once), Some(sent)) = (memory["once_bytes"].as_u64(), memory["sent_bytes"].as_u64()) {
+        writeln!(
+            output,
+            "  its memory was copied: {} of it, {} with what was written meanwhile",
+            HumanBytes(once),
+            HumanBytes(sent),
+        )?;
+    }
     Ok(())
 }
 

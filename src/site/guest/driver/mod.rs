@@ -53,7 +53,7 @@ use crate::protocol::reprotect::Reprotect;
 use crate::protocol::role::{Event, Gauges, Refused, Role};
 use crate::site::config::SiteConfig;
 use crate::site::store::{Intent, VmFolder};
-use crate::transfer::{Go, Resync};
+use crate::transfer::{Go, MemorySent, Resync};
 
 /// When a VM that went live says where it is now (P5).
 const ANNOUNCEMENTS_MS: [u64; 4] = [0, 50, 200, 1000];
@@ -115,6 +115,7 @@ pub(super) struct Driver {
     intent: Intent,
     /// What the last one's disk needs, or took.
     resync: Option<Resync>,
+    memory_sent: Option<MemorySent>,
     /// What the other site's replica alone holds may be lost in the next one.
     discards: bool,
     stunned_at: Option<ExitOrdinal>,
@@ -168,6 +169,7 @@ impl Driver {
             verifying: Verifying::new(Moment::from_nanos(SystemClock.monotonic_ns())),
             intent,
             resync: None,
+            memory_sent: None,
             discards: false,
             stunned_at: None,
             has_diverged: false,

@@ -408,6 +408,7 @@ impl Driver {
                 }));
             }
             TransferNews::News(News::Resync(resync)) => self.resync = Some(resync),
+            TransferNews::News(News::Memory(sent)) => self.memory_sent = Some(sent),
             TransferNews::News(News::DiskInSync) => self.todo.push_back(Event::DiskInSync),
             TransferNews::News(News::RamInSync) => self.todo.push_back(Event::RamInSync),
             TransferNews::News(News::Stunned) => {}

@@ -116,6 +116,7 @@ impl Driver {
             trouble: self.trouble.as_deref(),
             not_done: self.not_done,
             resync: self.resync,
+            memory_sent: self.memory_sent,
             protect_again: self.reprotect.shown(self.moment()),
             measured,
             verification: verification.as_ref(),

@@ -117,6 +117,9 @@ pub(crate) struct VmStatus {
     /// What it took to make the other site's disk equal.
     #[serde(default)]
     pub(crate) resync: Option<Resync>,
+    /// What it took to copy its memory.
+    #[serde(default)]
+    pub(crate) memory_sent: Option<MemorySent>,
     /// What restores the protection by itself, if it is to be restored.
     #[serde(default)]
     pub(crate) protect_again: Option<ProtectAgain>,
@@ -130,6 +133,15 @@ pub(crate) struct Resync {
     /// Bytes that could differ.
     pub(crate) changed_bytes: u64,
     /// Bytes that were sent.
+    pub(crate) sent_bytes: u64,
+}
+
+/// What it took to copy the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) struct MemorySent {
+    /// All of it but for zeros.
+    pub(crate) once_bytes: u64,
+    /// With what was written meanwhile.
     pub(crate) sent_bytes: u64,
 }
 
