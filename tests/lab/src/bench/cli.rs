@@ -3,7 +3,7 @@
 use super::contestant::{self, Contestant};
 use super::summary::{self, Figure};
 use super::trial::{self, Trial};
-use super::{disk, emulator, ft, guest, replay, tiebreaker};
+use super::{disk, emulator, ft, guest, rebuild, replay, tiebreaker};
 use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
@@ -29,6 +29,8 @@ enum What {
     Disk(disk::DiskArgs),
     /// What protection costs a guest, over any distance, and what a takeover takes
     Ft(ft::FtArgs),
+    /// What it takes until a site that was lost follows again, and how long a switchover leaves a guest silent
+    Rebuild(rebuild::RebuildArgs),
     /// What recording costs a guest, and replaying a host
     Replay(replay::ReplayArgs),
     /// The tiebreaker against `etcd`, natively, and what it promises
@@ -57,6 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         What::Boot(args) => boot(args),
         What::Disk(args) => disk::run(args),
         What::Ft(args) => ft::run(args),
+        What::Rebuild(args) => rebuild::run(args),
         What::Replay(args) => replay::run(args),
         What::Tiebreaker(args) => tiebreaker::run(args),
     }

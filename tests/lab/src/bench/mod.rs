@@ -23,15 +23,17 @@
 //!
 //! - [`cli`]: the rounds. - `trial`: one machine in one host. - `contestant`: both command lines.
 //! - `guest`: what they boot. - `emulator`: QEMU for a host. - `probe`: the kernel's counters. - `summary`: ratios.
-//! - `disk`, `ft`, `replay`, `tiebreaker`: other benches.
+//! - `disk`, `ft`, `rebuild`, `replay`, `tiebreaker`: other benches. - `figures`: what they tell.
 
 pub mod cli;
 mod contestant;
 mod disk;
 mod emulator;
+mod figures;
 mod ft;
 mod guest;
 mod probe;
+mod rebuild;
 mod replay;
 mod summary;
 mod tiebreaker;

@@ -32,8 +32,8 @@ const WRITES_PER_FLUSH: u64 = 64;
 /// Seconds of the same writes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Took {
-    pub(super) past: f64,
-    pub(super) through: f64,
+    past: f64,
+    through: f64,
 }
 
 /// Which image is written to.
@@ -115,6 +115,11 @@ impl Bench {
 }
 
 impl Took {
+    /// Of the hook, by what is past it.
+    pub(super) fn cost(self) -> f64 {
+        self.through / self.past
+    }
+
     fn add(&mut self, more: Self) {
         self.past += more.past;
         self.through += more.through;

@@ -123,7 +123,7 @@ pub(super) fn run(args: &FtArgs) -> Result<ExitCode> {
             "seconds": started.elapsed().as_secs(),
             "load_average": { "before": load_before, "after": load_average() },
             "failures": samples.failures,
-            "figures": report.figures(),
+            "figures": report.to_json(),
             "trials": samples.trials,
             "gaps": samples.gaps,
         });

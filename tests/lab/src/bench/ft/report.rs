@@ -1,11 +1,10 @@
 //! From samples to figures and bounds. Pure.
 
-use super::super::summary::{Bound, Spread};
+use super::super::figures::Figures;
+use super::super::summary::Bound;
 use super::load::Load;
 use crate::image::Service;
-use crate::scenario::report::rounded;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 /// What a stun may take at most.
 const STUN_MS: f64 = 1_000.0;
@@ -130,45 +129,14 @@ pub(super) struct Samples {
     pub(super) failures: Vec<String>,
 }
 
-/// What of a figure's samples is held against its bound.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Judged {
-    Median,
-    /// Each of them must be in bounds.
-    Greatest,
-}
-
-/// A figure's name, its samples, and what it must be, if anything.
-#[derive(Debug, Clone, PartialEq)]
-struct Figure {
-    name: String,
-    spread: Option<Spread>,
-    judged: Judged,
-    bound: Option<Bound>,
-}
-
-impl Figure {
-    /// What counts; no number if nothing was measured.
-    fn value(&self) -> f64 {
-        self.spread.map_or(f64::NAN, |spread| match self.judged {
-            Judged::Median => spread.median,
-            Judged::Greatest => spread.max,
-        })
-    }
-
-    fn is_kept(&self) -> bool {
-        self.bound.is_none_or(|bound| bound.holds(self.value()))
-    }
-}
-
 /// What the samples say.
 #[derive(Debug)]
-pub(super) struct Report(Vec<Figure>);
+pub(super) struct Report(Figures);
 
 impl Report {
     /// A figure for everything that was planned, measured or not.
-    pub(super) fn of(plan: &Plan, samples: &Samples) -> Self {
-        let mut report = Self(Vec::new());
+    pub(super) fn of(plan: &Plan, samples: &Samples) -> Figures {
+        let mut report = Self(Figures::default());
         for load in &plan.loads {
             for rtt_ms in &plan.rtts_ms {
                 report.add_load(*load, *rtt_ms, samples);
@@ -180,7 +148,7 @@ impl Report {
             }
         }
         report.add_counts(samples);
-        report
+        report.0
     }
 
     fn add_load(&mut self, load: Load, rtt_ms: u64, samples: &Samples) {
@@ -193,22 +161,23 @@ impl Report {
         let every = |of: &dyn Fn(&Trial) -> Option<f64>| own.iter().filter_map(|trial| of(trial)).collect();
         let protected = |of: Of<'_>| every(&|trial| of(trial.protected.as_ref()?));
         let name = |what: &str| format!("{what}_{}_{rtt_ms}ms", load.name());
-        self.bounded(name("ratio"), every(&Trial::ratio), load.bound());
-        self.free(
+        self.0.bounded(name("ratio"), every(&Trial::ratio), load.bound());
+        self.0.free(
             name("unprotected_per_s"),
             every(&|trial| Some(trial.unprotected())),
         );
-        self.free(
+        self.0.free(
             name("protected_per_s"),
             protected(&|protected| Some(protected.per_s)),
         );
         let cpu = |part: &str| name(&format!("cpu_ms_a_request_{part}"));
-        self.free(cpu("unprotected"), every(&|trial| Some(trial.unprotected_cpu_ms)));
-        self.free(
+        self.0
+            .free(cpu("unprotected"), every(&|trial| Some(trial.unprotected_cpu_ms)));
+        self.0.free(
             cpu("primary"),
             protected(&|protected| Some(protected.primary_cpu_ms)),
         );
-        self.free(
+        self.0.free(
             cpu("backup"),
             protected(&|protected| Some(protected.backup_cpu_ms)),
         );
@@ -220,17 +189,17 @@ impl Report {
             ("wan_kib_per_s", &|protected| Some(protected.wan_kib_per_s)),
         ];
         for (what, of) in measured {
-            self.free(name(what), protected(of));
+            self.0.free(name(what), protected(of));
         }
         let by_allowed: [(&str, Of<'_>); 2] = [
             ("hold_p50_by_allowed", &Protected::half),
             ("hold_p99_by_allowed", &Protected::most),
         ];
         for (what, of) in by_allowed {
-            self.bounded(name(what), protected(of), Bound::AtMost(1.0));
+            self.0.bounded(name(what), protected(of), Bound::AtMost(1.0));
         }
         let stuns = protected(&|protected| protected.stun_ms);
-        self.each(name("stun_ms"), stuns, Bound::AtMost(STUN_MS));
+        self.0.each(name("stun_ms"), stuns, Bound::AtMost(STUN_MS));
     }
 
     fn add_gap(&mut self, rtt_ms: u64, samples: &Samples) {
@@ -240,20 +209,21 @@ impl Report {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of minutes")]
         let milliseconds = |count: u64| count as f64;
         let gap = |gap: &Gap| milliseconds(gap.probe_ms);
-        self.free(name("gap_ms"), every(&|one| Some(gap(one))));
-        self.free(name("gap_allowed_ms"), every(&Gap::allowed_ms));
-        self.bounded(
+        self.0.free(name("gap_ms"), every(&|one| Some(gap(one))));
+        self.0.free(name("gap_allowed_ms"), every(&Gap::allowed_ms));
+        self.0.bounded(
             name("gap_by_allowed"),
             every(&|one| Some(gap(one) / one.allowed_ms()?)),
             Bound::AtMost(1.0),
         );
-        self.free(
+        self.0.free(
             name("gap_connection_ms"),
             every(&|one| Some(milliseconds(one.connection_ms))),
         );
-        self.free(name("detection_ms"), every(&|one| one.detection_ms));
-        self.free(name("claim_ms"), every(&|one| one.claim_ms));
-        self.free(name("going_live_ms"), every(&|one| one.going_live_ms));
+        self.0.free(name("detection_ms"), every(&|one| one.detection_ms));
+        self.0.free(name("claim_ms"), every(&|one| one.claim_ms));
+        self.0
+            .free(name("going_live_ms"), every(&|one| one.going_live_ms));
     }
 
     fn add_counts(&mut self, samples: &Samples) {
@@ -270,78 +240,19 @@ impl Report {
         let tried = !trials.is_empty();
         let known = |number: u64| tried.then_some(count(number)).into_iter().collect();
         let lost = trials.iter().filter(|trial| trial.protected.is_none()).count();
-        self.bounded("unasked_failovers", known(unasked.sum()), Bound::AtMost(0.0));
-        self.bounded("protections_lost", known(lost as u64), Bound::AtMost(0.0));
-        self.bounded("failures", vec![count(failures.len() as u64)], Bound::AtMost(0.0));
-    }
-
-    fn free(&mut self, name: impl Into<String>, values: Vec<f64>) {
-        self.add(name, values, Judged::Median, None);
-    }
-
-    fn bounded(&mut self, name: impl Into<String>, values: Vec<f64>, bound: Bound) {
-        self.add(name, values, Judged::Median, Some(bound));
-    }
-
-    fn each(&mut self, name: impl Into<String>, values: Vec<f64>, bound: Bound) {
-        self.add(name, values, Judged::Greatest, Some(bound));
-    }
-
-    fn add(&mut self, name: impl Into<String>, values: Vec<f64>, judged: Judged, bound: Option<Bound>) {
-        self.0.push(Figure {
-            name: name.into(),
-            spread: Spread::of(values),
-            judged,
-            bound,
-        });
-    }
-
-    /// Those out of their bounds. What could not be computed is.
-    pub(super) fn broken(&self) -> Vec<&str> {
-        let broken = self.0.iter().filter(|figure| !figure.is_kept());
-        broken.map(|figure| figure.name.as_str()).collect()
-    }
-
-    /// Every figure by its name.
-    pub(super) fn figures(&self) -> Value {
-        let mut figures = Map::new();
-        for figure in &self.0 {
-            let mut shown = json!({ "value": rounded(figure.value()) });
-            if let Some(Spread { median, min, max }) = figure.spread {
-                shown["median"] = json!(rounded(median));
-                shown["min"] = json!(rounded(min));
-                shown["max"] = json!(rounded(max));
-            }
-            if let Some(bound) = figure.bound {
-                shown["bound"] = json!(bound.to_string());
-                shown["kept"] = json!(figure.is_kept());
-            }
-            figures.insert(figure.name.clone(), shown);
-        }
-        Value::Object(figures)
-    }
-
-    pub(super) fn show(&self) {
-        for figure in &self.0 {
-            let verdict = if figure.is_kept() { "kept" } else { "BROKEN" };
-            let bound = figure
-                .bound
-                .map_or_else(String::new, |bound| format!("  {bound}: {verdict}"));
-            let (min, max) = figure
-                .spread
-                .map_or((f64::NAN, f64::NAN), |spread| (spread.min, spread.max));
-            println!(
-                "{:<40}{:>12.3}  ({min:.3} to {max:.3}){bound}",
-                figure.name,
-                figure.value()
-            );
-        }
+        self.0
+            .bounded("unasked_failovers", known(unasked.sum()), Bound::AtMost(0.0));
+        self.0
+            .bounded("protections_lost", known(lost as u64), Bound::AtMost(0.0));
+        self.0
+            .bounded("failures", vec![count(failures.len() as u64)], Bound::AtMost(0.0));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     fn protected(per_s: f64) -> Protected {
         Protected {
@@ -404,7 +315,7 @@ mod tests {
     fn a_ratio_is_of_one_round_and_against_the_mean_of_both() {
         let report = Report::of(&plan(), &samples());
         assert_eq!(report.broken(), Vec::<&str>::new());
-        let figures = report.figures();
+        let figures = report.to_json();
         assert_eq!(
             figures["ratio_redis_40ms"],
             json!({ "value": 0.95, "median": 0.95, "min": 0.4, "max": 0.95, "bound": "at least 0.9", "kept": true })
@@ -487,12 +398,18 @@ mod tests {
             loads: Load::ALL.to_vec(),
         };
         let nothing = Report::of(&all, &Samples::default());
-        let bounded = nothing.0.iter().filter(|figure| figure.bound.is_some()).count();
+        let shown = nothing.to_json();
+        let bounded = shown
+            .as_object()
+            .unwrap()
+            .values()
+            .filter(|figure| figure.get("bound").is_some())
+            .count();
         assert_eq!(
             nothing.broken().len(),
             bounded - 1,
             "of nothing, nothing but failures is known"
         );
-        assert_eq!(nothing.figures()["ratio_compute_80ms"]["value"], Value::Null);
+        assert_eq!(shown["ratio_compute_80ms"]["value"], Value::Null);
     }
 }
