@@ -17,6 +17,7 @@ mod disk;
 mod disk_queue;
 mod disk_watch;
 mod entropy;
+mod failures;
 mod flushes;
 mod network;
 mod stop;

@@ -30,6 +30,8 @@
 //!                     │    └───────── granted ─────────────┴◀────────┘
 //!                     └─ refused: DestroyVm, MarkStale ──▶ Stale
 //!
+//!  Primary ── its disk fails, and the backup is heard ──▶ Stopped; the backup goes Closing at that word
+//!
 //!  Alone, Primary ── Stop, or the guest stops ──▶ Stopping ──(backup durable there)──▶ Parking ──▶ Stopped
 //!
 //!  Primary ── Switchover ──▶ Yielding ──(backup poised)──▶ Swapping ──granted──▶ Backup of the turned pairing
@@ -154,6 +156,8 @@ pub struct Role {
     progress: Progress,
     acknowledged: Acknowledged,
     channel_open: bool,
+    /// The guest waits for what its disk has failed.
+    disk_fails: bool,
     backup: backup::Following,
     /// When the suspicion was strong enough to claim.
     suspected_at: Option<Moment>,
@@ -198,6 +202,7 @@ impl Role {
             progress: Progress::default(),
             acknowledged: Acknowledged::default(),
             channel_open: false,
+            disk_fails: false,
             backup: backup::Following::default(),
             suspected_at: None,
             stopped_at: None,
@@ -245,6 +250,7 @@ impl Role {
             Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
+            Event::DiskFailed => self.disk_fails = self.phase.is_live(),
             Event::GuestStopped { position } => self.guest_stopped(position),
             Event::VmFailed => self.vm_failed(),
         }

@@ -51,6 +51,7 @@ impl<'a> Stage<'a> {
             seed: SEED,
             twin: true,
             keep_frames: false,
+            mortal_disks: false,
         };
         let sites = Sites::open(setup, &name, plan)?;
         let logs = sites.logs().to_owned();
