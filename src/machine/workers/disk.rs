@@ -371,14 +371,9 @@ impl DiskHandle {
         self.shared.work.notify_all();
     }
 
-    /// From now on the guest is not told what has failed; `listener`, which must not wait, is.
-    pub fn keep_failures_back(&self, listener: impl Fn() + Send + 'static) {
-        self.shared.failures.keep_back(listener);
-    }
-
-    /// The guest is told what was kept back, and from now on of each failure at once.
-    pub fn let_failures_go(&self) {
-        self.shared.flushes.tell(self.shared.failures.let_go());
+    /// Its requests that have failed.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.shared.failures
     }
 
     /// Its guest's flushes.

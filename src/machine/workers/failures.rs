@@ -13,6 +13,7 @@
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::DiskHandle;
 use crate::devices::{DiskCompletion, DiskOutcome};
 
 #[derive(Default)]
@@ -63,6 +64,18 @@ impl Failures {
         let mut state = self.state();
         state.listener = None;
         std::mem::take(&mut state.kept)
+    }
+}
+
+impl DiskHandle {
+    /// From now on the guest is not told what has failed; `listener`, which must not wait, is.
+    pub fn keep_failures_back(&self, listener: impl Fn() + Send + 'static) {
+        self.failures().keep_back(listener);
+    }
+
+    /// The guest is told what was kept back, and from now on of each failure at once.
+    pub fn let_failures_go(&self) {
+        self.flushes().tell(self.failures().let_go());
     }
 }
 
