@@ -22,12 +22,20 @@ const fn returning_is_lost(moment: Moment) -> [Step; 9] {
     ]
 }
 
-const LIVE_IS_LOST: &[Step] = &[
-    Break(Power(TheLive)),
-    Wait(2_000, 4_000),
-    Mend(Power(TheLive)),
-    Protected,
-];
+/// The site that makes the other one its backup again is lost.
+const fn live_is_lost(moment: Moment) -> [Step; 9] {
+    [
+        SOON,
+        Break(Power(Other)),
+        Wait(1_000, 3_000),
+        Mend(Power(Other)),
+        Until(moment),
+        Break(Power(TheLive)),
+        Wait(2_000, 4_000),
+        Mend(Power(TheLive)),
+        Protected,
+    ]
+}
 const LEADER_IS_LOST: &[Step] = &[
     Break(TiebreakerLeader),
     Wait(2_000, 4_000),
@@ -57,18 +65,30 @@ pub(super) const ALL: &[Scenario] = &[
         Live::Stays,
         &returning_is_lost(Moment::Pairing),
     ),
-    scenario("rebuild-live-lost-in-disk-sync", Live::Stays, LIVE_IS_LOST)
-        .when(Moment::Syncing)
-        .outage(),
-    scenario("rebuild-live-lost-in-pre-copy", Live::Stays, LIVE_IS_LOST)
-        .when(Moment::Cloning)
-        .outage(),
-    scenario("rebuild-live-lost-in-stun", Live::Either, LIVE_IS_LOST)
-        .when(Moment::Stunned)
-        .outage(),
-    scenario("rebuild-live-lost-in-pairing", Live::Either, LIVE_IS_LOST)
-        .when(Moment::Pairing)
-        .outage(),
+    scenario(
+        "rebuild-live-lost-in-disk-sync",
+        Live::Stays,
+        &live_is_lost(Moment::Syncing),
+    )
+    .outage(),
+    scenario(
+        "rebuild-live-lost-in-pre-copy",
+        Live::Stays,
+        &live_is_lost(Moment::Cloning),
+    )
+    .outage(),
+    scenario(
+        "rebuild-live-lost-in-stun",
+        Live::Either,
+        &live_is_lost(Moment::Stunned),
+    )
+    .outage(),
+    scenario(
+        "rebuild-live-lost-in-pairing",
+        Live::Either,
+        &live_is_lost(Moment::Pairing),
+    )
+    .outage(),
     scenario("rebuild-leader-lost-in-disk-sync", Live::Stays, LEADER_IS_LOST).when(Moment::Syncing),
     scenario("rebuild-leader-lost-in-pre-copy", Live::Stays, LEADER_IS_LOST).when(Moment::Cloning),
     scenario("rebuild-leader-lost-in-stun", Live::Stays, LEADER_IS_LOST).when(Moment::Stunned),
