@@ -126,19 +126,15 @@ impl Source<'_> {
         if kind == ResyncKind::New {
             return self.send_leaves(disk, &leaves, true).map(Some);
         }
-        let leaves: Vec<u64> = leaves.runs().flat_map(|run| run.indices()).collect();
         self.send_what_differs_of(disk, &leaves)?;
         Ok(None)
     }
 
     /// Compares `leaves` and sends what the target has otherwise. Answers are waited for only where many are missing.
-    fn send_what_differs_of(&mut self, disk: &Disk, leaves: &[u64]) -> Result<(), SourceError> {
+    fn send_what_differs_of(&mut self, disk: &Disk, leaves: &LeafSet) -> Result<(), SourceError> {
         let length = disk.image().length();
-        let bytes_in = |leaves: &[u64]| -> u64 {
-            let bytes = leaves.iter().map(|index| length.bytes_of(&Run::new(*index, 1)));
-            bytes.map(|range| range.end - range.start).sum()
-        };
-        let (total, mut done, mut unsettled) = (bytes_in(leaves), 0, 0);
+        let (total, mut done, mut unsettled) = (bytes_of(disk, leaves), 0, 0);
+        let leaves: Vec<u64> = leaves.runs().flat_map(|run| run.indices()).collect();
         let mut unanswered = VecDeque::new();
         let mut chunks = leaves.chunks(LEAVES_COMPARED);
         loop {
@@ -154,15 +150,21 @@ impl Source<'_> {
             let Some(asked) = unanswered.pop_front() else {
                 return Ok(());
             };
-            let differing = self.answer_about(disk, asked)?;
-            self.send_leaves(disk, &differing, false)?;
+            let differ = self.answer_about(asked.len())?;
+            for (index, differs) in asked.iter().zip(differ) {
+                let range = length.bytes_of(&Run::new(*index, 1));
+                done += range.end - range.start;
+                if differs != 0 {
+                    self.send_leaf(disk, *index, false)?;
+                    self.progress(done, total)?;
+                }
+            }
+            self.progress(done, total)?;
             unsettled += 1;
             if unsettled == COMPARED_SETTLED {
                 self.stream.put(&Head::Settled { frames: unsettled }, &[])?;
                 unsettled = 0;
             }
-            done += bytes_in(asked);
-            self.progress(done, total)?;
         }
     }
 
@@ -175,19 +177,12 @@ impl Source<'_> {
         Ok(self.stream.put(&Head::Hashes, &body)?)
     }
 
-    /// Which of `leaves`, that were asked about before all others, the target has otherwise.
-    fn answer_about(&mut self, disk: &Disk, leaves: &[u64]) -> Result<LeafSet, SourceError> {
-        let differ = match self.stream.take()? {
-            (Head::Differ, differ) if differ.len() == leaves.len() => differ,
-            (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
-        };
-        let mut differing = LeafSet::none(disk.image().length());
-        for (index, differs) in leaves.iter().zip(differ) {
-            if differs != 0 {
-                differing.insert(&Run::new(*index, 1));
-            }
+    /// Of the leaves that were asked about before all others, `count` of them, whether the target has each otherwise.
+    fn answer_about(&mut self, count: usize) -> Result<Vec<u8>, SourceError> {
+        match self.stream.take()? {
+            (Head::Differ, differ) if differ.len() == count => Ok(differ),
+            (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
         }
-        Ok(differing)
     }
 
     /// What was written since this was last asked.
@@ -217,7 +212,6 @@ impl Source<'_> {
         let total = bytes_of(disk, leaves);
         let mut done = 0;
         let mut hole_until = 0;
-        let mut bytes = Vec::new();
         for index in leaves.runs().flat_map(|run| run.indices()) {
             let range = image.length().bytes_of(&Run::new(index, 1));
             done += range.end - range.start;
@@ -237,19 +231,27 @@ impl Source<'_> {
                     Some(_) => {}
                 }
             }
-            bytes.resize(usize::try_from(range.end - range.start).unwrap_or_default(), 0);
-            image.read_at(range.start, &mut bytes)?;
-            if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            self.stream.put(&Head::Leaf { index }, &bytes)?;
-            if let Some(work) = &mut self.work {
-                work.sent_bytes += bytes.len() as u64;
-            }
+            self.send_leaf(disk, index, skips_zeros)?;
             self.progress(done, total)?;
         }
         self.progress(total, total)?;
         Ok(total)
+    }
+
+    /// Sends a leaf, unless it is zeros and those are skipped.
+    fn send_leaf(&mut self, disk: &Disk, index: u64, skips_zeros: bool) -> Result<(), SourceError> {
+        let image = disk.image();
+        let range = image.length().bytes_of(&Run::new(index, 1));
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or_default()];
+        image.read_at(range.start, &mut bytes)?;
+        if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.stream.put(&Head::Leaf { index }, &bytes)?;
+        if let Some(work) = &mut self.work {
+            work.sent_bytes += range.end - range.start;
+        }
+        Ok(())
     }
 }
 

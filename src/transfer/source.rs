@@ -334,16 +334,12 @@ impl Source<'_> {
             looked_at += bytes_in(addresses);
             self.progress(looked_at, total)?;
         }
-        self.memory = Some(match self.memory {
-            None => MemorySent {
-                once_bytes: sent,
-                sent_bytes: sent,
-            },
-            Some(before) => MemorySent {
-                sent_bytes: before.sent_bytes + sent,
-                ..before
-            },
+        // The first pass is over all of it.
+        let memory = self.memory.get_or_insert(MemorySent {
+            once_bytes: sent,
+            sent_bytes: 0,
         });
+        memory.sent_bytes += sent;
         Ok(sent)
     }
 
