@@ -8,10 +8,21 @@ mod operator;
 mod rebuild;
 mod sites_and_ways;
 
-use super::plan::{Scenario, Step};
+use super::plan::{Fault, Scenario, Step};
 
 /// At any moment of lockstep.
 const SOON: Step = Step::Wait(0, 2_000);
+
+/// It is broken between so many milliseconds and so many, and the VM is protected again afterwards.
+const fn for_a_while(begins: Step, fault: Fault, least: u64, most: u64) -> [Step; 5] {
+    [
+        begins,
+        Step::Break(fault),
+        Step::Wait(least, most),
+        Step::Mend(fault),
+        Step::Protected,
+    ]
+}
 
 /// Every scenario.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {

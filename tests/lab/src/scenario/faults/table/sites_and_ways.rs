@@ -5,7 +5,7 @@ use Fault::{Daemon, Freeze, Loss, Node, Power, Tiebreaker, TiebreakerLeader, VmP
 use Step::{Break, Mend, Protected, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
 
-use super::SOON;
+use super::{SOON, for_a_while};
 
 // What is done under either rule for flushes.
 const LIVE_LOSES_POWER: &[Step] = &[SOON, Break(Power(TheLive))];
@@ -396,29 +396,17 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "power-cut-live-and-back",
         Live::Moves,
-        &[
-            SOON,
-            Break(Power(TheLive)),
-            Wait(2_000, 4_000),
-            Mend(Power(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOON, Power(TheLive), 2_000, 4_000),
     ),
     scenario(
         "power-cut-backup-and-back",
         Live::Stays,
-        &[
-            SOON,
-            Break(Power(Other)),
-            Wait(2_000, 4_000),
-            Mend(Power(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, Power(Other), 2_000, 4_000),
     ),
     scenario(
         "wan-cut-and-back",
         Live::Either,
-        &[SOON, Break(Wan), Wait(4_000, 7_000), Mend(Wan), Protected],
+        &for_a_while(SOON, Wan, 4_000, 7_000),
     ),
     // The second cut comes while the disk, or the memory, is on its way again.
     scenario(
