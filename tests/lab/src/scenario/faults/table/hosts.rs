@@ -1,7 +1,7 @@
 //! A host that is there and not well: its disk, its processor, the processes on it.
 
 use super::super::plan::{Fault, Live, Scenario, Step, Who, scenario};
-use super::{SOON, for_a_while};
+use super::{SOON, all_is_dark, for_a_while};
 use Fault::{DiskFails, DiskFull, DiskHangs, DiskSlow, Power, Unflushed, Vcpu, VcpuSlow, VmStops};
 use Step::{Break, Mend, Protected, Wait};
 use Who::{Live as TheLive, Other};
@@ -28,13 +28,13 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "total-outage-live-first-unflushed",
         Live::Stays,
-        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+        &all_is_dark(SOMETIME, Unflushed(TheLive), Unflushed(Other), TheLive),
     )
     .outage(),
     scenario(
         "total-outage-backup-first-unflushed",
         Live::Moves,
-        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+        &all_is_dark(SOMETIME, Unflushed(TheLive), Unflushed(Other), Other),
     )
     .flushed_at_both()
     .outage(),
@@ -122,25 +122,4 @@ pub(super) const ALL: &[Scenario] = &[
             Protected,
         ],
     ),
-];
-
-const ALL_IS_DARK_AND_THE_LIVE_IS_FIRST: &[Step] = &[
-    SOMETIME,
-    Break(Unflushed(TheLive)),
-    Break(Unflushed(Other)),
-    Wait(500, 3_000),
-    Mend(Unflushed(TheLive)),
-    Wait(1_000, 12_000),
-    Mend(Unflushed(Other)),
-    Protected,
-];
-const ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST: &[Step] = &[
-    SOMETIME,
-    Break(Unflushed(TheLive)),
-    Break(Unflushed(Other)),
-    Wait(500, 3_000),
-    Mend(Unflushed(Other)),
-    Wait(12_000, 16_000),
-    Mend(Unflushed(TheLive)),
-    Protected,
 ];

@@ -8,7 +8,7 @@ mod operator;
 mod rebuild;
 mod sites_and_ways;
 
-use super::plan::{Fault, Scenario, Step};
+use super::plan::{Fault, Scenario, Step, Who};
 
 /// At any moment of lockstep.
 const SOON: Step = Step::Wait(0, 2_000);
@@ -20,6 +20,24 @@ const fn for_a_while(begins: Step, fault: Fault, least: u64, most: u64) -> [Step
         Step::Break(fault),
         Step::Wait(least, most),
         Step::Mend(fault),
+        Step::Protected,
+    ]
+}
+
+/// Both sites are lost at once, each by its fault, and come back one after the other, `first` the first.
+const fn all_is_dark(begins: Step, live: Fault, other: Fault, first: Who) -> [Step; 8] {
+    let (returns, alone, follows) = match first {
+        Who::Live => (live, Step::Wait(1_000, 12_000), other),
+        Who::Other => (other, Step::Wait(12_000, 16_000), live),
+    };
+    [
+        begins,
+        Step::Break(live),
+        Step::Break(other),
+        Step::Wait(500, 3_000),
+        Step::Mend(returns),
+        alone,
+        Step::Mend(follows),
         Step::Protected,
     ]
 }
