@@ -4,7 +4,7 @@ use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
 use super::super::sites::{Asked, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::breaking::Ailing;
-use super::plan::{Drawn, Moment, Scenario, Who};
+use super::plan::{Moment, Scenario, Step, Who};
 use super::verdict::Found;
 use crate::load::watch::Report;
 use crate::switch::random::Random;
@@ -162,32 +162,33 @@ impl<'a> Campaign<'a> {
         })
     }
 
-    fn take_step(&mut self, step: Drawn, before: Site, switching: &mut Option<Asked>) -> Result<()> {
+    /// Takes a step of which the chance is drawn.
+    fn take_step(&mut self, step: Step, before: Site, switching: &mut Option<Asked>) -> Result<()> {
         match step {
-            Drawn::Switch(who) => {
+            Step::Switch(who) => {
                 let words = format!("vm switchover {}", self.sites.vm);
                 let live = self.sites.live_site()?;
                 *switching = Some(self.sites.begin(site(who, live), &words)?);
             }
-            Drawn::Switched => {
+            Step::Switched => {
                 let switching = switching.take().context("nothing is switched over")?;
                 switching.end(PATIENCE)?;
             }
-            Drawn::Wait(span) => thread::sleep(span),
-            Drawn::Protected => self.sites.wait_protected_again()?,
-            Drawn::Until(moment) => {
+            Step::Wait(drawn, _) => thread::sleep(Duration::from_millis(drawn)),
+            Step::Protected => self.sites.wait_protected_again()?,
+            Step::Until(moment) => {
                 let live = self.sites.live_site()?;
                 let hit = self.sites.wait_role(live, moment.roles(), PROTECT_TIMEOUT)?;
                 eprintln!("lab:   again {hit}");
             }
-            Drawn::Restart(who) => self.sites.restart_daemon(site(who, before))?,
-            Drawn::Renew => self.sites.replace_authority()?,
-            Drawn::Replace(who) => self.replace(site(who, before))?,
-            Drawn::Verify(who, differ) => self.verify(site(who, before), differ)?,
-            Drawn::Break(fault) => self
+            Step::Restart(who) => self.sites.restart_daemon(site(who, before))?,
+            Step::Renew => self.sites.replace_authority()?,
+            Step::Replace(who) => self.replace(site(who, before))?,
+            Step::Verify(who, differ) => self.verify(site(who, before), differ)?,
+            Step::Break(fault) => self
                 .break_it(fault, before)
                 .with_context(|| format!("{fault:?}"))?,
-            Drawn::Mend(fault) => self
+            Step::Mend(fault) => self
                 .mend_it(fault, before)
                 .with_context(|| format!("mending {fault:?}"))?,
         }

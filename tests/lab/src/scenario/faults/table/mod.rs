@@ -51,7 +51,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Drawn, Moment};
+    use super::super::plan::Moment;
     use super::*;
     use std::collections::BTreeSet;
 
@@ -100,8 +100,9 @@ mod tests {
         assert_eq!(scenario.drawn(1), scenario.drawn(1));
         assert_ne!(scenario.drawn(1), scenario.drawn(2));
         for (step, drawn) in scenario.steps.iter().zip(scenario.drawn(3)) {
-            if let (Step::Wait(least, most), Drawn::Wait(span)) = (step, drawn) {
-                assert!((*least..=*most).contains(&u64::try_from(span.as_millis()).unwrap()));
+            if let (Step::Wait(least, most), Step::Wait(drawn, same)) = (step, drawn) {
+                assert!((*least..=*most).contains(&drawn));
+                assert_eq!(drawn, same);
             }
         }
     }
