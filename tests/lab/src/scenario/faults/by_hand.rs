@@ -18,8 +18,7 @@ impl Campaign<'_> {
         let watcher = self.watch(&format!("{name}-before"))?;
         watcher.wait_acked(WRITES)?;
         let told = self.sites.status(before)?;
-        let first = watcher.finish()?.violations();
-        ensure!(first.is_empty(), "before it was stopped: {}", first.join("; "));
+        watcher.finish_unharmed().context("before it was stopped")?;
         let begun = Instant::now();
         self.sites.ask(before, &format!("vm stop {}", self.sites.vm))?;
         for site in Site::ALL {

@@ -64,12 +64,7 @@ impl<'a> Campaign<'a> {
         };
         let watcher = campaign.watch("first")?;
         watcher.wait_acked(WRITES)?;
-        let first = watcher.finish()?.violations();
-        ensure!(
-            first.is_empty(),
-            "before anything was broken: {}",
-            first.join("; ")
-        );
+        watcher.finish_unharmed().context("before anything was broken")?;
         Ok(campaign)
     }
 
@@ -199,8 +194,7 @@ impl<'a> Campaign<'a> {
     fn serves_anew(&self, name: &str) -> Result<()> {
         let watcher = self.watch(&format!("{name}-after"))?;
         watcher.wait_acked(WRITES)?;
-        let found = watcher.finish()?.violations();
-        ensure!(found.is_empty(), "after the outage: {}", found.join("; "));
+        watcher.finish_unharmed().context("after the outage")?;
         Ok(())
     }
 
