@@ -220,12 +220,18 @@ impl<'a> Campaign<'a> {
     /// Stops the VM in order, which makes both replicas durable at one position, and compares them; leaves that differ.
     pub(super) fn compare_replicas(&mut self) -> Result<u64> {
         let live = self.protected(self.sites.flush_rule()?)?;
+        self.stop(live)?;
+        self.sites.differing_leaves()
+    }
+
+    /// Stops the VM in order, asked for at `live`, and waits until it is stopped at both sites.
+    pub(super) fn stop(&self, live: Site) -> Result<()> {
         self.sites.ask(live, &format!("vm stop {}", self.sites.vm))?;
         for site in Site::ALL {
             self.sites
                 .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
         }
-        self.sites.differing_leaves()
+        Ok(())
     }
 
     /// Something is wrong: what the product has logged on the hosts is kept with the other logs.
