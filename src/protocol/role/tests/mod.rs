@@ -1,10 +1,11 @@
 //! Orders of effects, one story each. What holds whatever happens is the simulation's.
 
 mod flushes;
+mod numbers;
 mod operations;
 mod switchover;
 
-use antipode_tiebreaker::{Answer, Operation, Request, RequestId, decide};
+use antipode_tiebreaker::{Answer, Generation, Operation, Request, RequestId, decide};
 
 use super::*;
 use crate::protocol::detector::{Heard, Suspicion, Waits};
