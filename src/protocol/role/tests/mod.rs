@@ -308,6 +308,32 @@ fn a_reading_that_is_not_fresh_does_not_allow_the_stun() {
 }
 
 #[test]
+fn a_guest_stands_still_for_no_long_and_for_no_site_that_is_lost() {
+    let stunned = || {
+        let mut story = Story::alone();
+        story.tell(Event::Command(Command::Protect { pairing: PAIRING }));
+        story.tell(Event::DiskInSync);
+        story.tell(Event::RamInSync);
+        story.read();
+        assert_eq!(story.role.phase(), Phase::Stunned);
+        story.done.clear();
+        story
+    };
+    let mut lost = stunned();
+    lost.pass_hearing(Duration::from_millis(900));
+    lost.pass(Duration::from_millis(900));
+    assert_eq!(lost.effects(), [""; 0]);
+    lost.pass(Duration::from_millis(200));
+    assert_eq!(lost.effects(), ["AbortTransfer", "OpenOutputs"]);
+    assert_eq!(lost.role.view().cause, Some(Cause::PeerLost(Suspicion::Silence)));
+    let mut slow = stunned();
+    slow.pass_hearing(Duration::from_millis(4_900));
+    assert_eq!(slow.role.phase(), Phase::Stunned);
+    slow.pass_hearing(Duration::from_millis(200));
+    assert_eq!(slow.role.view().cause, Some(Cause::StunTooLong));
+}
+
+#[test]
 fn a_pairing_is_taken_back_before_outputs_open() {
     let mut story = Story::pairing();
     story.done.clear();
