@@ -13,3 +13,4 @@ pub mod parts;
 pub(crate) mod scheduling;
 pub mod spans;
 pub mod units;
+pub(crate) mod zeros;

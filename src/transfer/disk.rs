@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use super::frame::{FrameError, Head, ResyncKind};
 use super::source::{News, Source, SourceError};
+use crate::base::zeros::is_zero;
 use crate::machine::workers::Disk;
 
 /// How long the rest of the disk may take in the stun.
 const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
-/// Leaves that are compared at a time: 16 MiB.
-const LEAVES_COMPARED: usize = 256;
+/// Leaves that are compared at a time: 4 MiB.
+const LEAVES_COMPARED: usize = 64;
 /// Frames of hashes that may be unanswered: both ends hash meanwhile, and the line carries what differs.
-pub(super) const COMPARED_AHEAD: usize = 16;
+pub(super) const COMPARED_AHEAD: usize = 64;
 /// Frames of hashes after which the target settles what was compared, durably: 256 MiB.
-pub(super) const COMPARED_SETTLED: u32 = 16;
+pub(super) const COMPARED_SETTLED: u32 = 64;
 /// Extents whose marks are told in one frame.
 pub(super) const MARKS_EXTENTS: usize = 128 * 1024;
 /// Bytes of a leaf's number, and of its hash.
@@ -244,7 +245,7 @@ impl Source<'_> {
         let range = image.length().bytes_of(&Run::new(index, 1));
         let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or_default()];
         image.read_at(range.start, &mut bytes)?;
-        if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
+        if skips_zeros && is_zero(&bytes) {
             return Ok(());
         }
         self.stream.put(&Head::Leaf { index }, &bytes)?;

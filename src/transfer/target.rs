@@ -239,9 +239,11 @@ impl Target<'_> {
         if self.compared.len() == COMPARED_AHEAD + usize::try_from(COMPARED_SETTLED).unwrap_or_default() {
             return Err(FrameError::Malformed("more hashes than may be unsettled".to_owned()).into());
         }
+        let hashes = parse_hashes(body)?;
+        disk.read_ahead(hashes.iter().map(|(index, _)| *index));
         let mut compared = Vec::new();
         let mut differ = Vec::new();
-        for (index, hash) in parse_hashes(body)? {
+        for (index, hash) in hashes {
             let found = disk.leaf_hash(index).map_err(disk_fails)?;
             compared.push(index);
             differ.push(u8::from(found != hash));

@@ -207,6 +207,14 @@ impl SyncTarget {
         leaf_hash(&self.image, index)
     }
 
+    /// The host may begin to read `leaves`, which are asked for in this order; what is no leaf is none.
+    pub fn read_ahead(&self, leaves: impl IntoIterator<Item = u64>) {
+        let length = self.image.length();
+        for index in leaves.into_iter().filter(|index| *index < length.leaves()) {
+            self.image.read_ahead(length.bytes_of(&Run::new(index, 1)));
+        }
+    }
+
     /// These leaves are as the source had them, or will be: it marks what it writes to them from here on. What was written
     /// is durable and read back when this returns.
     ///

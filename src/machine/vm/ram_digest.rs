@@ -16,6 +16,7 @@ use twox_hash::XxHash64;
 use super::RunError;
 use crate::base::guest_memory::GuestMemory;
 use crate::base::units::{GuestPhys, PAGE_BYTES, PAGE_SIZE};
+use crate::base::zeros::is_zero;
 
 /// A Mersenne prime.
 const P: u64 = (1 << 61) - 1;
@@ -152,8 +153,7 @@ impl RamDigest {
             self.pages.resize(index + 1, 0);
         }
         // Zeros count as what was never written: which pages a host tells of is its own affair, what they hold is not.
-        let is_zero = content.iter().all(|byte| *byte == 0);
-        let digest = if is_zero {
+        let digest = if is_zero(content) {
             0
         } else {
             // Without vector instructions, which an emulated host executes slowly: 5 µs a page there, where XXH3 takes 13.
