@@ -136,8 +136,8 @@ fn over_long_frames_are_refused_by_their_head_alone() {
 #[test]
 fn kinds_and_fields_that_are_none_are_refused() {
     let mut unknown = bytes_of(&frame(Message::Ping(1)));
-    unknown[4] = 9;
-    assert_eq!(fault_of(&unknown), FrameError::Kind(9));
+    unknown[4] = 10;
+    assert_eq!(fault_of(&unknown), FrameError::Kind(10));
     let mut urgency = bytes_of(&frame(log(1, true, b"x")));
     urgency[HEAD_BYTES + 8] = 2;
     assert_eq!(fault_of(&urgency), FrameError::Field("urgency"));

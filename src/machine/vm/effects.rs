@@ -51,6 +51,9 @@ impl Vm {
                 }
             }
             self.disk_writes = roll_disk_writes(self.disk_writes, &requests);
+            for bytes in requests.iter().filter_map(|request| request.operation.written()) {
+                self.history.wrote(&bytes);
+            }
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
                 disk.submit(self.totals.exit_count, requests);
             }

@@ -15,7 +15,7 @@ use antipode_disk_sync::image::{Access, FileImage, Image, OpenError};
 use antipode_disk_sync::online::{Live, LiveError, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
-use super::disk_queue::{Queue, written_by};
+use super::disk_queue::Queue;
 use super::flushes::Flushes;
 use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
@@ -276,7 +276,7 @@ impl Disk {
         self.medium.flush()
     }
 
-    fn live(&self) -> Option<&Live<FileImage, FileStore>> {
+    pub(super) fn live(&self) -> Option<&Live<FileImage, FileStore>> {
         match &self.medium {
             Medium::Plain(_) => None,
             Medium::Replica(disk) => Some(disk.live()),
@@ -468,7 +468,7 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
         };
         drop(queue);
         let is_flush = matches!(request.operation, DiskOperation::Flush);
-        let written = written_by(&request.operation);
+        let written = request.operation.written();
         let outcome = disk.perform(request.operation, buffers);
         let completion = DiskCompletion {
             id: request.id,

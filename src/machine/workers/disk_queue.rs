@@ -14,18 +14,7 @@ use antipode_disk_sync::units::{ImageLength, Run};
 
 use super::disk_watch::Round;
 use crate::base::units::ExitOrdinal;
-use crate::devices::{DiskOperation, DiskRequest};
-
-/// A write's bytes; none of another request.
-pub(super) fn written_by(operation: &DiskOperation) -> Option<Range<u64>> {
-    match operation {
-        DiskOperation::Write { offset, data } => {
-            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-            Some(*offset..offset.saturating_add(length))
-        }
-        DiskOperation::Read { .. } | DiskOperation::Flush => None,
-    }
-}
+use crate::devices::DiskRequest;
 
 /// What waits and what is under way.
 #[derive(Debug, Default)]
@@ -45,7 +34,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn submit(&mut self, at: ExitOrdinal, request: DiskRequest) {
-        if let (Some((_, watch)), Some(bytes)) = (&mut self.watch, written_by(&request.operation)) {
+        if let (Some((_, watch)), Some(bytes)) = (&mut self.watch, request.operation.written()) {
             watch.touch(&bytes);
         }
         self.waiting.push_back((at, request));
@@ -54,15 +43,14 @@ impl Queue {
     /// The next request that a thread may carry out; it tells when that is done.
     pub(super) fn take(&mut self) -> Option<(ExitOrdinal, DiskRequest)> {
         let is_free =
-            |(_, request): &(ExitOrdinal, DiskRequest)| match (&self.mending, written_by(&request.operation))
-            {
+            |(_, request): &(ExitOrdinal, DiskRequest)| match (&self.mending, request.operation.written()) {
                 (Some(leaf), Some(bytes)) => bytes.end <= leaf.start || leaf.end <= bytes.start,
                 _ => true,
             };
         let index = self.waiting.iter().position(is_free)?;
         let taken = self.waiting.remove(index)?;
         self.under_way += 1;
-        self.writing.extend(written_by(&taken.1.operation));
+        self.writing.extend(taken.1.operation.written());
         Some(taken)
     }
 
@@ -94,7 +82,7 @@ impl Queue {
         let waiting: Vec<_> = self
             .waiting
             .iter()
-            .filter_map(|(_, request)| written_by(&request.operation))
+            .filter_map(|(_, request)| request.operation.written())
             .collect();
         let under_way = waiting.iter().chain(&self.writing);
         self.watch = Some((round, Watch::begin(round.slice, length, under_way)));
@@ -138,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::base::buffer_pool::BufferPool;
-    use crate::devices::DiskRequestId;
+    use crate::devices::{DiskOperation, DiskRequestId};
 
     const LENGTH: u64 = 8 * LEAF_BYTES;
 

@@ -290,8 +290,12 @@ pub enum Event {
         /// The last log frame that was written by then. Primary.
         logged: LogSeq,
     },
-    /// The copy is not the same machine any more. Backup.
+    /// The copy is not the same machine any more, and nothing makes it that. Backup.
     ReplayDiverged,
+    /// The other site's copy is being made the same machine again, and acknowledges nothing meanwhile. Primary.
+    RepairBegins,
+    /// It is no more. Primary.
+    RepairEnds,
     /// A write or flush of this site's replica failed. Backup.
     ReplicaFailed,
     /// The guest is stopped in order, all of its disk requests durable here; by command or by itself.

@@ -101,6 +101,7 @@ pub use phase::{Phase, PhaseName, Side};
 
 use super::detector::Detector;
 use super::lag::LagControl;
+use super::limits::REPAIR_PATIENCE;
 use super::moment::Moment;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use ask::{Asked, Purpose, Reading, Standing};
@@ -244,6 +245,8 @@ impl Role {
             Event::ReplicaDurable { position } => self.replica_durable(position),
             Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
+            Event::RepairBegins => self.detector.excuse_until(self.now + REPAIR_PATIENCE),
+            Event::RepairEnds => self.detector.excuse_until(self.now),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
             Event::GuestStopped { position } => self.guest_stopped(position),
             Event::VmFailed => self.vm_failed(),

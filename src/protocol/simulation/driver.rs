@@ -8,6 +8,7 @@ use antipode_tiebreaker::{Answer, Boot, Operation, PairingId, State};
 use super::Flaw;
 use super::checker::History;
 use super::guest::since;
+use super::repairing::Differing;
 use super::world::{Happening, Logged, Message, World, site_name};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::workers::FlushGate;
@@ -52,6 +53,8 @@ pub(super) struct Process {
     /// How far the copy's own disk is durable.
     pub(super) durable: usize,
     pub(super) heard_at: u64,
+    /// The copy is another machine.
+    pub(super) differs: Option<Differing>,
     pub(super) reprotect: Reprotect,
 }
 
@@ -61,6 +64,7 @@ impl Process {
         self.memory.clear();
         self.inbox.clear();
         self.stands = false;
+        self.differs = None;
         self.flushes.open();
         if self.rule.gate() != Gate::Discarded {
             self.rule.hold();
@@ -112,6 +116,7 @@ impl World {
             flushing: false,
             durable: 0,
             heard_at: at,
+            differs: None,
             reprotect: Reprotect::new(true, host.is_protected),
         });
         self.after(1, Happening::Tick(id));
@@ -462,7 +467,10 @@ impl World {
         );
     }
 
-    fn replay_to_end(&mut self, site: usize, replay: ReplayId) {
+    pub(super) fn replay_to_end(&mut self, site: usize, replay: ReplayId) {
+        if self.waits_for_repair(site, replay) {
+            return;
+        }
         let flaw = self.flaw;
         let process = self.process(site);
         if flaw == Flaw::ReplayNotToEnd {

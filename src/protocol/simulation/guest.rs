@@ -63,6 +63,9 @@ impl World {
     /// The copy executes the next thing that it has received, its own flush too.
     pub(super) fn replay_one(&mut self, site: usize) {
         let process = self.process(site);
+        if process.differs.is_some() {
+            return;
+        }
         let output = match process.inbox.pop_front() {
             None => return,
             Some(Logged::Stand) => return self.stands(site),
@@ -92,7 +95,7 @@ impl World {
     pub(super) fn acknowledge(&mut self, site: usize) {
         let flaw = self.flaw;
         let process = self.process(site);
-        if process.channel_open {
+        if process.channel_open && process.differs.is_none() {
             let acknowledged = process.acknowledged(flaw);
             let pairing = process.pairing;
             self.send(site, Message::Ack(pairing, acknowledged));

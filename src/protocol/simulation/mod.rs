@@ -7,7 +7,7 @@
 //! ```
 //!
 //! First a while of faults drawn from the seed: hosts crash and start again, freeze and thaw; links are cut in one or
-//! both directions; the tiebreaker is out of reach; copies diverge, replicas fail, VM processes end; operators start,
+//! both directions; the tiebreaker is out of reach; copies diverge, and are repaired or not, replicas fail, VM processes end; operators start,
 //! stop, protect, unprotect, switch over at either site, and override. A VM that has lost its backup is protected again by
 //! itself, and a host that has power again goes on with what ran there: histories of failure, return and failure. Then all
 //! is healed, and within a minute the VM must be protected again.
@@ -21,6 +21,7 @@ mod driver;
 mod faults;
 mod guest;
 mod protection;
+mod repairing;
 mod turning;
 mod world;
 
@@ -67,6 +68,8 @@ enum Flaw {
     LeadBeforeSwapped,
     /// A guest that is to stand still makes outputs that the other site never gets.
     RunsOn,
+    /// A copy that is another machine comes to the end of its replay all the same.
+    ClaimsThoughItDiffers,
 }
 
 fn run(seed: u64, flaw: Flaw) -> Outcome {
@@ -111,6 +114,8 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "protected by itself",
         "went live again",
         "resumed",
+        "repaired",
+        "repaired before a claim",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -209,6 +214,14 @@ fn a_guest_that_does_not_stand_still_is_caught() {
     is_caught(
         Flaw::RunsOn,
         &[Harm::FlushLost, Harm::OutputLost, Harm::TwoHistories],
+    );
+}
+
+#[test]
+fn a_copy_that_claims_though_it_differs_is_caught() {
+    is_caught(
+        Flaw::ClaimsThoughItDiffers,
+        &[Harm::OutputLost, Harm::TwoHistories, Harm::FlushLost],
     );
 }
 

@@ -94,6 +94,11 @@ pub(super) enum Happening {
         process: u64,
         length: usize,
     },
+    /// A copy that differs is the same again, or will never be.
+    Repaired {
+        process: u64,
+        done: bool,
+    },
     Heartbeat(u64, Heard),
     Pump(usize),
     Arrive(u64, Ask),
@@ -265,6 +270,7 @@ impl World {
             | Happening::Stood(process)
             | Happening::Durable { process, .. }
             | Happening::Flushed { process, .. }
+            | Happening::Repaired { process, .. }
             | Happening::Heartbeat(process, _)
             | Happening::Called(process, ..) => Some(*process),
             _ => None,
@@ -283,6 +289,7 @@ impl World {
             Happening::Stood(_) => self.stood(site),
             Happening::Durable { length, .. } => self.durable(site, length),
             Happening::Flushed { length, .. } => self.flushed(site, length),
+            Happening::Repaired { done, .. } => self.repaired(site, done),
             Happening::Heartbeat(_, heard) => {
                 if self.process(site).channel_open {
                     self.step(site, Event::PeerHeard(heard));

@@ -160,6 +160,8 @@ struct Waiting {
     batches: VecDeque<(LogSeq, Batch)>,
     /// Nothing more will come, and this copy goes on alone.
     has_ended: bool,
+    /// A copy that waits to be repaired waits for no more than is there.
+    is_given_up: bool,
 }
 
 /// The driver's end of a backup's log.
@@ -179,6 +181,13 @@ impl Feeder {
     /// Ends the log: the copy goes live once it has executed all of it.
     pub(crate) fn end(&self) {
         locked(&self.waiting).has_ended = true;
+        self.waker.wake();
+    }
+
+    /// Nothing more will come: a copy that waits to be repaired, and is not by what is there, never will be (H2). For any
+    /// other it changes nothing.
+    pub(crate) fn give_up(&self) {
+        locked(&self.waiting).is_given_up = true;
         self.waker.wake();
     }
 }
@@ -235,6 +244,10 @@ impl LogSource for Incoming {
             None if has_ended => Feed::Ended,
             None => Feed::Waiting,
         })
+    }
+
+    fn is_given_up(&self) -> bool {
+        locked(&self.waiting).is_given_up
     }
 }
 

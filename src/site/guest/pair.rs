@@ -48,6 +48,8 @@ pub(super) enum LogEnd {
         consumed: (LogSeq, ExitOrdinal),
         /// A replay to the end that was asked for: up to which frame.
         wanted: Option<(ReplayId, LogSeq)>,
+        /// The copy is another machine: it acknowledges nothing, and comes to the end of no replay (H2).
+        differs: bool,
     },
 }
 
@@ -80,6 +82,7 @@ impl LogEnd {
             ends: BTreeMap::new(),
             consumed: (LogSeq::NONE, at),
             wanted: None,
+            differs: false,
         }
     }
 }
@@ -267,7 +270,13 @@ impl Pair {
 
     /// The replay that was asked for, if it is over.
     pub(super) fn replay_over(&mut self) -> Option<(ReplayId, ExitOrdinal)> {
-        let LogEnd::Following { consumed, wanted, .. } = &mut self.log else {
+        let LogEnd::Following {
+            consumed,
+            wanted,
+            differs: false,
+            ..
+        } = &mut self.log
+        else {
             return None;
         };
         let (replay, _) = wanted.take_if(|(_, upto)| *upto <= consumed.0)?;
@@ -298,7 +307,11 @@ impl Pair {
     /// An Ack that is due, of a backup.
     pub(super) fn ack(&mut self, now: Duration) -> Option<Ack> {
         match &mut self.log {
-            LogEnd::Following { receiver, .. } => receiver.ack(now),
+            LogEnd::Following {
+                receiver,
+                differs: false,
+                ..
+            } => receiver.ack(now),
             _ => None,
         }
     }
@@ -306,8 +319,30 @@ impl Pair {
     /// When an Ack is due.
     pub(super) fn ack_due(&self) -> Option<Duration> {
         match &self.log {
-            LogEnd::Following { receiver, .. } => receiver.ack_due(),
+            LogEnd::Following {
+                receiver,
+                differs: false,
+                ..
+            } => receiver.ack_due(),
             _ => None,
+        }
+    }
+
+    /// The copy is another machine, or is that no more: then what it holds is said at once.
+    pub(super) fn set_differs(&mut self, now: Duration, is_another: bool) {
+        if let LogEnd::Following {
+            receiver, differs, ..
+        } = &mut self.log
+        {
+            *differs = is_another;
+            receiver.resumed(now);
+        }
+    }
+
+    /// Nothing more of the log will come: a copy that waits to be repaired by more waits in vain.
+    pub(super) fn give_up_repair(&self) {
+        if let LogEnd::Following { feeder, .. } = &self.log {
+            feeder.give_up();
         }
     }
 

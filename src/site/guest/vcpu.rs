@@ -11,11 +11,14 @@
 //!
 //!   leading ── StandStill ──▶ stands ── Follow ──▶ following          GoOn: as it was; GoAlone
 //!   following ── the log says so ──▶ stands ── Lead ──▶ leading       GoOn: as it was
+//!
+//!   following ── it differs ──▶ waits ── staged, BeRepaired ──▶ following
 //! ```
 //!
 //! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`] and
 //! [`Order::StandStill`].
 
+mod repairing;
 mod watching;
 
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::repairing::digests_of;
 use super::kept_frames::KeepFrames;
 use super::log_ends::{Feeder, Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
@@ -33,7 +37,7 @@ use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
-use crate::machine::{EpochDigests, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
+use crate::machine::{Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
 use crate::replay::{MachineDigests, Recorder, Reserve, Standby, differences};
 use crate::transfer::{Arrived, Arriving, Stunned};
 
@@ -88,6 +92,8 @@ pub(crate) struct Ways {
     pub(crate) position: Arc<AtomicU64>,
     /// Where the guest's frames are kept, if they are.
     pub(crate) keep_frames: Option<KeepFrames>,
+    /// A copy is led astray once in so many exits, on purpose.
+    pub(crate) lead_astray_every: Option<u64>,
 }
 
 /// What the VM is at present.
@@ -147,6 +153,7 @@ fn reserve_of(vm: &StartedVm, exit_cost: Duration, ways: &Ways) -> Result<Reserv
         entropy: open_entropy()?,
         exit_cost,
         position: Arc::clone(&ways.position),
+        lead_astray_every: ways.lead_astray_every,
     })
 }
 
@@ -158,6 +165,7 @@ fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, exit_cost: Dur
             course,
             exit_cost,
             ways,
+            differed: 0,
         };
         thread.serve()
     });
@@ -206,6 +214,7 @@ fn restore(
     })?;
     if let Some(digest) = digest {
         vm.adopt(digest)?;
+        vm.begin_lockstep();
     }
     let found = (vm.totals().exit_count, MachineDigests::vcpu_of(&mut vm)?);
     match expected {
@@ -223,20 +232,13 @@ fn differs_in(sent: &RamSums, found: &RamSums) -> Result<(), RestoreError> {
     }
 }
 
-/// All that a VM is where it is held.
-fn digests_of(vm: &mut StartedVm) -> Result<EpochDigests, LaunchError> {
-    let mut digests = vm.stand()?;
-    let mut vcpu = [0; 8];
-    vcpu.copy_from_slice(&MachineDigests::vcpu_of(vm)?[..8]);
-    digests.parts.push(("vCPU".to_owned(), u64::from_le_bytes(vcpu)));
-    Ok(digests)
-}
-
 struct Thread {
     vm: StartedVm,
     course: Course,
     exit_cost: Duration,
     ways: Ways,
+    /// How often this copy was found to differ from the one that it follows.
+    differed: u64,
 }
 
 impl Thread {
@@ -264,11 +266,15 @@ impl Thread {
 
     fn serve(mut self) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         loop {
-            let report = match &mut self.course {
+            let ran = match &mut self.course {
                 Course::Alone(live) => self.vm.run(&mut **live),
                 Course::Leading(recorder) => self.vm.run(&mut **recorder),
                 Course::Following(standby) => self.vm.run(&mut **standby),
-            }?;
+            };
+            let Some(report) = self.be_repaired_if_it_differs(ran)? else {
+                self = self.do_orders()?;
+                continue;
+            };
             if report.outcome != Outcome::Held {
                 return self.finish(report.outcome);
             }
@@ -335,7 +341,8 @@ impl Thread {
             }
             Order::Follow { log } => self = self.follow(log)?,
             Order::Verify { slice } => self.verify(slice),
-            Order::GoOn | Order::End => {}
+            Order::Repair { number, theirs } => self.repair_the_other(number, &theirs)?,
+            Order::GoOn | Order::End | Order::BeRepaired => {}
         }
         Ok(self)
     }
@@ -372,6 +379,8 @@ impl Thread {
                     | Order::Rest { .. }
                     | Order::StandStill
                     | Order::Verify { .. }
+                    | Order::Repair { .. }
+                    | Order::BeRepaired
                     | Order::Stun { .. },
                 ) => {}
                 Err(_) => return Ok(self),
@@ -425,9 +434,12 @@ impl Thread {
             return Ok(false);
         };
         let position = self.vm.totals().exit_count;
-        if let Some(what) = differences(&there, &digests_of(&mut self.vm)?) {
-            let what = format!("where both stand still, {what}");
-            return Err(RunError::from(TimelineError::Diverged { exit: position, what }).into());
+        let here = digests_of(&mut self.vm)?;
+        if let Some(what) = differences(&there, &here) {
+            return Err(repairing::differs(
+                position,
+                &format!("where both stand still, {what}"),
+            ));
         }
         let _ = self.ways.reports.send(FromVcpu::Stands { position });
         Ok(true)

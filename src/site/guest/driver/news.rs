@@ -87,6 +87,7 @@ impl Driver {
             FromVcpu::Ready { handle, exits, disk } => {
                 self.ended_at = None;
                 self.standing = Standing::default();
+                self.repairing.begin_anew();
                 self.running = Some(Running { handle, exits, disk });
             }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
@@ -120,6 +121,11 @@ impl Driver {
                 self.announce_from_now_on();
             }
             FromVcpu::Stands { position } => self.stands(position),
+            FromVcpu::Differs(differs) => self.copy_differs(&differs),
+            FromVcpu::Unrepaired { first_output } => self.copy_unrepaired(first_output),
+            FromVcpu::Staged { number } => self.repair_staged(number),
+            FromVcpu::Repaired(done) => self.copy_repaired(done),
+            FromVcpu::Captured { number, outcome } => self.repair_captured(number, outcome),
             FromVcpu::Watches(round) => self.watches(round),
             FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
@@ -272,6 +278,7 @@ impl Driver {
         }
         self.writer = Some(writer);
         self.verifying.tell_anew();
+        self.tell_of_repair_anew();
         self.expect_turned_again();
         self.todo.push_back(Event::ChannelResumed);
     }
@@ -352,6 +359,7 @@ impl Driver {
                 Err(error) => Some(Fault::refused("no-word", format!("a word that is none: {error}"))),
             },
             Message::Check(check) => self.checked(check).err(),
+            Message::Repair(word) => self.told_of_repair(&word).err(),
             Message::Pong(stamp) => {
                 self.figures.echoed(now, stamp);
                 None

@@ -120,6 +120,7 @@ impl Driver {
             protect_again: self.reprotect.shown(self.moment()),
             measured,
             verification: verification.as_ref(),
+            repairs: self.repairing.shown(),
             refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)
