@@ -149,6 +149,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
             seed,
             twin: false,
             keep_frames: true,
+            lead_astray_every_exits: None,
         },
     )?;
     let played = play_at(&mut sites, service, view);

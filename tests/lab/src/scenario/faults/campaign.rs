@@ -43,12 +43,13 @@ pub(super) struct Campaign<'a> {
 
 impl<'a> Campaign<'a> {
     /// Boots everything and starts the VM at site-a, unprotected.
-    pub(super) fn open(setup: &'a Setup, seed: u64) -> Result<Self> {
+    pub(super) fn open(setup: &'a Setup, seed: u64, lead_astray_every_exits: Option<u64>) -> Result<Self> {
         let plan = SitesPlan {
             rtt: RTT,
             seed,
             twin: false,
             keep_frames: true,
+            lead_astray_every_exits,
         };
         let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
@@ -260,6 +261,15 @@ impl<'a> Campaign<'a> {
                 .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
         }
         self.sites.differing_leaves()
+    }
+
+    /// Repairs of a copy, as both sites tell of them since their VM's process began, and what the last one was.
+    pub(super) fn repairs(&self) -> (u64, String) {
+        let told = Site::ALL.map(|site| self.sites.status(site).ok().and_then(|status| status.repairs));
+        let told = told.into_iter().flatten().max_by_key(|repairs| repairs.count);
+        told.map_or((0, String::new()), |repairs| {
+            (repairs.count, repairs.last.to_string())
+        })
     }
 
     /// Something is wrong: what the product has logged on the hosts is kept with the other logs.

@@ -42,6 +42,9 @@ pub struct Args {
     /// How many seeds, from that one on, each scenario is played with
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    /// Lead each copy astray once in so many exits of its guest, which must be repaired
+    #[arg(long, value_name = "EXITS", value_parser = clap::value_parser!(u64).range(100..))]
+    lead_astray: Option<u64>,
     /// What the guest runs
     #[arg(long, value_enum, default_value = "redis")]
     service: Service,
@@ -55,6 +58,8 @@ struct Summary {
     ok: bool,
     /// Pairs of scenario and seed that were played.
     scenarios: u64,
+    /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
+    repairs: u64,
     violations: u64,
     took_s: u64,
 }
@@ -78,7 +83,7 @@ fn play(args: &Args) -> Result<Summary> {
     let mut campaign = None;
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
         for scenario in &scenarios {
-            campaign = tally.play(&setup, campaign, scenario, seed)?;
+            campaign = tally.play(&setup, campaign, scenario, (seed, args.lead_astray))?;
         }
     }
     if let Some(mut campaign) = campaign {
@@ -93,6 +98,11 @@ fn play(args: &Args) -> Result<Summary> {
                 .push(format!("comparing the replicas: {error:#}")),
         }
     }
+    if args.lead_astray.is_some() && tally.repairs == 0 {
+        tally
+            .violations
+            .push("copies were led astray, and none was repaired".to_owned());
+    }
     ensure!(
         tally.violations.is_empty(),
         "{} violations in {} scenarios:\n{}",
@@ -103,6 +113,7 @@ fn play(args: &Args) -> Result<Summary> {
     Ok(Summary {
         ok: true,
         scenarios: tally.played,
+        repairs: tally.repairs,
         violations: 0,
         took_s: begun.elapsed().as_secs(),
     })
@@ -124,6 +135,7 @@ fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
 #[derive(Debug, Default)]
 struct Tally {
     played: u64,
+    repairs: u64,
     violations: Vec<String>,
 }
 
@@ -134,12 +146,12 @@ impl Tally {
         setup: &'a Setup,
         campaign: Option<Campaign<'a>>,
         scenario: &Scenario,
-        seed: u64,
+        (seed, lead_astray): (u64, Option<u64>),
     ) -> Result<Option<Campaign<'a>>> {
         let begun = Instant::now();
         let mut campaign = match campaign {
             Some(campaign) => campaign,
-            None => Campaign::open(setup, seed)?,
+            None => Campaign::open(setup, seed, lead_astray)?,
         };
         self.played += 1;
         let name = format!("{} --seed {seed}", scenario.name);
@@ -170,6 +182,11 @@ impl Tally {
         };
         if !violations.is_empty() {
             campaign.collect_logs();
+        }
+        if lead_astray.is_some() {
+            let (repairs, last) = campaign.repairs();
+            eprintln!("lab: {name:<44} {repairs} repairs, the last: {last}");
+            self.repairs += repairs;
         }
         let mended = campaign.mend();
         let is_fit = violations.is_empty() && mended.is_ok();

@@ -87,6 +87,8 @@ pub(crate) struct SitesPlan {
     pub(crate) twin: bool,
     /// Whether the sites keep the frames that their guests make, for the judge.
     pub(crate) keep_frames: bool,
+    /// Each copy is led astray once in so many exits of its guest, if that is to be seen to be repaired.
+    pub(crate) lead_astray_every_exits: Option<u64>,
 }
 
 impl SitesPlan {
@@ -385,9 +387,15 @@ fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
             "\n[[tiebreaker.node]]\nname = \"{node}\"\naddress = \"{OUTSIDE_ADDRESS}:{port}\"\n"
         );
     }
+    if plan.keep_frames || plan.lead_astray_every_exits.is_some() {
+        text.push_str("\n[check]\n");
+    }
     if plan.keep_frames {
         // Far more than a guest sends between two scenarios.
-        text.push_str("\n[check]\nkeep_frames_mib = 64\n");
+        text.push_str("keep_frames_mib = 64\n");
+    }
+    if let Some(exits) = plan.lead_astray_every_exits {
+        let _ = writeln!(text, "lead_astray_every_exits = {exits}");
     }
     text
 }
@@ -403,9 +411,11 @@ mod tests {
             seed: 1,
             twin: false,
             keep_frames: true,
+            lead_astray_every_exits: Some(5000),
         };
         let text = site_config(plan, Site::B, &[1, 2, 3]);
-        assert!(text.ends_with("[check]\nkeep_frames_mib = 64\n"), "{text}");
+        let checks = "[check]\nkeep_frames_mib = 64\nlead_astray_every_exits = 5000\n";
+        assert!(text.ends_with(checks), "{text}");
         assert!(text.contains("listen = \"10.8.0.12:7400\""), "{text}");
         assert!(
             text.contains("[peer]\nname = \"site-a\"\naddress = \"10.8.0.11:7400\""),

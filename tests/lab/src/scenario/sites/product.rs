@@ -55,6 +55,15 @@ fn follow(mut channel: Channel, mut log: File) {
     }
 }
 
+/// What the status tells of repairs.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+pub(crate) struct Repairs {
+    /// How many there were.
+    pub(crate) count: u64,
+    /// The last one, as it is told.
+    pub(crate) last: serde_json::Value,
+}
+
 /// What `vm status` says.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct VmStatus {
@@ -87,6 +96,9 @@ pub(crate) struct VmStatus {
     /// How long flushes waited for the other site.
     #[serde(default)]
     pub(crate) flush_hold_ms_p50: Option<f64>,
+    /// Repairs of a copy that differed.
+    #[serde(default)]
+    pub(crate) repairs: Option<Repairs>,
     /// An echo over the log's own connection.
     #[serde(default)]
     pub(crate) echo_ms_p50: Option<f64>,
