@@ -7,7 +7,7 @@
 //!   kind   body                                                          sent by
 //!   Hello  hello.rs                                                      both, first and once
 //!   Log    seq (8), urgent (1), a batch of the log                       the primary
-//!   Ack    received (8), replayed (8), durable (8)                       the backup
+//!   Ack    received (8), executed (8), replayed (8), durable (8)         the backup
 //!   Ping   stamp (8)                                                     both
 //!   Pong   the stamp of the Ping that it answers                         both
 //!   Word   what one role says to the other, opaque here                    both
@@ -55,6 +55,7 @@ struct LogHead {
 #[repr(C)]
 struct AckBody {
     received: U64,
+    executed: U64,
     replayed: U64,
     durable: U64,
 }
@@ -90,6 +91,9 @@ impl LogFrame {
 pub struct Ack {
     /// The last log frame received whole: what releases outputs (P1).
     pub received: LogSeq,
+    /// The last one that it has executed to its end, all of its outputs made and compared: what releases them where they are
+    /// verified (H3).
+    pub executed: LogSeq,
     /// The exit that its replay has reached.
     pub replayed: ExitOrdinal,
     /// The exit up to which its replica is durable (P8).
@@ -264,6 +268,7 @@ impl Frame {
             Message::Ack(ack) => {
                 let body = AckBody {
                     received: ack.received.0.into(),
+                    executed: ack.executed.0.into(),
                     replayed: ack.replayed.get().into(),
                     durable: ack.durable.get().into(),
                 };
@@ -340,6 +345,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, FrameError> {
             let ack = AckBody::read_from_bytes(body).map_err(|_| malformed)?;
             Ok(Message::Ack(Ack {
                 received: LogSeq(ack.received.get()),
+                executed: LogSeq(ack.executed.get()),
                 replayed: ExitOrdinal::new(ack.replayed.get()),
                 durable: ExitOrdinal::new(ack.durable.get()),
             }))

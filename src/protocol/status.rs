@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::lag::Lag;
 use super::moment::Moment;
-use super::repair::Repairs;
+use super::repair::{Output, Repairs};
 use super::reprotect::ShownReprotect;
 use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
 use super::verify::Report;
@@ -75,6 +75,8 @@ pub struct Surroundings<'a> {
     pub verification: Option<&'a Report>,
     /// The repairs of a copy that differed.
     pub repairs: Option<&'a Repairs>,
+    /// By which word of the backup outputs leave.
+    pub output: Output,
     /// What was refused.
     pub refused: &'a [Refusal],
 }
@@ -215,6 +217,8 @@ pub struct Status {
     pub verify: Option<Report>,
     /// The repairs of a copy that differed; none if there was none.
     pub repairs: Option<Repairs>,
+    /// By which word of the backup outputs leave.
+    pub output: Output,
     /// What was refused. It harms nothing; so it makes nothing less green.
     pub refused: Vec<Refusal>,
     /// Whether there is no gap.
@@ -287,6 +291,7 @@ impl Status {
             protect_again: around.protect_again,
             verify: around.verification.cloned(),
             repairs: around.repairs.cloned(),
+            output: around.output,
             refused: around.refused.to_vec(),
             green: view.green && away.is_none() && differ.is_none() && !repaired,
             cause: cause.map(word),
@@ -414,6 +419,7 @@ mod tests {
             measured,
             verification,
             repairs: None,
+            output: Output::default(),
             refused: &[Refusal {
                 what: "log-gap",
                 because: "log frame 4 came where 2 is due".to_owned(),
@@ -438,6 +444,7 @@ mod tests {
             "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
             "memory_sent": { "once_bytes": 4_096, "sent_bytes": 8_192 },
             "protect_again": null, "verify": null, "repairs": null,
+            "output": { "verified": false, "chosen": false, "clean_epochs_left": 0 },
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],

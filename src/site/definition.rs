@@ -37,6 +37,9 @@ pub(super) fn text_of(offer: &Offer, has_initrd: bool, replica: &Paths) -> Strin
         string(&offer.vm),
         offer.memory_bytes >> 20
     );
+    if offer.verifies_output {
+        let _ = writeln!(text, "output = \"verified\"\n");
+    }
     let _ = writeln!(
         text,
         "[kernel]\npath = \"kernel\"\ncmdline = {}",
@@ -101,6 +104,7 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
             .network
             .as_ref()
             .map(|network| (network.tap.as_str().to_owned(), network.mac.octets())),
+        verifies_output: config.verifies_output,
         birth: Birth {
             random_seed: [0; RANDOM_SEED_BYTES],
             wall_clock_unix_seconds: 0,

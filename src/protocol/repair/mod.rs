@@ -39,6 +39,7 @@
 
 mod cause;
 mod report;
+mod trust;
 mod wish;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod tests;
 
 pub use self::cause::{Cause, Evidence};
 pub use self::report::{Repairs, Shown};
+pub use self::trust::{Shown as Output, Trust, TrustEvent};
 pub use self::wish::{NoWish, Runs, Wish, Word};
 use super::limits::REPAIR_PATIENCE;
 use super::moment::Moment;

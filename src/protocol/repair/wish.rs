@@ -142,6 +142,11 @@ pub enum Word {
     },
     /// Backup: it is the same again.
     Repaired(Done),
+    /// Primary: outputs leave when the copy has made them too, so that is to be acknowledged at once; or no more.
+    Verify {
+        /// Whether they do.
+        on: bool,
+    },
 }
 
 #[cfg(test)]

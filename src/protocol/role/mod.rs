@@ -154,6 +154,8 @@ pub struct Role {
     gauges: Gauges,
     progress: Progress,
     acknowledged: Acknowledged,
+    /// Outputs leave when the backup has made them too.
+    verifies_outputs: bool,
     channel_open: bool,
     backup: backup::Following,
     /// When the suspicion was strong enough to claim.
@@ -198,6 +200,7 @@ impl Role {
             gauges: Gauges::default(),
             progress: Progress::default(),
             acknowledged: Acknowledged::default(),
+            verifies_outputs: false,
             channel_open: false,
             backup: backup::Following::default(),
             suspected_at: None,
@@ -245,6 +248,7 @@ impl Role {
             Event::ReplicaDurable { position } => self.replica_durable(position),
             Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
+            Event::OutputsVerified(are) => self.verify_outputs(are),
             Event::RepairBegins => self.detector.excuse_until(self.now + REPAIR_PATIENCE),
             Event::RepairEnds => self.detector.excuse_until(self.now),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
@@ -409,8 +413,8 @@ impl Role {
     fn apply_gate(&mut self) {
         match self.gate {
             Gate::Closed => self.emit(Effect::HoldOutputs),
-            Gate::Acknowledged if self.acknowledged.received == LogSeq::new(0) => {}
-            Gate::Acknowledged => self.emit(Effect::ReleaseThrough(self.acknowledged.received)),
+            Gate::Acknowledged if self.releasable() == LogSeq::NONE => {}
+            Gate::Acknowledged => self.emit(Effect::ReleaseThrough(self.releasable())),
             Gate::Open => {
                 self.emit(Effect::OpenOutputs);
                 if std::mem::take(&mut self.announces) {

@@ -6,6 +6,7 @@ use antipode_tiebreaker::{Flush, Record};
 use super::{
     Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word,
 };
+use crate::base::units::LogSeq;
 use crate::protocol::detector::Level;
 
 impl Role {
@@ -17,9 +18,10 @@ impl Role {
         self.detector.replayed(self.now, acknowledged.replayed);
         let received = acknowledged.received.max(self.acknowledged.received);
         let durable = acknowledged.durable.max(self.acknowledged.durable);
-        let rises = received > self.acknowledged.received;
+        let released = self.releasable();
         let flushed = durable > self.acknowledged.durable;
         self.acknowledged = Acknowledged {
+            executed: acknowledged.executed.max(self.acknowledged.executed),
             received,
             replayed: acknowledged.replayed.max(self.acknowledged.replayed),
             durable,
@@ -31,9 +33,26 @@ impl Role {
         if self.gate == Gate::Acknowledged {
             if self.doubt.is_some() {
                 self.reassured_by(received);
-            } else if rises {
-                self.emit(Effect::ReleaseThrough(received));
+            } else if self.releasable() > released {
+                self.emit(Effect::ReleaseThrough(self.releasable()));
             }
+        }
+    }
+
+    /// Outputs in log frames up to this one may leave: by the backup's word that it has received them, or has made them (H3).
+    pub(super) const fn releasable(&self) -> LogSeq {
+        if self.verifies_outputs {
+            self.acknowledged.executed
+        } else {
+            self.acknowledged.received
+        }
+    }
+
+    pub(super) fn verify_outputs(&mut self, are_verified: bool) {
+        self.verifies_outputs = are_verified;
+        // What may leave by the other word leaves now; what has left stays so.
+        if self.phase.is_live() && self.gate == Gate::Acknowledged && self.doubt.is_none() {
+            self.apply_gate();
         }
     }
 

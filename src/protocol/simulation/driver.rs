@@ -121,6 +121,7 @@ impl World {
         });
         self.after(1, Happening::Tick(id));
         self.after(5, Happening::Guest(id));
+        self.step(site, Event::OutputsVerified(self.verifies));
         self.step(site, Event::Command(command));
     }
 
@@ -212,7 +213,11 @@ impl World {
         let Some(process) = &mut self.hosts[site].process else {
             return;
         };
+        let waits_for_copy = self.verifies && matches!(process.rule.gate(), Gate::Held(_));
         while let Some((index, _)) = process.rule.take(now) {
+            if waits_for_copy {
+                self.checker.verified(process.memory[index]);
+            }
             self.checker.leaves(&process.memory[..=index]);
         }
     }
@@ -293,6 +298,8 @@ impl World {
                 disk,
             } => {
                 if process.role.phase() == Phase::Joining {
+                    history.iter().for_each(|output| self.checker.copy_makes(*output));
+                    let process = self.hosts[site].process.as_mut().unwrap();
                     process.durable = history.len();
                     process.memory = history;
                     process.pairing = pairing;

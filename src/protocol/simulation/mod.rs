@@ -68,6 +68,8 @@ enum Flaw {
     LeadBeforeSwapped,
     /// A guest that is to stand still makes outputs that the other site never gets.
     RunsOn,
+    /// A copy says that it has made what it has received.
+    MadeWhenReceived,
     /// A copy that is another machine comes to the end of its replay all the same.
     ClaimsThoughItDiffers,
 }
@@ -223,6 +225,11 @@ fn a_copy_that_claims_though_it_differs_is_caught() {
         Flaw::ClaimsThoughItDiffers,
         &[Harm::OutputLost, Harm::TwoHistories, Harm::FlushLost],
     );
+}
+
+#[test]
+fn an_output_that_leaves_before_its_copy_has_made_it_is_caught() {
+    is_caught(Flaw::MadeWhenReceived, &[Harm::Unverified]);
 }
 
 #[test]

@@ -162,6 +162,8 @@ pub(super) struct World {
     pub(super) reported_down: bool,
     preferred: Option<usize>,
     pub(super) flush: Flush,
+    /// Outputs leave when the copy has made them too (H3).
+    pub(super) verifies: bool,
 }
 
 impl World {
@@ -185,6 +187,7 @@ impl World {
             reported_down: false,
             preferred: [None, Some(0), Some(1)][usize::try_from(seed % 3).unwrap()],
             flush: [Flush::Site, Flush::Both][usize::try_from(seed / 3 % 2).unwrap()],
+            verifies: seed / 6 % 2 == 1,
         };
         world.hosts.iter_mut().for_each(|host| host.up = true);
         world.hosts[0].replica = Some(Replica::Clean);

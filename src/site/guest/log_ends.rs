@@ -124,10 +124,12 @@ impl LogSink for Outgoing {
         let frame = self.framer.frame(batch)?;
         self.room.take(frame.len());
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
+        let is_epoch = |(_, entry): &&(ExitOrdinal, Entry)| matches!(entry, Entry::Epoch(_));
         let logged = FromVcpu::Logged {
             seq: self.next,
             through: batch.through,
             is_urgent: batch.entries.iter().any(has_output),
+            epochs: u32::try_from(batch.entries.iter().filter(is_epoch).count()).unwrap_or(u32::MAX),
             frame,
         };
         self.next = self.next.next();

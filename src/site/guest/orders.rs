@@ -111,6 +111,8 @@ pub(crate) enum FromVcpu {
         through: ExitOrdinal,
         /// Whether an output waits for it.
         is_urgent: bool,
+        /// Epochs that end in it.
+        epochs: u32,
         /// The frame.
         frame: Vec<u8>,
     },

@@ -256,7 +256,7 @@ impl Pair {
         {
             *consumed = first.remove_entry();
         }
-        receiver.consumed(seq);
+        receiver.consumed(now, seq);
         receiver.replayed(now, consumed.1);
         self.replay_over()
     }
@@ -336,6 +336,13 @@ impl Pair {
         {
             *differs = is_another;
             receiver.resumed(now);
+        }
+    }
+
+    /// Whether the primary is told at once what was executed that it waits for.
+    pub(super) fn say_executed(&mut self, at_once: bool) {
+        if let LogEnd::Following { receiver, .. } = &mut self.log {
+            receiver.say_executed(at_once);
         }
     }
 
@@ -426,6 +433,7 @@ mod tests {
     fn a_backup_that_claims_what_cannot_be_moves_nothing() {
         let ack = |received, replayed, durable| Ack {
             received: LogSeq::new(received),
+            executed: LogSeq::NONE,
             replayed: exit(replayed),
             durable: exit(durable),
         };

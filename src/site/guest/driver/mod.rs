@@ -333,8 +333,15 @@ impl Driver {
     fn gauges(&self) -> Gauges {
         let moment = self.moment();
         let flush_since = self.disk().and_then(|disk| disk.flushes().wait_since());
+        let output_since = match self.pair.as_ref().map(|pair| &pair.log) {
+            // They wait for the replay, which is judged by whether it moves.
+            Some(LogEnd::Sending { sender, .. }) if self.repairing.verifies_outputs() => {
+                sender.output_waits_since().map(|since| Moment::default() + since)
+            }
+            _ => self.outputs.waits_since(),
+        };
         let waits = Waits {
-            output_since: self.outputs.waits_since(),
+            output_since,
             flush_since: flush_since.map(|since| Moment::default() + since),
         };
         match self.pair.as_ref().map(|pair| &pair.log) {

@@ -14,8 +14,8 @@ use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{Heartbeats, Message, Misbehaviour, Opened, Tag};
 use crate::devices::DiskOutcome;
-use crate::machine::Outcome;
 use crate::machine::workers::Disk;
+use crate::machine::{Outcome, config};
 use crate::protocol::detector::Heard;
 use crate::protocol::role::{Acknowledged, Event, Progress, ReplayId, Word};
 use crate::transfer::News;
@@ -88,6 +88,8 @@ impl Driver {
                 self.ended_at = None;
                 self.standing = Standing::default();
                 self.repairing.begin_anew();
+                let defined = config::load(&self.parts.folder.definition());
+                self.choose_output(defined.is_ok_and(|config| config.verifies_output));
                 self.running = Some(Running { handle, exits, disk });
             }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
@@ -99,8 +101,12 @@ impl Driver {
                 seq,
                 through,
                 is_urgent,
+                epochs,
                 frame,
-            } => self.logged(seq, through, is_urgent, frame),
+            } => {
+                self.epochs_logged(seq, epochs);
+                self.logged(seq, through, is_urgent, frame);
+            }
             FromVcpu::Consumed { seq } => {
                 let now = self.now();
                 let over = self.pair.as_mut().and_then(|pair| pair.consumed(now, seq));
@@ -336,8 +342,10 @@ impl Driver {
             Message::Ack(ack) => match pair.acknowledge(ack) {
                 Ok(false) => None,
                 Ok(true) => {
+                    self.copy_executed(ack.executed);
                     self.todo.push_back(Event::Acked(Acknowledged {
                         received: ack.received,
+                        executed: ack.executed,
                         replayed: ack.replayed,
                         durable: ack.durable,
                     }));

@@ -121,6 +121,7 @@ impl Driver {
             measured,
             verification: verification.as_ref(),
             repairs: self.repairing.shown(),
+            output: self.repairing.output(),
             refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)

@@ -5,14 +5,14 @@ use std::time::Duration;
 use antipode_disk_sync::LeafSet;
 
 use super::super::orders::{Differs, Order};
-use super::super::pair::LogEnd;
 use super::super::refusals::Fault;
 use super::Driver;
 use crate::base::clock::wall_clock_unix_seconds;
-use crate::base::units::ExitOrdinal;
+use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::Message;
 use crate::protocol::repair::{
-    Copy, CopyEffect, CopyEvent, Done, MendEffect, MendEvent, Mender, Repairs, Wish, Word,
+    Copy, CopyEffect, CopyEvent, Done, MendEffect, MendEvent, Mender, Output, Repairs, Trust, TrustEvent,
+    Wish, Word,
 };
 use crate::protocol::role::{Event, Phase, Side};
 
@@ -23,6 +23,9 @@ pub(super) struct Repairing {
     copy: Copy,
     /// While it leads.
     mender: Mender,
+    trust: Trust,
+    /// What the other site was told last of whether outputs are verified.
+    told_verify: Option<bool>,
     /// The marks that this site's disk had when its copy was found to differ.
     marks: Option<LeafSet>,
     /// Since when a copy differs, this one or the other.
@@ -34,6 +37,16 @@ impl Repairing {
     /// What an operator is shown; none where there was nothing.
     pub(super) fn shown(&self) -> Option<&Repairs> {
         (self.repairs != Repairs::default()).then_some(&self.repairs)
+    }
+
+    /// By which word outputs leave.
+    pub(super) fn output(&self) -> Output {
+        self.trust.shown()
+    }
+
+    /// Whether they wait until the copy has made them too.
+    pub(super) fn verifies_outputs(&self) -> bool {
+        self.trust.is_verified()
     }
 
     /// Another copy is here.
@@ -94,6 +107,7 @@ impl Driver {
 
     /// Over a new connection what matters is said again.
     pub(super) fn tell_of_repair_anew(&mut self) {
+        self.repairing.told_verify = None;
         self.step_copy(CopyEvent::Reconnected);
     }
 
@@ -185,10 +199,7 @@ impl Driver {
             Fault::refused("no-word", format!("a word about a repair that is none: {error}"))
         };
         let word: Word = serde_json::from_slice(bytes).map_err(|error| no_word(&error))?;
-        let leads = matches!(
-            self.pair.as_ref().map(|pair| &pair.log),
-            Some(LogEnd::Sending { .. })
-        );
+        let leads = self.leads_log();
         match word {
             Word::Wish(wish) if leads => {
                 wish.touched().map_err(|error| no_word(&error))?;
@@ -203,7 +214,12 @@ impl Driver {
                 tracing::error!("the other site cannot repair this copy: {why}");
                 self.step_copy(CopyEvent::Refused { number });
             }
-            Word::Wish(_) | Word::Repaired(_) | Word::Refused { .. } => {}
+            Word::Verify { on } if !leads => {
+                if let Some(pair) = &mut self.pair {
+                    pair.say_executed(on);
+                }
+            }
+            Word::Wish(_) | Word::Repaired(_) | Word::Refused { .. } | Word::Verify { .. } => {}
         }
         Ok(())
     }
@@ -213,6 +229,44 @@ impl Driver {
         self.step_mender(MendEvent::Repaired(done));
         if was_about && self.repairing.mender.wish().is_none() {
             self.note_repair(&done);
+            self.step_trust(TrustEvent::Repaired);
+        }
+    }
+
+    /// So many epochs end in this frame of the log.
+    pub(super) fn epochs_logged(&mut self, seq: LogSeq, epochs: u32) {
+        self.step_trust(TrustEvent::Logged(seq, epochs));
+    }
+
+    /// The copy has come to the end of this frame, and was the same.
+    pub(super) fn copy_executed(&mut self, seq: LogSeq) {
+        self.step_trust(TrustEvent::Executed(seq));
+    }
+
+    /// The VM's definition says by which word outputs leave.
+    pub(super) fn choose_output(&mut self, is_verified: bool) {
+        self.repairing.trust = Trust::new(is_verified);
+        self.todo.push_back(Event::OutputsVerified(is_verified));
+    }
+
+    fn step_trust(&mut self, event: TrustEvent) {
+        if self.repairing.trust.step(event) {
+            let is_verified = self.repairing.trust.is_verified();
+            tracing::warn!(
+                is_verified,
+                "outputs leave when the copy has made them too, or has what tells of them"
+            );
+            self.todo.push_back(Event::OutputsVerified(is_verified));
+        }
+        self.tell_of_verified_outputs();
+    }
+
+    /// The backup acknowledges at once what is waited for, if it knows that it is.
+    fn tell_of_verified_outputs(&mut self) {
+        let on = self.repairing.trust.is_verified();
+        if self.leads_log() && self.writer.is_some() && self.repairing.told_verify.unwrap_or(false) != on {
+            self.repairing.told_verify = Some(on);
+            self.say_of_repair(&Word::Verify { on });
         }
     }
 
@@ -237,6 +291,11 @@ impl Driver {
         ) {
             self.step_mender(MendEvent::Over);
         }
+        if !self.leads_log() {
+            self.repairing.told_verify = None;
+            self.step_trust(TrustEvent::Over);
+        }
+        self.tell_of_verified_outputs();
         self.step_copy(CopyEvent::Tick);
     }
 
@@ -267,6 +326,7 @@ impl Driver {
         );
         self.repairing.since = self.now();
         self.repairing.repairs.begin(wish, wall_clock_unix_seconds());
+        self.step_trust(TrustEvent::Differed);
         if let (Some(running), Ok(theirs)) = (&self.running, wish.touched()) {
             running.handle.order(Order::Repair {
                 number: wish.number,

@@ -11,6 +11,10 @@ struct Pair {
     follower: Copy,
     feeder: Feeder,
     deframer: Deframer,
+    /// The leader waits for it, so that it is not at its end before its copy is where it differs.
+    room: Arc<Room>,
+    /// The last frame that was handed on.
+    fed: LogSeq,
 }
 
 /// What the leader tells, beside its log.
@@ -22,12 +26,15 @@ enum Leader {
 impl Pair {
     fn of(rounds: u64) -> Self {
         let leader = started(rounds);
-        let (follower, feeder, deframer) = cloned(&leader, &Arc::default());
+        let room = Arc::<Room>::default();
+        let (follower, feeder, deframer) = cloned(&leader, &room);
         Self {
+            room,
             leader,
             follower,
             feeder,
             deframer,
+            fed: LogSeq::NONE,
         }
     }
 
@@ -40,6 +47,7 @@ impl Pair {
                     let mut batch = self.deframer.batch(&frame).expect("the frame is whole");
                     let goes_on = change(&mut batch.entries);
                     self.feeder.feed(seq, batch);
+                    self.fed = seq;
                     if !goes_on {
                         return None;
                     }
@@ -69,19 +77,19 @@ impl Pair {
             }
         });
         assert!(came.is_none(), "it is far from its end");
+        self.room.set_used(usize::MAX / 2);
+        // A byte agrees by chance once in a while, and a time may not show before the next one is read: frame by frame.
         loop {
             match self.follower.next() {
                 FromVcpu::Differs(differs) => return differs,
                 FromVcpu::Ended(how) => panic!("{how:?}"),
-                _ => {
-                    // A byte agrees by chance once in a while, and a time may not show before the next one is read.
-                    while let Ok(told) = self.leader.reports.try_recv() {
-                        if let FromVcpu::Logged { seq, frame, .. } = told {
-                            self.feeder
-                                .feed(seq, self.deframer.batch(&frame).expect("the frame is whole"));
-                        }
-                    }
+                FromVcpu::Consumed { seq } if seq == self.fed => {
+                    self.room.set_used(0);
+                    let came = self.hand_on(|_| false);
+                    self.room.set_used(usize::MAX / 2);
+                    assert!(came.is_none(), "it is far from its end");
                 }
+                _ => {}
             }
         }
     }
@@ -91,6 +99,7 @@ impl Pair {
             number: differs.number,
             theirs: differs.touched.clone(),
         });
+        self.room.set_used(0);
     }
 
     /// The copy becomes the same again.
@@ -214,6 +223,7 @@ fn kvm_what_nobody_remembers_or_has_is_refused() {
     elsewhere.pages.insert(1 << 45);
     for (theirs, why) in [(theirs, "not known any more"), (elsewhere, "has no RAM")] {
         pair.leader.handle.order(Order::Repair { number: 1, theirs });
+        pair.room.set_used(0);
         let Some(Leader::Captured(Err(said))) = pair.hand_on(|_| true) else {
             panic!("it is refused");
         };

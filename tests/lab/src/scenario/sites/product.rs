@@ -61,7 +61,7 @@ pub(crate) struct Repairs {
     /// How many there were.
     pub(crate) count: u64,
     /// The last one, as it is told.
-    pub(crate) last: serde_json::Value,
+    pub(crate) last: Value,
 }
 
 /// What `vm status` says.
