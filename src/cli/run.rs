@@ -163,7 +163,10 @@ fn code_of(error: &LaunchError) -> ExitCode {
             ExitCode::RecordEnded
         }
         LaunchError::Run(RunError::Timeline(TimelineError::Stopped)) => ExitCode::Interrupted,
-        LaunchError::Run(RunError::Host { .. } | RunError::Timeline(TimelineError::Host { .. }))
+        LaunchError::Run(
+            RunError::Host { .. }
+            | RunError::Timeline(TimelineError::Host { .. } | TimelineError::Disk { .. }),
+        )
         | LaunchError::Host { .. } => ExitCode::HostIo,
     }
 }

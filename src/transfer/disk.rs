@@ -6,6 +6,7 @@ use antipode_disk_sync::image::Image;
 use antipode_disk_sync::online::{Next, Passes, StunBudget};
 use antipode_disk_sync::units::Run;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::frame::{FrameError, Head, ResyncKind};
@@ -14,8 +15,12 @@ use crate::machine::workers::Disk;
 
 /// How long the rest of the disk may take in the stun.
 const DISK_STUN: StunBudget = StunBudget(Duration::from_millis(200));
-/// Leaves that are compared at a time: 256 MiB, one round trip.
-const LEAVES_COMPARED: usize = 4096;
+/// Leaves that are compared at a time: 16 MiB.
+const LEAVES_COMPARED: usize = 256;
+/// Frames of hashes that may be unanswered: both ends hash meanwhile, and the line carries what differs.
+pub(super) const COMPARED_AHEAD: usize = 16;
+/// Frames of hashes after which the target settles what was compared, durably: 256 MiB.
+pub(super) const COMPARED_SETTLED: u32 = 16;
 /// Extents whose marks are told in one frame.
 pub(super) const MARKS_EXTENTS: usize = 128 * 1024;
 /// Bytes of a leaf's number, and of its hash.
@@ -81,6 +86,7 @@ impl Source<'_> {
         if let Some(disk) = self.disk {
             let begun = self.now();
             let mut sent = self.send_what_differs(disk)?;
+            self.sync()?;
             let mut took = self.now().saturating_sub(begun);
             let mut passes = Passes::new(DISK_STUN);
             loop {
@@ -101,6 +107,7 @@ impl Source<'_> {
                     None => {}
                 }
                 sent = Some(self.send_leaves(disk, &leaves, false)?);
+                self.sync()?;
                 took = self.now().saturating_sub(begun);
             }
         }
@@ -119,40 +126,63 @@ impl Source<'_> {
         if kind == ResyncKind::New {
             return self.send_leaves(disk, &leaves, true).map(Some);
         }
-        let total = bytes_of(disk, &leaves);
-        let mut done = 0;
-        let leaves: Vec<u64> = leaves.runs().flat_map(|run| run.indices()).collect();
-        for compared in leaves.chunks(LEAVES_COMPARED) {
-            let mut differing = LeafSet::none(disk.image().length());
-            for index in self.compare(disk, compared)? {
-                differing.insert(&Run::new(index, 1));
-            }
-            self.send_leaves(disk, &differing, false)?;
-            let length = disk.image().length();
-            let bytes = compared.iter().map(|index| length.bytes_of(&Run::new(*index, 1)));
-            done += bytes.map(|range| range.end - range.start).sum::<u64>();
-            self.progress(done, total)?;
-        }
+        self.send_what_differs_of(disk, &leaves)?;
         Ok(None)
     }
 
-    /// Which of `leaves` the target has otherwise.
-    fn compare(&mut self, disk: &Disk, leaves: &[u64]) -> Result<Vec<u64>, SourceError> {
+    /// Compares `leaves` and sends what the target has otherwise. Answers are waited for only where many are missing.
+    fn send_what_differs_of(&mut self, disk: &Disk, leaves: &LeafSet) -> Result<(), SourceError> {
+        let length = disk.image().length();
+        let (total, mut done, mut unsettled) = (bytes_of(disk, leaves), 0, 0);
+        let leaves: Vec<u64> = leaves.runs().flat_map(|run| run.indices()).collect();
+        let mut unanswered = VecDeque::new();
+        let mut chunks = leaves.chunks(LEAVES_COMPARED);
+        loop {
+            let next = chunks.next();
+            if let Some(asked) = next {
+                self.ask_about(disk, asked)?;
+                unanswered.push_back(asked);
+            }
+            if next.is_some() && unanswered.len() < COMPARED_AHEAD {
+                self.progress(done, total)?;
+                continue;
+            }
+            let Some(asked) = unanswered.pop_front() else {
+                return Ok(());
+            };
+            let differ = self.answer_about(asked.len())?;
+            for (index, differs) in asked.iter().zip(differ) {
+                let range = length.bytes_of(&Run::new(*index, 1));
+                done += range.end - range.start;
+                if differs != 0 {
+                    self.send_leaf(disk, *index, false)?;
+                    self.progress(done, total)?;
+                }
+            }
+            self.progress(done, total)?;
+            unsettled += 1;
+            if unsettled == COMPARED_SETTLED {
+                self.stream.put(&Head::Settled { frames: unsettled }, &[])?;
+                unsettled = 0;
+            }
+        }
+    }
+
+    fn ask_about(&mut self, disk: &Disk, leaves: &[u64]) -> Result<(), SourceError> {
         let mut body = Vec::with_capacity(leaves.len() * (NUMBER_BYTES + HASH_BYTES));
         for index in leaves {
             body.extend_from_slice(&index.to_le_bytes());
             body.extend_from_slice(&leaf_hash(disk.image(), *index)?);
         }
-        self.stream.put(&Head::Hashes, &body)?;
-        let differ = match self.stream.take()? {
-            (Head::Differ, differ) if differ.len() == leaves.len() => differ,
-            (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
-        };
-        let both = leaves.iter().zip(differ);
-        Ok(both
-            .filter(|(_, differs)| *differs != 0)
-            .map(|(leaf, _)| *leaf)
-            .collect())
+        Ok(self.stream.put(&Head::Hashes, &body)?)
+    }
+
+    /// Of the leaves that were asked about before all others, `count` of them, whether the target has each otherwise.
+    fn answer_about(&mut self, count: usize) -> Result<Vec<u8>, SourceError> {
+        match self.stream.take()? {
+            (Head::Differ, differ) if differ.len() == count => Ok(differ),
+            (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
+        }
     }
 
     /// What was written since this was last asked.
@@ -182,7 +212,6 @@ impl Source<'_> {
         let total = bytes_of(disk, leaves);
         let mut done = 0;
         let mut hole_until = 0;
-        let mut bytes = Vec::new();
         for index in leaves.runs().flat_map(|run| run.indices()) {
             let range = image.length().bytes_of(&Run::new(index, 1));
             done += range.end - range.start;
@@ -202,19 +231,27 @@ impl Source<'_> {
                     Some(_) => {}
                 }
             }
-            bytes.resize(usize::try_from(range.end - range.start).unwrap_or_default(), 0);
-            image.read_at(range.start, &mut bytes)?;
-            if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            self.stream.put(&Head::Leaf { index }, &bytes)?;
-            if let Some(work) = &mut self.work {
-                work.sent_bytes += bytes.len() as u64;
-            }
+            self.send_leaf(disk, index, skips_zeros)?;
             self.progress(done, total)?;
         }
         self.progress(total, total)?;
         Ok(total)
+    }
+
+    /// Sends a leaf, unless it is zeros and those are skipped.
+    fn send_leaf(&mut self, disk: &Disk, index: u64, skips_zeros: bool) -> Result<(), SourceError> {
+        let image = disk.image();
+        let range = image.length().bytes_of(&Run::new(index, 1));
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or_default()];
+        image.read_at(range.start, &mut bytes)?;
+        if skips_zeros && bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.stream.put(&Head::Leaf { index }, &bytes)?;
+        if let Some(work) = &mut self.work {
+            work.sent_bytes += range.end - range.start;
+        }
+        Ok(())
     }
 }
 

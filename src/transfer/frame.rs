@@ -153,10 +153,19 @@ pub(super) enum Head {
         /// How much of its replica is looked at, if there is one.
         resync: Option<ResyncKind>,
     },
-    /// Hashes of leaves, each (32 bytes) after the leaf's number (8 bytes). All that was asked for before has been sent.
+    /// Hashes of leaves, each (32 bytes) after the leaf's number (8 bytes).
     Hashes,
-    /// Of the hashes that came last, a byte for each: 0 if the target's leaf has the same.
+    /// Of the hashes that came first and are not answered, a byte for each: 0 if the target's leaf has the same.
     Differ,
+    /// All that differs of the leaves in the oldest so many frames of hashes has been sent. No body.
+    Settled {
+        /// Those that this was said of before do not count.
+        frames: u32,
+    },
+    /// Answer when all that came before has been taken. No body.
+    Sync,
+    /// The answer. No body.
+    Synced,
     /// The bytes of one leaf of the disk.
     Leaf {
         /// Which.
@@ -257,6 +266,9 @@ impl Head {
             Self::Accept { .. } => "an acceptance",
             Self::Hashes => "hashes",
             Self::Differ => "differences",
+            Self::Settled { .. } => "the end of what differs",
+            Self::Sync => "a question how far it is",
+            Self::Synced => "the word that all was taken",
             Self::Leaf { .. } => "a leaf of a disk",
             Self::Pages => "pages",
             Self::Part { .. } => "a part",

@@ -6,9 +6,9 @@
 //!     ◀──────────────────────────── Want: which of kernel and initrd are not there
 //!     those ──────────────────────────────────────────────────────────▶ made ready
 //!     ◀──────────────────────────────────── what is marked there; Accept, or Refuse
-//!     disk: hashes of what may differ ─────────────────────────────────▶ replica, syncing
+//!     disk: hashes of what may differ, both ends at once ──────────────▶ replica, syncing
 //!     ◀───────────────────────────────────────────────────────── which of them do
-//!     what does, then what was written meanwhile, again and again ─────▶
+//!     what does, then what was written meanwhile, again and again ─────▶ after each pass: all taken
 //!       DiskInSync ─▶ driver ─▶ Go::Ram
 //!     RAM: all of it, then what was written meanwhile; disk likewise ──▶ kept
 //!       RamInSync ─▶ driver ─▶ Go::Stun

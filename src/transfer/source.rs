@@ -224,6 +224,16 @@ impl Source<'_> {
         }
     }
 
+    /// Waits until the target has taken all that was sent: what is still on its way says nothing of how fast the line is, and
+    /// would be waited for in the stun.
+    pub(super) fn sync(&mut self) -> Result<(), SourceError> {
+        self.stream.put(&Head::Sync, &[])?;
+        match self.stream.take()? {
+            (Head::Synced, _) => self.slow(),
+            (other, _) => Err(FrameError::OutOfTurn(other.name()).into()),
+        }
+    }
+
     fn offer(&mut self, sending: &Sending<'_>) -> Result<(), SourceError> {
         self.stream
             .put(&Head::Offer(Box::new(sending.offer.clone())), &[])?;
@@ -284,6 +294,7 @@ impl Source<'_> {
                 let leaves = self.take_written(disk)?;
                 self.send_leaves(disk, &leaves, false)?;
             }
+            self.sync()?;
             let took = self.now().saturating_sub(begun);
             left = self.machine.take_written().ok_or(SourceError::Ended)?;
             let left_bytes = bytes_in(&left);
@@ -323,16 +334,12 @@ impl Source<'_> {
             looked_at += bytes_in(addresses);
             self.progress(looked_at, total)?;
         }
-        self.memory = Some(match self.memory {
-            None => MemorySent {
-                once_bytes: sent,
-                sent_bytes: sent,
-            },
-            Some(before) => MemorySent {
-                sent_bytes: before.sent_bytes + sent,
-                ..before
-            },
+        // The first pass is over all of it.
+        let memory = self.memory.get_or_insert(MemorySent {
+            once_bytes: sent,
+            sent_bytes: 0,
         });
+        memory.sent_bytes += sent;
         Ok(sent)
     }
 

@@ -1,11 +1,13 @@
 //! The end that becomes the machine.
 
+use std::collections::VecDeque;
+
 use antipode_disk_sync::LeafSet;
 use antipode_disk_sync::decision::Outcome;
 use antipode_disk_sync::disk::SyncTarget;
 use antipode_disk_sync::units::Run;
 
-use super::disk::{MARKS_EXTENTS, parse_hashes};
+use super::disk::{COMPARED_AHEAD, COMPARED_SETTLED, MARKS_EXTENTS, parse_hashes};
 use super::frame::{FileOffer, FrameError, Head, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind};
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::{Part, Parts};
@@ -95,7 +97,7 @@ pub fn receive(stream: &mut Stream, reception: &mut dyn Reception) -> Result<(),
         stream,
         reception,
         disk: None,
-        compared: None,
+        compared: VecDeque::new(),
         parts: Vec::new(),
     }
     .serve();
@@ -110,8 +112,8 @@ struct Target<'a> {
     stream: &'a mut Stream,
     reception: &'a mut dyn Reception,
     disk: Option<SyncTarget>,
-    /// What was compared last; what differs in it is on its way.
-    compared: Option<LeafSet>,
+    /// What was compared, frame by frame; what differs in it is on its way.
+    compared: VecDeque<Vec<u64>>,
     parts: Vec<Part>,
 }
 
@@ -132,6 +134,8 @@ impl Target<'_> {
             self.reception.heard().map_err(TargetError::Refused)?;
             match frame {
                 (Head::Hashes, body) => self.compare(&body)?,
+                (Head::Settled { frames }, _) => self.settle(frames)?,
+                (Head::Sync, _) => self.stream.put(&Head::Synced, &[])?,
                 (Head::Leaf { index }, body) => self.write_leaf(index, &body)?,
                 (Head::Pages, body) => {
                     let paused = self.disk.as_mut().map_or(Ok(()), SyncTarget::pause);
@@ -218,24 +222,41 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Says which leaves differ. What was compared before is here by now.
+    /// Says which leaves differ.
     fn compare(&mut self, body: &[u8]) -> Result<(), TargetError> {
         let disk = self
             .disk
             .as_mut()
             .ok_or(FrameError::OutOfTurn("hashes of a disk"))?;
-        if let Some(settled) = self.compared.take() {
-            disk.settle(&settled).map_err(disk_fails)?;
+        if self.compared.len() == COMPARED_AHEAD + usize::try_from(COMPARED_SETTLED).unwrap_or_default() {
+            return Err(FrameError::Malformed("more hashes than may be unsettled".to_owned()).into());
         }
-        let mut compared = LeafSet::none(disk.length());
+        let mut compared = Vec::new();
         let mut differ = Vec::new();
         for (index, hash) in parse_hashes(body)? {
             let found = disk.leaf_hash(index).map_err(disk_fails)?;
-            compared.insert(&Run::new(index, 1));
+            compared.push(index);
             differ.push(u8::from(found != hash));
         }
-        self.compared = Some(compared);
+        self.compared.push_back(compared);
         Ok(self.stream.put(&Head::Differ, &differ)?)
+    }
+
+    /// All that differs in the oldest `frames` is here.
+    fn settle(&mut self, frames: u32) -> Result<(), TargetError> {
+        let disk = self
+            .disk
+            .as_mut()
+            .ok_or(FrameError::OutOfTurn("the end of what differs"))?;
+        let frames = usize::try_from(frames).unwrap_or(usize::MAX);
+        if frames > self.compared.len() {
+            return Err(FrameError::Malformed("the end of hashes that did not come".to_owned()).into());
+        }
+        let mut settled = LeafSet::none(disk.length());
+        for index in self.compared.drain(..frames).flatten() {
+            settled.insert(&Run::new(index, 1));
+        }
+        disk.settle(&settled).map_err(disk_fails)
     }
 
     fn write_leaf(&mut self, index: u64, bytes: &[u8]) -> Result<(), TargetError> {

@@ -152,6 +152,16 @@ pub enum TimelineError {
         /// Instructions between the exit before and it.
         instructions: u64,
     },
+    /// This host's disk has not done what the disk has done that was there when it was recorded (R4).
+    #[error(
+        "at exit {exit} the guest is told that its disk request {request} is done, and this host's disk has failed it"
+    )]
+    Disk {
+        /// Where.
+        exit: ExitOrdinal,
+        /// Which.
+        request: u64,
+    },
     /// The host failed.
     #[error("{what}: {source}")]
     Host {

@@ -16,6 +16,7 @@ use antipode_disk_sync::online::{Live, LiveError, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
 use super::disk_queue::Queue;
+use super::failures::Failures;
 use super::flushes::Flushes;
 use super::write_limit::WriteLimit;
 use super::{Event, HostEntropy, Inbox};
@@ -294,7 +295,7 @@ impl Disk {
             DiskOperation::Flush => self.medium.flush().map(|()| DiskOutcome::Done),
         };
         result.unwrap_or_else(|error| {
-            tracing::error!(%error, "disk request failed; the guest sees an I/O error");
+            tracing::error!(%error, "a disk request of the guest has failed");
             DiskOutcome::Failed
         })
     }
@@ -318,6 +319,7 @@ struct Shared {
     /// The last request under way has ended.
     idle: Condvar,
     flushes: Flushes,
+    failures: Failures,
 }
 
 impl Shared {
@@ -369,6 +371,11 @@ impl DiskHandle {
         self.shared.work.notify_all();
     }
 
+    /// Its requests that have failed.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.shared.failures
+    }
+
     /// Its guest's flushes.
     #[must_use]
     pub fn flushes(&self) -> &Flushes {
@@ -396,6 +403,7 @@ impl DiskWorkers {
             work: Condvar::new(),
             idle: Condvar::new(),
             flushes: Flushes::new(inbox.clone()),
+            failures: Failures::default(),
         });
         let disk = Arc::new(disk);
         let read_buffers = BufferPool::default();
@@ -474,10 +482,10 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
             id: request.id,
             outcome,
         };
-        if is_flush {
-            shared.flushes.ended(at, completion);
-        } else {
-            inbox.post([Event::Device(Input::Disk(completion))]);
+        match shared.failures.ended(completion) {
+            Some(completion) if is_flush => shared.flushes.ended(at, completion),
+            Some(completion) => inbox.post([Event::Device(Input::Disk(completion))]),
+            None => {}
         }
         let mut queue = shared.queue();
         queue.ended(written.as_ref());

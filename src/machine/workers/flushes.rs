@@ -160,7 +160,8 @@ impl Flushes {
         self.tell(told);
     }
 
-    fn tell(&self, completions: impl IntoIterator<Item = DiskCompletion>) {
+    /// The guest is told of what its requests came to.
+    pub(super) fn tell(&self, completions: impl IntoIterator<Item = DiskCompletion>) {
         let events = completions
             .into_iter()
             .map(|done| Event::Device(Input::Disk(done)));

@@ -18,6 +18,7 @@ mod disk_queue;
 mod disk_repair;
 mod disk_watch;
 mod entropy;
+mod failures;
 mod flushes;
 mod network;
 mod stop;

@@ -233,7 +233,7 @@ impl Role {
     pub(super) fn primary_left(&mut self, why: Leaving) {
         let cause = Cause::PeerLeft(why);
         match why {
-            Leaving::VmFailed if self.phase != Phase::Joining => {
+            Leaving::VmFailed | Leaving::DiskFailed if self.phase != Phase::Joining => {
                 self.prepare(cause);
                 self.close_to_claim();
             }

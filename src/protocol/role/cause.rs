@@ -17,6 +17,9 @@ pub enum Leaving {
     /// The backup's disk failed.
     #[error("the backup could not write its replica")]
     ReplicaFailed,
+    /// The live site's disk failed, while the other one's did not.
+    #[error("the disk of the site that was live failed")]
+    DiskFailed,
     /// The VM ended there.
     #[error("the VM process at the other site ended")]
     VmFailed,

@@ -302,6 +302,8 @@ pub enum Event {
     RepairEnds,
     /// A write or flush of this site's replica failed. Backup.
     ReplicaFailed,
+    /// This site's disk has failed a request of its guest, which has not been told. Live, in a pairing.
+    DiskFailed,
     /// The guest is stopped in order, all of its disk requests durable here; by command or by itself.
     GuestStopped {
         /// Where.

@@ -30,6 +30,8 @@
 //!                     │    └───────── granted ─────────────┴◀────────┘
 //!                     └─ refused: DestroyVm, MarkStale ──▶ Stale
 //!
+//!  Primary ── its disk fails, and the backup is heard ──▶ Stopped; the backup goes Closing at that word
+//!
 //!  Alone, Primary ── Stop, or the guest stops ──▶ Stopping ──(backup durable there)──▶ Parking ──▶ Stopped
 //!
 //!  Primary ── Switchover ──▶ Yielding ──(backup poised)──▶ Swapping ──granted──▶ Backup of the turned pairing
@@ -157,6 +159,8 @@ pub struct Role {
     /// Outputs leave when the backup has made them too.
     verifies_outputs: bool,
     channel_open: bool,
+    /// The guest waits for what its disk has failed.
+    disk_fails: bool,
     backup: backup::Following,
     /// When the suspicion was strong enough to claim.
     suspected_at: Option<Moment>,
@@ -202,6 +206,7 @@ impl Role {
             acknowledged: Acknowledged::default(),
             verifies_outputs: false,
             channel_open: false,
+            disk_fails: false,
             backup: backup::Following::default(),
             suspected_at: None,
             stopped_at: None,
@@ -252,6 +257,7 @@ impl Role {
             Event::RepairBegins => self.detector.excuse_until(self.now + REPAIR_PATIENCE),
             Event::RepairEnds => self.detector.excuse_until(self.now),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
+            Event::DiskFailed => self.disk_fails = self.phase.is_live(),
             Event::GuestStopped { position } => self.guest_stopped(position),
             Event::VmFailed => self.vm_failed(),
         }

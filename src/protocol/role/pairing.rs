@@ -104,6 +104,7 @@ impl Role {
         let Some(pairing) = self.pairing else { return };
         self.acknowledged = Acknowledged::default();
         self.channel_open = true;
+        self.disk_fails = false;
         self.detector.begin(self.now);
         self.enter(Phase::Pairing, None);
         self.emit(Effect::BeginLockstep(self.flush));

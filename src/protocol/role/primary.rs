@@ -76,6 +76,7 @@ impl Role {
             }
             Level::Suspect(_) => self.claim_when_due(Side::Primary),
             _ if suspecting => self.go_on_as_primary(),
+            Level::Fine if self.disk_fails && self.stopped_at.is_none() => self.leave_it_to_the_backup(),
             _ => self.confirm_stop_again(),
         }
     }
@@ -88,6 +89,17 @@ impl Role {
         };
         self.enter(phase, None);
         self.confirm_stop();
+    }
+
+    /// The backup's disk has done, or will do, what this site's has failed: the VM goes on there, and its guest is told of
+    /// no failure. A backup that is in doubt is waited for, or claimed from: an error is better than no VM.
+    fn leave_it_to_the_backup(&mut self) {
+        let why = Leaving::DiskFailed;
+        self.discard();
+        self.tell_left(why);
+        self.close_channel();
+        self.emit(Effect::DestroyVm);
+        self.end(Phase::Stopped, Cause::SelfLeft(why));
     }
 
     /// The other role has left the pairing.

@@ -116,9 +116,13 @@ impl World {
             10 => self.cut(&[0, 1, 2, 3]),
             11 | 12 => self.lead_astray(site),
             _ => {
-                let failure = [Event::ReplayDiverged, Event::ReplicaFailed, Event::VmFailed]
-                    [usize::try_from(self.random.between(0, 3)).unwrap()]
-                .clone();
+                let failures = [
+                    Event::ReplayDiverged,
+                    Event::ReplicaFailed,
+                    Event::VmFailed,
+                    Event::DiskFailed,
+                ];
+                let failure = failures[usize::try_from(self.random.between(0, 4)).unwrap()].clone();
                 if let Some(process) = &self.hosts[site].process {
                     let id = process.id;
                     self.after(0, Happening::Role(id, failure));

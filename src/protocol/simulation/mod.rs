@@ -215,7 +215,12 @@ fn a_new_primary_that_goes_live_before_the_swap_is_granted_is_caught() {
 fn a_guest_that_does_not_stand_still_is_caught() {
     is_caught(
         Flaw::RunsOn,
-        &[Harm::FlushLost, Harm::OutputLost, Harm::TwoHistories],
+        &[
+            Harm::FlushLost,
+            Harm::OutputLost,
+            Harm::TwoHistories,
+            Harm::TwoOpen,
+        ],
     );
 }
 

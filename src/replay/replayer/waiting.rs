@@ -2,7 +2,7 @@
 
 use antipode_disk_sync::online::Slice;
 
-use super::{Replayer, diverged};
+use super::Replayer;
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Input};
 use crate::machine::{Arrival, EpochDigests, Standing, TimelineError};
 use crate::replay::catalogue::Entry;
@@ -83,10 +83,10 @@ impl<S: LogSource> Replayer<S> {
             // The guest saw an error then, so it sees one now (R4).
             (false, _) => DiskOutcome::Failed,
             (true, DiskOutcome::Failed) => {
-                return Err(diverged(
-                    standing,
-                    format!("disk request {} was done then and fails here", id.0),
-                ));
+                return Err(TimelineError::Disk {
+                    exit: standing.exit,
+                    request: id.0,
+                });
             }
             (true, outcome) => outcome,
         };

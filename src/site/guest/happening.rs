@@ -80,6 +80,8 @@ pub(crate) enum Happening {
     Prepared(Box<Birth>),
     /// Flushed durably, up to where the driver had asked.
     Durable(Result<crate::base::units::ExitOrdinal, String>),
+    /// The disk has failed the guest of this site, which has not been told.
+    DiskFailed,
     /// The guest of the copy asked for a flush at this exit, and that is what it came to.
     Flushed(crate::base::units::ExitOrdinal, crate::devices::DiskOutcome),
     /// A slice of the disk was read, as it was where the round began.

@@ -186,6 +186,8 @@ pub(crate) struct Differs {
 pub(crate) enum Ending {
     /// The copy is not the same machine.
     Diverged(String),
+    /// The copy's disk has failed what the other one's has done.
+    DiskFailed(String),
     /// Something failed.
     Failed(String),
 }

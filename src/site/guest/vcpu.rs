@@ -170,12 +170,18 @@ fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, exit_cost: Dur
         thread.serve()
     });
     // Without a driver nobody is left to tell.
-    let _ = reports.send(FromVcpu::Ended(ended.map_err(|error| match error {
-        LaunchError::Run(RunError::Timeline(error @ TimelineError::Diverged { .. })) => {
-            Ending::Diverged(error.to_string())
-        }
-        error => Ending::Failed(error.to_string()),
-    })));
+    let _ = reports.send(FromVcpu::Ended(ended.map_err(|error| ending_by(&error))));
+}
+
+/// What `error` means to the driver: a copy that differs must be compared whole, one whose disk has failed lacks what its
+/// marks tell of.
+fn ending_by(error: &LaunchError) -> Ending {
+    let told = error.to_string();
+    match error {
+        LaunchError::Run(RunError::Timeline(TimelineError::Diverged { .. })) => Ending::Diverged(told),
+        LaunchError::Run(RunError::Timeline(TimelineError::Disk { .. })) => Ending::DiskFailed(told),
+        _ => Ending::Failed(told),
+    }
 }
 
 /// Makes a VM of what arrives, and sees whether it is the machine that was sent.
@@ -495,5 +501,31 @@ impl Thread {
                 })?;
         }
         Ok((outcome, position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_a_copy_is_no_divergence() {
+        let ending = |error: TimelineError| ending_by(&RunError::from(error).into());
+        let (exit, what) = (ExitOrdinal::new(7), "RAX".to_owned());
+        let diverged = ending(TimelineError::Diverged {
+            exit,
+            what,
+            state: None,
+        });
+        assert!(
+            matches!(&diverged, Ending::Diverged(why) if why.contains("RAX")),
+            "{diverged:?}"
+        );
+        let failed = ending(TimelineError::Disk { exit, request: 3 });
+        assert!(
+            matches!(&failed, Ending::DiskFailed(why) if why.contains("request 3")),
+            "{failed:?}"
+        );
+        assert!(matches!(ending(TimelineError::Stopped), Ending::Failed(_)));
     }
 }

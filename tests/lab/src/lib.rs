@@ -2,7 +2,7 @@
 //!
 //! From the ground up: [`archive`] (formats that the kernel boots from) and [`debian`] (packages, fetched and not
 //! installed) → [`image`] (guests that boot); [`switch`] (the network) and [`agent`] (the lab's hand in a host) →
-//! [`host`] (emulated machines with KVM) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there) and
+//! [`host`] (emulated machines with KVM; a [`medium`] is a disk of theirs that can fail) → [`playground`] (datacenters of them) → [`scenario`] (what is shown there) and
 //! `bench` (Antipode against QEMU). [`load`] works a guest and keeps account of it in the [services' own words](talk), [`judge`] says what
 //! the switch and the disks have seen. [`mirror`]: disks under a writer that never stops. [`tiebreaker`] needs processes of this machine alone.
 
@@ -14,6 +14,7 @@ pub mod host;
 pub mod image;
 pub mod judge;
 pub mod load;
+pub mod medium;
 pub mod mirror;
 pub mod playground;
 pub mod scenario;

@@ -400,11 +400,11 @@ fn an_override_leaves_who_and_why() {
     assert!(Reason::new("").is_err() && Reason::new("two\nlines").is_err());
 }
 
-fn caller(path: &str) -> Identity {
+pub(super) fn caller(path: &str) -> Identity {
     Identity::from_uri(&format!("antipode://{path}")).unwrap()
 }
 
-fn request(id: u64, expected: u64, operation: Operation) -> Request {
+pub(super) fn request(id: u64, expected: u64, operation: Operation) -> Request {
     Request {
         id: RequestId(id),
         expected: Generation(expected),

@@ -76,6 +76,7 @@ impl Role {
         self.doubt = None;
         self.reading = None;
         self.acknowledged = Acknowledged::default();
+        self.disk_fails = false;
         match (side, self.pairing) {
             (Side::Primary, Some(pairing)) => {
                 self.enter(Phase::Primary, None);

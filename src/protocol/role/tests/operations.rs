@@ -5,6 +5,53 @@ use antipode_tiebreaker::{Answer, Incarnation, Operation, Refusal, RequestId, St
 use super::*;
 
 #[test]
+fn a_primary_whose_disk_fails_leaves_the_vm_to_a_backup_that_is_heard() {
+    let mut story = Story::primary();
+    story.tell(Event::DiskFailed);
+    assert_eq!(story.effects(), [""; 0], "the next tick looks at the backup");
+    story.pass_hearing(Duration::from_millis(40));
+    assert_eq!(
+        story.effects(),
+        ["DiscardOutputs", "tell Left", "CloseChannel", "DestroyVm"]
+    );
+    let cause = Cause::SelfLeft(Leaving::DiskFailed);
+    assert_eq!(
+        (story.role.phase(), story.role.view().cause),
+        (Phase::Stopped, Some(cause))
+    );
+}
+
+#[test]
+fn a_primary_whose_disk_fails_keeps_the_vm_if_there_is_no_backup_to_take_it() {
+    let mut story = Story::primary();
+    story.pass(Duration::from_millis(200));
+    story.tell(Event::DiskFailed);
+    story.pass(Duration::from_millis(200));
+    assert_eq!(story.role.phase(), Phase::Claiming(Side::Primary));
+    story.answer();
+    assert_eq!(story.role.phase(), Phase::Alone);
+    assert!(story.effects().contains(&"OpenOutputs".to_owned()));
+    // What failed then was told to the guest: a pairing that comes later has nothing to do with it.
+    story.pass_hearing(Duration::from_millis(40));
+    assert_eq!(story.role.phase(), Phase::Alone);
+}
+
+#[test]
+fn a_backup_takes_over_what_it_is_left() {
+    let mut story = Story::backup();
+    let why = Leaving::DiskFailed;
+    story.tell(Event::PeerSaid(Word::Left {
+        pairing: PAIRING,
+        why,
+    }));
+    assert_eq!(story.role.phase(), Phase::Closing);
+    story.replayed(1, true);
+    story.durable(1);
+    assert_eq!(story.role.phase(), Phase::Claiming(Side::Backup));
+    assert_eq!(story.role.view().cause, Some(Cause::PeerLeft(why)));
+}
+
+#[test]
 fn a_vm_is_registered_before_it_starts_and_starts_before_it_is_seen() {
     let mut story = Story::of("a", "b", None);
     story.tell(Event::Command(Command::Start {

@@ -137,6 +137,7 @@ impl Driver {
         self.outputs.open();
         if let Some(disk) = self.disk() {
             disk.flushes().open();
+            disk.let_failures_go();
         }
         let now = self.now();
         self.figures.granted(now);
@@ -297,6 +298,7 @@ impl Driver {
     }
 
     pub(super) fn begin_lockstep(&mut self, flushes_wait: bool) {
+        self.keep_failures_back();
         let (Some(pair), Some(running), Some(position)) =
             (&mut self.pair, &self.running, self.stunned_at.take())
         else {

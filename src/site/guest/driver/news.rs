@@ -59,6 +59,7 @@ impl Driver {
                 tracing::error!("this site's replica cannot be made durable: {why}");
                 self.todo.push_back(Event::ReplicaFailed);
             }
+            Happening::DiskFailed => self.todo.push_back(Event::DiskFailed),
             Happening::Flushed(position, outcome) => self.copy_flushed(position, &outcome),
             Happening::SliceRead(round, hashes) => self.slice_read(round, hashes),
             Happening::LeafRead(round, place, content) => self.leaf_read(round, place, content),
@@ -173,6 +174,10 @@ impl Driver {
                 self.has_diverged = true;
                 Event::ReplayDiverged
             }
+            Err(Ending::DiskFailed(why)) => {
+                tracing::error!("this site's replica lacks what the other one has: {why}");
+                Event::ReplicaFailed
+            }
             Err(Ending::Failed(why)) => {
                 tracing::error!("the VM has failed: {why}");
                 self.tell_transfer(Err(why));
@@ -239,6 +244,17 @@ impl Driver {
         let anchor = pair.hello.borrow().session.tag_bytes();
         pair.log = LogEnd::following_from(position, &anchor, feeder, &self.parts.position);
         self.hear_flushes();
+    }
+
+    /// What its disk fails is not told to the guest while the other site's disk may do it.
+    pub(super) fn keep_failures_back(&self) {
+        if let Some(disk) = self.disk() {
+            let happenings = self.parts.happenings.clone();
+            disk.keep_failures_back(move || {
+                // Without a driver nobody waits.
+                let _ = happenings.send(Happening::DiskFailed);
+            });
+        }
     }
 
     /// What this copy's flushes come to is told to the other site.

@@ -114,6 +114,7 @@ impl Driver {
                 disk.flushes().close(position);
             }
         }
+        self.keep_failures_back();
         handle.order(Order::Lead {
             anchor,
             room,
@@ -143,6 +144,7 @@ impl Driver {
         if let Some(disk) = self.disk() {
             // What they wait for is on the other disk, and the log will tell of them.
             disk.flushes().open();
+            disk.let_failures_go();
         }
         self.hear_flushes();
         // The VM is elsewhere now.

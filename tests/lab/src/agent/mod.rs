@@ -27,9 +27,11 @@
 //! - [`message`]: the messages, their bytes and their bounds. Pure.
 //! - `window`: credit.
 //! - [`server`]: the host's end; the binary `antipode-lab-agent` is only this.
+//! - [`hold`]: another thing that the same binary does in a host: one thread stands still.
 //! - [`client`]: the lab's end, and [`client::Agent::relay`], through which another process reaches the same host.
 
 pub mod client;
+pub mod hold;
 pub mod message;
 pub mod server;
 mod terminal;

@@ -114,13 +114,14 @@ impl Arguments {
     }
 
     fn disk(&mut self, index: usize, disk: &Disk) {
-        let mode = match disk.mode {
-            DiskMode::ReadWrite => "",
-            DiskMode::Snapshot => ",snapshot=on",
-            DiskMode::ReadOnly => ",read-only=on",
+        let source = match disk.mode {
+            DiskMode::ReadWrite => "file=",
+            DiskMode::Snapshot => "snapshot=on,file=",
+            DiskMode::ReadOnly => "read-only=on,file=",
+            DiskMode::Served => "file.driver=nbd,file.server.type=unix,file.server.path=",
         };
         // The named throttle-free defaults keep guest flushes honest: writeback with flushes passed on.
-        let start = format!("if=none,id=disk{index},format=raw,cache=writeback{mode},file=");
+        let start = format!("if=none,id=disk{index},format=raw,cache=writeback,{source}");
         self.path("-drive", &start, &disk.path, "");
         self.pair("-device", &format!("virtio-blk-pci,drive=disk{index}"));
     }
@@ -140,10 +141,11 @@ mod tests {
             mac,
             address: None,
         }];
-        spec.disks = vec![Disk {
-            path: "/d".into(),
-            mode: DiskMode::Snapshot,
-        }];
+        let disk = |path: &str, mode| Disk {
+            path: path.into(),
+            mode,
+        };
+        spec.disks = vec![disk("/d", DiskMode::Snapshot), disk("/s,d", DiskMode::Served)];
         spec.outside = true;
         let path = Path::new("/x");
         let paths = Paths {
@@ -162,6 +164,10 @@ mod tests {
         assert!(text.contains("addr.path=/run/a,,b"), "{text}");
         assert!(text.contains("mac=02:00:00:00:00:1f"), "{text}");
         assert!(text.contains("snapshot=on,file=/d"), "{text}");
+        assert!(
+            text.contains("file.driver=nbd,file.server.type=unix,file.server.path=/s,,d"),
+            "{text}"
+        );
         assert!(
             text.contains("host=10.7.0.2 -device virtio-net-pci,netdev=outside"),
             "{text}"

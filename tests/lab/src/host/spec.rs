@@ -66,10 +66,10 @@ pub struct Nic {
     pub address: Option<String>,
 }
 
-/// A disk: a raw file of this machine.
+/// A disk: a raw file of this machine, or what somebody serves.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// The file.
+    /// The file, or a socket.
     pub path: PathBuf,
     /// What becomes of writes.
     pub mode: DiskMode,
@@ -84,6 +84,8 @@ pub enum DiskMode {
     Snapshot,
     /// They fail.
     ReadOnly,
+    /// They go to whoever serves the disk, over NBD, on that socket.
+    Served,
 }
 
 /// A file placed into a host's system before it boots.

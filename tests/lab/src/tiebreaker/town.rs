@@ -59,6 +59,8 @@ pub(crate) struct Town {
     folder: PathBuf,
     antipode: PathBuf,
     authority: Authority,
+    /// What trusts that one alone.
+    trusted_next: String,
     children: [Option<Child>; 3],
     /// By from whom to whom.
     links: BTreeMap<(usize, usize), Cut>,
@@ -86,6 +88,7 @@ impl Town {
             folder,
             antipode: antipode.to_owned(),
             authority,
+            trusted_next: String::new(),
             children: [None, None, None],
             links: BTreeMap::new(),
         };
@@ -276,6 +279,76 @@ impl Town {
             )?;
         }
         Ok(text)
+    }
+
+    /// Another CA is trusted besides, and issues from now on. What every trust file must hold until
+    /// [`Town::drop_old_authority`].
+    pub(crate) fn add_authority(&mut self) -> Result<String> {
+        let authority = Authority::create(AuthorityDays::default(), HostTime.now())?;
+        let folder = tempfile::tempdir_in(&self.folder)?;
+        authority.save(folder.path())?;
+        let trusted =
+            [&self.folder, folder.path()].map(|place| std::fs::read_to_string(place.join(TRUST_FILE)));
+        let [old, new] = trusted;
+        let new = new?;
+        let both = format!("{}{new}", old?);
+        self.trust(&both)?;
+        self.authority = authority;
+        self.trusted_next = new;
+        Ok(both)
+    }
+
+    /// Certificates of the old CA are worth nothing any more. What every trust file must hold.
+    pub(crate) fn drop_old_authority(&mut self) -> Result<String> {
+        self.trust(&self.trusted_next)?;
+        Ok(self.trusted_next.clone())
+    }
+
+    fn trust(&self, authorities: &str) -> Result<()> {
+        let beside = self.folder.join("trust.new");
+        std::fs::write(&beside, authorities)?;
+        Ok(std::fs::rename(beside, self.folder.join(TRUST_FILE))?)
+    }
+
+    /// All that was issued to nodes and operators is issued anew.
+    pub(crate) fn reissue(&self) -> Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let holder = name
+                .strip_suffix(".pem")
+                .and_then(|holder| holder.split_once('-'));
+            if let Some((role, name)) = holder {
+                self.issue(&format!("antipode://{role}/{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Issues a certificate to site `name`, in the file at `path`.
+    pub(crate) fn issue_to(&self, name: &str, path: &Path) -> Result<()> {
+        let identity = Identity::from_uri(&format!("antipode://site/{name}"))?;
+        let issued = self
+            .authority
+            .issue(&identity, LeafDays::default(), HostTime.now())?;
+        Ok(issued.save(path, Existing::Replace)?)
+    }
+
+    /// What an operator does about `vm` by `antipode tiebreaker`: whether it was done, and what was said.
+    pub(crate) fn decide_by_hand(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        self.operator()?;
+        let mut command = Command::new(&self.antipode);
+        command
+            .arg("tiebreaker")
+            .args(arguments)
+            .args(["--config", OPERATOR_CONFIG, "--json"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null());
+        let output = command.output().context("antipode tiebreaker")?;
+        let said = [&output.stdout[..], &output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
     }
 
     fn issue(&self, uri: &str) -> Result<Paths> {

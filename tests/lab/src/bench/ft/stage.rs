@@ -51,6 +51,7 @@ impl<'a> Stage<'a> {
             seed: SEED,
             twin: true,
             keep_frames: false,
+            mortal_disks: false,
             lead_astray_every_exits: None,
         };
         let sites = Sites::open(setup, &name, plan)?;

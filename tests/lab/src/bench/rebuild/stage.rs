@@ -59,6 +59,7 @@ impl<'a> Stage<'a> {
             seed: SEED,
             twin: false,
             keep_frames: false,
+            mortal_disks: false,
             lead_astray_every_exits: None,
         };
         let sites = Sites::open(setup, "bench-rebuild", plan)?;

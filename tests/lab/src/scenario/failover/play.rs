@@ -149,6 +149,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
             seed,
             twin: false,
             keep_frames: true,
+            mortal_disks: false,
             lead_astray_every_exits: None,
         },
     )?;

@@ -2,13 +2,14 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Direction, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
-use super::plan::{Drawn, Fault, Moment, Scenario, Who};
+use super::super::sites::{Asked, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::breaking::Ailing;
+use super::plan::{Drawn, Moment, Scenario, Who};
 use super::verdict::Found;
 use crate::load::watch::Report;
+use crate::switch::random::Random;
 use antipode_tiebreaker::Flush;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,29 +17,31 @@ use std::time::{Duration, Instant};
 const RTT: Duration = Duration::from_millis(40);
 
 /// For anything else that the product is asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a switchover that was interrupted may take to say so.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
-const WRITES: u64 = 12;
+pub(super) const WRITES: u64 = 12;
 
 /// What came of the steps.
-struct Played {
-    client: Report,
-    lasted: Duration,
+pub(super) struct Played {
+    pub(super) client: Report,
+    pub(super) lasted: Duration,
     /// The role of the live site at which they began.
-    hit: String,
+    pub(super) hit: String,
     /// What the live site said before, if it was protected.
-    told: Option<VmStatus>,
+    pub(super) told: Option<VmStatus>,
 }
 
 /// Two sites with a VM, and what is broken of them.
 pub(super) struct Campaign<'a> {
-    sites: Sites<'a>,
+    pub(super) sites: Sites<'a>,
     service: crate::image::Service,
-    frozen: BTreeSet<Site>,
+    pub(super) ailing: Ailing,
+    /// Of what happens within a fault.
+    pub(super) random: Random,
 }
 
 impl<'a> Campaign<'a> {
@@ -49,6 +52,7 @@ impl<'a> Campaign<'a> {
             seed,
             twin: false,
             keep_frames: true,
+            mortal_disks: true,
             lead_astray_every_exits,
         };
         let sites = Sites::open(setup, "faults", plan)?;
@@ -56,7 +60,8 @@ impl<'a> Campaign<'a> {
         let campaign = Self {
             sites,
             service: setup.service(),
-            frozen: BTreeSet::new(),
+            ailing: Ailing::default(),
+            random: Random::new(seed, "faults"),
         };
         let watcher = campaign.watch("first")?;
         watcher.wait_acked(WRITES)?;
@@ -72,13 +77,15 @@ impl<'a> Campaign<'a> {
     /// Plays one scenario: what was found, and at which role of the live site the steps began.
     pub(super) fn play(&mut self, scenario: &Scenario, seed: u64) -> Result<(Found, String)> {
         let name = format!("{}-{seed}", scenario.name);
+        self.random = Random::new(seed, &name);
         let before = match scenario.moment {
-            Moment::Protected | Moment::Parked(_) => self.protected(scenario.flush)?,
+            Moment::Protected | Moment::Parked(_) | Moment::Forced => self.protected(scenario.flush)?,
             _ => self.unprotected()?,
         };
         let capture = self.sites.start_capture(&name)?;
         let played = match scenario.moment {
             Moment::Parked(who) => self.stop_and_start(before, site(who, before), &name),
+            Moment::Forced => self.force(before, &name),
             _ => self.play_captured(scenario, seed, before, &name),
         };
         let played = match played {
@@ -109,9 +116,9 @@ impl<'a> Campaign<'a> {
             Moment::Protected => Some(self.sites.status(before)?),
             _ => None,
         };
-        self.sites.narrow_wan(scenario.moment.bandwidth_bps())?;
+        self.sites.narrow_wan(scenario.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
-            Moment::Protected | Moment::Parked(_) => (None, "primary".to_owned()),
+            Moment::Protected | Moment::Parked(_) | Moment::Forced => (None, "primary".to_owned()),
             moment => {
                 let protecting = self
                     .sites
@@ -123,26 +130,7 @@ impl<'a> Campaign<'a> {
         let begun = Instant::now();
         let mut switching = None;
         for step in scenario.drawn(seed) {
-            match step {
-                Drawn::Switch(who) => {
-                    let words = format!("vm switchover {}", self.sites.vm);
-                    let live = self.sites.live_site()?;
-                    switching = Some(self.sites.begin(site(who, live), &words)?);
-                }
-                Drawn::Switched => {
-                    let switching = switching.take().context("nothing is switched over")?;
-                    switching.end(PATIENCE)?;
-                }
-                Drawn::Wait(span) => thread::sleep(span),
-                Drawn::Protected => self.sites.wait_protected_again()?,
-                Drawn::Verify(who, differ) => self.verify(site(who, before), differ)?,
-                Drawn::Break(fault) => self
-                    .break_it(fault, before)
-                    .with_context(|| format!("{fault:?}"))?,
-                Drawn::Mend(fault) => self
-                    .mend_it(fault, before)
-                    .with_context(|| format!("mending {fault:?}"))?,
-            }
+            self.take_step(step, before, &mut switching)?;
         }
         let lasted = begun.elapsed();
         let goes_on = match scenario.outage {
@@ -175,61 +163,44 @@ impl<'a> Campaign<'a> {
         })
     }
 
+    fn take_step(&mut self, step: Drawn, before: Site, switching: &mut Option<Asked>) -> Result<()> {
+        match step {
+            Drawn::Switch(who) => {
+                let words = format!("vm switchover {}", self.sites.vm);
+                let live = self.sites.live_site()?;
+                *switching = Some(self.sites.begin(site(who, live), &words)?);
+            }
+            Drawn::Switched => {
+                let switching = switching.take().context("nothing is switched over")?;
+                switching.end(PATIENCE)?;
+            }
+            Drawn::Wait(span) => thread::sleep(span),
+            Drawn::Protected => self.sites.wait_protected_again()?,
+            Drawn::Until(moment) => {
+                let live = self.sites.live_site()?;
+                let hit = self.sites.wait_role(live, moment.roles(), PROTECT_TIMEOUT)?;
+                eprintln!("lab:   again {hit}");
+            }
+            Drawn::Restart(who) => self.sites.restart_daemon(site(who, before))?,
+            Drawn::Renew => self.sites.replace_authority()?,
+            Drawn::Replace(who) => self.replace(site(who, before))?,
+            Drawn::Verify(who, differ) => self.verify(site(who, before), differ)?,
+            Drawn::Break(fault) => self
+                .break_it(fault, before)
+                .with_context(|| format!("{fault:?}"))?,
+            Drawn::Mend(fault) => self
+                .mend_it(fault, before)
+                .with_context(|| format!("mending {fault:?}"))?,
+        }
+        Ok(())
+    }
+
     /// Another client is served: the connections of before are gone with the guest that had them.
     fn serves_anew(&self, name: &str) -> Result<()> {
         let watcher = self.watch(&format!("{name}-after"))?;
         watcher.wait_acked(WRITES)?;
         let found = watcher.finish()?.violations();
         ensure!(found.is_empty(), "after the outage: {}", found.join("; "));
-        Ok(())
-    }
-
-    /// Stops the VM in order and starts it at `target`; a client writes before, and another one after.
-    fn stop_and_start(&mut self, before: Site, target: Site, name: &str) -> Result<Played> {
-        let watcher = self.watch(&format!("{name}-before"))?;
-        watcher.wait_acked(WRITES)?;
-        let told = self.sites.status(before)?;
-        let first = watcher.finish()?.violations();
-        ensure!(first.is_empty(), "before it was stopped: {}", first.join("; "));
-        let begun = Instant::now();
-        self.sites.ask(before, &format!("vm stop {}", self.sites.vm))?;
-        for site in Site::ALL {
-            self.sites
-                .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
-        }
-        self.sites.ask(target, &format!("vm start {}", self.sites.vm))?;
-        let started = self
-            .sites
-            .wait_status(target, "not started", PATIENCE, VmStatus::is_live)?;
-        let lasted = begun.elapsed();
-        let watcher = self.watch(name)?;
-        watcher.wait_acked(WRITES)?;
-        Ok(Played {
-            client: watcher.finish()?,
-            lasted,
-            hit: started.role,
-            told: Some(told),
-        })
-    }
-
-    /// Everything works again: what the scenario has left broken is mended.
-    pub(super) fn mend(&mut self) -> Result<()> {
-        self.sites.mend_network()?;
-        for node in 0..crate::tiebreaker::town::NODES.len() {
-            if !self.sites.town.runs(node) {
-                self.sites.town.start(node)?;
-            }
-        }
-        for site in std::mem::take(&mut self.frozen) {
-            self.sites.host(site)?.thaw()?;
-        }
-        for site in Site::ALL {
-            if !self.sites.has_power(site) {
-                self.sites.power_on(site)?;
-            } else if !self.sites.has_daemon(site) {
-                self.sites.start_daemon(site)?;
-            }
-        }
         Ok(())
     }
 
@@ -282,7 +253,7 @@ impl<'a> Campaign<'a> {
         self.sites.finish();
     }
 
-    fn watch(&self, name: &str) -> Result<Watcher> {
+    pub(super) fn watch(&self, name: &str) -> Result<Watcher> {
         let watcher = Watcher::start(self.sites.client()?, self.service, name, self.sites.logs())?;
         watcher.wait_ready(READY_TIMEOUT)?;
         Ok(watcher)
@@ -290,7 +261,7 @@ impl<'a> Campaign<'a> {
 
     /// What both sites say, for an error.
     fn told(&self) -> String {
-        let said = Site::ALL.map(|site| match self.frozen.contains(&site) {
+        let said = Site::ALL.map(|site| match self.ailing.stands(site) || self.sites.hangs(site) {
             true => format!("{site} stands still"),
             false => format!("{site}: {:?}", self.sites.status(site)),
         });
@@ -309,69 +280,9 @@ impl<'a> Campaign<'a> {
         eprintln!("lab:   compared: {verify}");
         Ok(())
     }
-
-    fn break_it(&mut self, fault: Fault, before: Site) -> Result<()> {
-        let site = |who| site(who, before);
-        match fault {
-            Fault::Power(who) => self.sites.power_cut(site(who)),
-            Fault::Freeze(who) => {
-                self.sites.host(site(who))?.freeze()?;
-                self.frozen.insert(site(who));
-                Ok(())
-            }
-            Fault::VmProcess(who) => self.sites.kill_vm_process(site(who)),
-            Fault::Daemon(who) => self.sites.kill_daemon(site(who)),
-            Fault::Wan => self.sites.cut_wan(Direction::Both, true),
-            Fault::WanFrom(who) => self.sites.cut_wan(Direction::From(site(who)), true),
-            Fault::Loss(parts_per_million) => self.sites.lose_on_wan(parts_per_million),
-            Fault::TiebreakerLeader => {
-                let leader = self.sites.tiebreaker_leader()?;
-                self.sites.town.kill(leader)
-            }
-            Fault::Tiebreaker => {
-                for site in Site::ALL {
-                    self.sites.cut_from_tiebreaker(site, true);
-                }
-                Ok(())
-            }
-            Fault::Byte(who) => self.sites.change_byte(site(who)),
-        }
-    }
-
-    fn mend_it(&mut self, fault: Fault, before: Site) -> Result<()> {
-        let site = |who| site(who, before);
-        match fault {
-            Fault::Power(who) => self.sites.power_on(site(who)),
-            Fault::Freeze(who) => {
-                self.sites.host(site(who))?.thaw()?;
-                self.frozen.remove(&site(who));
-                Ok(())
-            }
-            // The product mends it itself, or does not.
-            Fault::VmProcess(_) | Fault::Byte(_) => Ok(()),
-            Fault::Daemon(who) => self.sites.start_daemon(site(who)),
-            Fault::Wan => self.sites.cut_wan(Direction::Both, false),
-            Fault::WanFrom(who) => self.sites.cut_wan(Direction::From(site(who)), false),
-            Fault::Loss(_) => self.sites.lose_on_wan(0),
-            Fault::TiebreakerLeader => {
-                for node in 0..crate::tiebreaker::town::NODES.len() {
-                    if !self.sites.town.runs(node) {
-                        self.sites.town.start(node)?;
-                    }
-                }
-                Ok(())
-            }
-            Fault::Tiebreaker => {
-                for site in Site::ALL {
-                    self.sites.cut_from_tiebreaker(site, false);
-                }
-                Ok(())
-            }
-        }
-    }
 }
 
-const fn site(who: Who, before: Site) -> Site {
+pub(super) const fn site(who: Who, before: Site) -> Site {
     match who {
         Who::Live => before,
         Who::Other => before.other(),

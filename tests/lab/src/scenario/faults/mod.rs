@@ -9,8 +9,11 @@
 //! live on from one to the next: the loser of one is the backup of the other. A scenario that could not be played to its
 //! end, or that leaves something behind that cannot be mended, is a violation too, and the next one gets fresh hosts.
 //!
-//! - `plan`: what a scenario is made of. - `table`: the scenarios. - `campaign`: how they are played. - `verdict`: what of it breaks a promise.
+//! - `plan`: what a scenario is made of. - `table`: the scenarios. - `campaign`: how they are played. - `breaking`: how
+//!   a fault is made. - `by_hand`: what operators do. - `verdict`: what of it breaks a promise.
 
+mod breaking;
+mod by_hand;
 mod campaign;
 mod plan;
 mod table;
@@ -120,16 +123,16 @@ fn play(args: &Args) -> Result<Summary> {
 }
 
 fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
-    let known = |name: &str| table::ALL.iter().any(|scenario| scenario.name == name);
+    let known = |name: &str| table::all().any(|scenario| scenario.name == name);
     if let Some(name) = args.scenario.iter().find(|name| !known(name)) {
-        let names: Vec<&str> = table::ALL.iter().map(|scenario| scenario.name).collect();
+        let names: Vec<&str> = table::all().map(|scenario| scenario.name).collect();
         bail!("no scenario {name}; there are: {}", names.join(", "));
     }
     let is_chosen = |scenario: &&Scenario| match &args.scenario[..] {
         [] => scenario.quick || !args.quick,
         names => names.iter().any(|name| name == scenario.name),
     };
-    Ok(table::ALL.iter().filter(is_chosen).collect())
+    Ok(table::all().filter(is_chosen).collect())
 }
 
 #[derive(Debug, Default)]

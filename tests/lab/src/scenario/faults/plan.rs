@@ -20,10 +20,26 @@ pub(super) enum Who {
 pub(super) enum Fault {
     /// The host's power is cut.
     Power(Who),
+    /// The same, and what its disk had not flushed is lost: each sector of it, or not, as chance has it.
+    Unflushed(Who),
+    /// Its disk answers nothing.
+    DiskHangs(Who),
+    /// Its disk takes so many milliseconds more for each request.
+    DiskSlow(Who, u64),
+    /// Its disk fails every request. Mended, the host has its power anew.
+    DiskFails(Who),
+    /// There is no room on its disk.
+    DiskFull(Who),
     /// The host stands still.
     Freeze(Who),
     /// The VM's own process is killed.
     VmProcess(Who),
+    /// The VM's own process stands still.
+    VmStops(Who),
+    /// What executes its copy stands still, and what answers for it goes on.
+    Vcpu(Who),
+    /// What executes its copy gets little of its processor.
+    VcpuSlow(Who),
     /// `site run` is killed.
     Daemon(Who),
     /// The way between the sites is cut both ways.
@@ -34,6 +50,8 @@ pub(super) enum Fault {
     Loss(u32),
     /// The tiebreaker's leader is killed.
     TiebreakerLeader,
+    /// A node of the tiebreaker is killed.
+    Node(usize),
     /// Neither site reaches the tiebreaker.
     Tiebreaker,
     /// A byte of its replica is another, behind the product's back.
@@ -55,6 +73,15 @@ pub(super) enum Step {
     Switch(Who),
     /// Wait until the switchover that has begun last is done, which it must be.
     Switched,
+    /// Wait until a protection that is made again has come so far.
+    Until(Moment),
+    /// `site run` is stopped in order there, and started again.
+    Restart(Who),
+    /// The CA and all certificates are replaced.
+    Renew,
+    /// Another host, of another name and with an empty disk, takes the place of one that has no power; by `vm replace`.
+    /// Done again, the first name is back.
+    Replace(Who),
     /// Have the two disks compared, asked for at this site: so many leaves differ, and are mended.
     Verify(Who, u64),
 }
@@ -66,6 +93,8 @@ pub(super) enum Moment {
     Protected,
     /// The VM is stopped in order out of lockstep, and started at this site: the steps.
     Parked(Who),
+    /// The live site is lost when it was alone, and an operator has the other one start, by force: the steps.
+    Forced,
     /// While `vm protect` copies the disk.
     Syncing,
     /// While it copies RAM.
@@ -86,7 +115,7 @@ impl Moment {
             Self::Cloning => &ORDER[1..],
             Self::Stunned => &ORDER[2..],
             Self::Pairing => &ORDER[3..],
-            Self::Protected | Self::Parked(_) => &ORDER[4..],
+            Self::Protected | Self::Parked(_) | Self::Forced => &ORDER[4..],
         }
     }
 
@@ -95,7 +124,7 @@ impl Moment {
     pub(super) const fn bandwidth_bps(self) -> Option<u64> {
         match self {
             Self::Syncing | Self::Cloning => Some(60_000_000),
-            Self::Protected | Self::Parked(_) | Self::Stunned | Self::Pairing => None,
+            Self::Protected | Self::Parked(_) | Self::Forced | Self::Stunned | Self::Pairing => None,
         }
     }
 }
@@ -138,6 +167,15 @@ impl Scenario {
         self.steps.iter().any(|step| matches!(step, Step::Switch(_)))
     }
 
+    /// How wide the way between the sites is meanwhile, if that is bounded.
+    pub(super) fn bandwidth_bps(&self) -> Option<u64> {
+        let again = self.steps.iter().filter_map(|step| match step {
+            Step::Until(moment) => moment.bandwidth_bps(),
+            _ => None,
+        });
+        again.chain(self.moment.bandwidth_bps()).min()
+    }
+
     /// The steps with their waits drawn.
     pub(super) fn drawn(&self, seed: u64) -> Vec<Drawn> {
         let mut random = Random::new(seed, self.name);
@@ -149,6 +187,10 @@ impl Scenario {
                 Step::Switch(who) => Drawn::Switch(who),
                 Step::Switched => Drawn::Switched,
                 Step::Protected => Drawn::Protected,
+                Step::Until(moment) => Drawn::Until(moment),
+                Step::Restart(who) => Drawn::Restart(who),
+                Step::Renew => Drawn::Renew,
+                Step::Replace(who) => Drawn::Replace(who),
                 Step::Verify(who, differ) => Drawn::Verify(who, differ),
                 Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
                     least + random.up_to(most.saturating_sub(least)),
@@ -167,6 +209,10 @@ pub(super) enum Drawn {
     Switch(Who),
     Switched,
     Protected,
+    Until(Moment),
+    Restart(Who),
+    Renew,
+    Replace(Who),
     Verify(Who, u64),
 }
 

@@ -86,7 +86,7 @@ fn wrong_rule(scenario: &Scenario, told: &VmStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::ALL;
+    use super::super::table;
     use super::*;
     use crate::judge::frames::Sighting;
     use crate::judge::live::{Winner, judge};
@@ -94,7 +94,7 @@ mod tests {
     use crate::load::watch::probe::Probe;
 
     fn scenario(name: &str) -> &'static Scenario {
-        ALL.iter().find(|scenario| scenario.name == name).unwrap()
+        table::all().find(|scenario| scenario.name == name).unwrap()
     }
 
     /// A sound client, and one frame of each of these sites.

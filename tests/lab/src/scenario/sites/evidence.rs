@@ -171,6 +171,13 @@ impl Sites<'_> {
             .map_err(|refusal| anyhow!("the rule for flushes cannot be set: {refusal}"))
     }
 
+    /// The generation of the tiebreaker's record.
+    pub(crate) fn generation(&self) -> Result<u64> {
+        let record = self.record()?;
+        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        Ok(record.generation.0)
+    }
+
     /// The tiebreaker's node that leads.
     pub(crate) fn tiebreaker_leader(&self) -> Result<usize> {
         let mut witness = self.witness();
@@ -219,6 +226,7 @@ impl Sites<'_> {
                 store::DIRECTORY
             );
             self.host(site)?.shell(&script)?;
+            self.settle_disk(site)?;
             let copy = self.run.path().join(format!("replica-{site}"));
             let in_store = replica.strip_prefix(store::DIRECTORY).unwrap_or(&replica);
             store::extract(&self.store(site), in_store, &copy)?;

@@ -14,21 +14,24 @@
 //! TCP connection with a delay that can be cut. Each site has its certificate, its configuration and the VM's on board;
 //! its disk holds kernel, initrd and the guest's disk, and survives a power cut as a real one does.
 //!
-//! - `site`: names and addresses. - `network`: delays, cuts and losses. - `product`: `site run` and the commands.
-//! - `protection`: on and off.
+//! - `site`: names and addresses. - `ailments`: what a host suffers, short of losing its power. - `network`: delays, cuts and losses. - `product`: `site run` and the commands.
+//! - `protection`: on and off. - `renewal`: certificates. - `replacement`: another host in a site's place.
 //! - `watcher`: the client. - `evidence`: what the switch, the tiebreaker's record and the disks say afterwards.
 //! - `twin`: for a comparison, a second VM at site-b that is like the first.
 
+mod ailments;
 mod evidence;
 mod network;
 mod product;
 mod protection;
+mod renewal;
+mod replacement;
 mod site;
 mod twin;
 mod watcher;
 
 pub(crate) use network::Direction;
-pub(crate) use product::VmStatus;
+pub(crate) use product::{Asked, VmStatus};
 pub(crate) use protection::PROTECT_TIMEOUT;
 pub(crate) use site::Site;
 pub(crate) use twin::TWIN_ADDRESS;
@@ -37,18 +40,21 @@ pub(crate) use watcher::{WRITES_TIMEOUT, Watcher};
 use super::clients::PROGRAM;
 use super::stage::TAP;
 use super::{Setup, VmSettings, store};
+use crate::agent::client::Channel;
 use crate::debian::run_tool;
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, OUTSIDE_ADDRESS, RunDirectory};
 use crate::image::Image;
 use crate::load::guest::{ECHO_PORT, LARGE_PACKETS, ORDER_PORT, write_initrd};
+use crate::medium::Medium;
 use crate::playground::cluster::Cluster;
 use crate::playground::topology::{HostPlan, Role, plan};
+use crate::switch::random::Random;
 use crate::tiebreaker::proxy::Cut;
 use crate::tiebreaker::town::{self, NODES, Town};
 use anyhow::{Context, Result};
 use evidence::Witness;
 use product::Daemon;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,6 +93,8 @@ pub(crate) struct SitesPlan {
     pub(crate) twin: bool,
     /// Whether the sites keep the frames that their guests make, for the judge.
     pub(crate) keep_frames: bool,
+    /// Whether the sites' disks are such as can fail.
+    pub(crate) mortal_disks: bool,
     /// Each copy is led astray once in so many exits of its guest, if that is to be seen to be repaired.
     pub(crate) lead_astray_every_exits: Option<u64>,
 }
@@ -122,7 +130,13 @@ pub(crate) struct Sites<'a> {
     pub(crate) vm: String,
     specs: BTreeMap<Site, HostSpec>,
     daemons: BTreeMap<Site, Daemon>,
+    /// Sites in whose place another host stands.
+    replaced: BTreeSet<Site>,
+    /// Threads that stand still.
+    held: BTreeMap<Site, Mutex<Channel>>,
     cluster: Cluster,
+    /// The sites' disks, if they can fail. They outlive the hosts.
+    media: BTreeMap<Site, Medium>,
     /// Each site's way to each node.
     ways: BTreeMap<(Site, usize), Cut>,
     witness: Mutex<Witness>,
@@ -151,6 +165,7 @@ impl<'a> Sites<'a> {
         let town = Town::build(&run, antipode, town_plan)?;
         let load = setup.materials.build_binary("antipode-lab-load")?;
         let (mut ways, mut specs, mut all) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut media = BTreeMap::new();
         let hosts = self::plan(2, 0);
         for host in &hosts {
             let spec = match Site::named(&host.name) {
@@ -158,7 +173,11 @@ impl<'a> Sites<'a> {
                 Some(site) => {
                     let files = Files::make(setup, plan, &run, &town, site, &load)?;
                     ways.extend(files.ways.iter().map(|(node, cut)| ((site, *node), cut.clone())));
-                    let spec = files.host(setup, plan, &run, host);
+                    let mut spec = files.host(setup, plan, &run, host);
+                    if plan.mortal_disks {
+                        let medium = serve_disk(&mut spec, &run)?;
+                        media.insert(site, medium);
+                    }
                     specs.insert(site, spec.clone());
                     spec
                 }
@@ -172,7 +191,10 @@ impl<'a> Sites<'a> {
             vm: setup.service().name().to_owned(),
             specs,
             daemons: BTreeMap::new(),
+            replaced: BTreeSet::new(),
+            held: BTreeMap::new(),
             cluster,
+            media,
             ways,
             witness: Mutex::new(Witness::new(&town)?),
             town,
@@ -210,13 +232,22 @@ impl<'a> Sites<'a> {
         self.run.path()
     }
 
-    /// Cuts a site's power.
+    /// Cuts a site's power. What its disk had not flushed is there again when it returns.
     pub(crate) fn power_cut(&mut self, site: Site) -> Result<()> {
+        self.lose_power(site, None).map(drop)
+    }
+
+    /// Cuts a site's power; with `random`, what its disk had not flushed is lost, as chance has it. How many sectors are.
+    pub(crate) fn lose_power(&mut self, site: Site, random: Option<&mut Random>) -> Result<u64> {
         let host = self.cluster.hosts.remove(site.name());
         host.with_context(|| format!("{site} has no power already"))?
             .power_cut();
         self.daemons.remove(&site);
-        Ok(())
+        self.held.remove(&site);
+        match self.media.get(&site) {
+            Some(medium) => Ok(medium.lose_power(random)?),
+            None => Ok(0),
+        }
     }
 
     /// Whether a site's host is up.
@@ -248,6 +279,17 @@ impl<'a> Sites<'a> {
     fn store(&self, site: Site) -> PathBuf {
         self.run.path().join(format!("store-{site}.ext4"))
     }
+}
+
+/// Puts a disk that can fail in the place of the host's.
+fn serve_disk(spec: &mut HostSpec, run: &RunDirectory) -> Result<Medium> {
+    let disk = spec.disks.first_mut().context("the host has no disk")?;
+    let medium = Medium::serve(&disk.path, run.socket(&format!("{}.disk", spec.name)))?;
+    *disk = Disk {
+        path: medium.socket().to_owned(),
+        mode: DiskMode::Served,
+    };
+    Ok(medium)
 }
 
 fn client(host: &HostPlan, run: &RunDirectory, load: &Path) -> HostSpec {
@@ -411,6 +453,7 @@ mod tests {
             seed: 1,
             twin: false,
             keep_frames: true,
+            mortal_disks: false,
             lead_astray_every_exits: Some(5000),
         };
         let text = site_config(plan, Site::B, &[1, 2, 3]);

@@ -16,8 +16,8 @@ const CLIENT_PORT: &str = "client.lan";
 /// From the client to either site, each way.
 const CLIENT_ONE_WAY: Duration = Duration::from_micros(500);
 
-/// What may wait for a narrow way: a quarter of a second at 128 Mbit/s.
-const WAN_QUEUE_BYTES: u64 = 4 << 20;
+/// What may wait for a narrow way: what it takes in a quarter of a second, and some frames at least.
+const WAN_QUEUE_BYTES_MIN: u64 = 64 << 10;
 
 /// Which way between the sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Sites<'_> {
     pub(crate) fn narrow_wan(&self, bits_per_second: Option<u64>) -> Result<()> {
         let narrow = ShapeChange {
             bandwidth_bps: Some(bits_per_second.unwrap_or(0)),
-            queue_bytes: Some(WAN_QUEUE_BYTES),
+            queue_bytes: bits_per_second.map(|rate| (rate / 8 / 4).max(WAN_QUEUE_BYTES_MIN)),
             ..ShapeChange::default()
         };
         Ok(self.cluster.switch.client()?.shape(WAN_PORT, None, narrow)?)

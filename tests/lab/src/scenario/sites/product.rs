@@ -20,8 +20,6 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-const SIGKILL: i32 = 9;
-
 /// The first words of a VM's own process.
 const VM_PROCESS: &str = "antipode site vm";
 
@@ -224,6 +222,9 @@ impl Sites<'_> {
             .into_iter()
             .flat_map(|site| ["log", "console"].map(|name| (site, name)))
         {
+            if self.hangs(site) {
+                continue;
+            }
             let path = format!("{STATE}/vms/{}/{name}", self.vm);
             // A site may have no VM, or no power.
             let bytes = self.host(site).and_then(|host| Ok(host.get(&path)?));
@@ -239,7 +240,14 @@ impl Sites<'_> {
     /// Kills `site run`; VMs go on.
     pub(crate) fn kill_daemon(&mut self, site: Site) -> Result<()> {
         let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
-        Ok(daemon.0.signal(SIGKILL)?)
+        Ok(daemon.0.signal(libc::SIGKILL)?)
+    }
+
+    /// Stops `site run` as an operator does, and starts it again; VMs go on.
+    pub(crate) fn restart_daemon(&mut self, site: Site) -> Result<()> {
+        let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
+        daemon.0.signal(libc::SIGTERM)?;
+        self.start_daemon(site)
     }
 
     /// Kills the VM's own process.

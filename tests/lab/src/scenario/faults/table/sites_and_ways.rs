@@ -1,12 +1,11 @@
-//! The scenarios, as data.
+//! A site that is lost, the ways between the sites, the tiebreaker; switchovers, and both sites at once.
 
-use super::plan::{Fault, HELD_MS, Live, Moment, Scenario, Step, Who, scenario};
-use Fault::{Daemon, Freeze, Loss, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
+use super::super::plan::{Fault, HELD_MS, Live, Moment, Scenario, Step, Who, scenario};
+use Fault::{Daemon, Freeze, Loss, Node, Power, Tiebreaker, TiebreakerLeader, VmProcess, Wan, WanFrom};
 use Step::{Break, Mend, Protected, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
 
-/// At any moment of lockstep.
-const SOON: Step = Wait(0, 2_000);
+use super::SOON;
 
 // What is done under either rule for flushes.
 const LIVE_LOSES_POWER: &[Step] = &[SOON, Break(Power(TheLive))];
@@ -44,7 +43,7 @@ const ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST: &[Step] = &[
 /// At any step of a switchover that was asked for just before.
 const IN_ANY_STEP: Step = Wait(0, 500);
 
-/// Every scenario.
+/// Its scenarios.
 pub(super) const ALL: &[Scenario] = &[
     scenario("power-cut-live", Live::Moves, LIVE_LOSES_POWER).quick(),
     scenario("power-cut-backup", Live::Stays, BACKUP_LOSES_POWER).quick(),
@@ -245,6 +244,61 @@ pub(super) const ALL: &[Scenario] = &[
         &[Wait(0, 1_000), Break(Power(Other))],
     )
     .when(Moment::Cloning),
+    // The tiebreaker hears of `pair` when its sender has long given up, and the backup of neither.
+    scenario(
+        "late-pair",
+        Live::Either,
+        &[
+            Break(Tiebreaker),
+            Wait(200, 1_500),
+            Break(Wan),
+            Wait(4_000, 7_000),
+            Mend(Tiebreaker),
+            Wait(0, 1_000),
+            Mend(Wan),
+        ],
+    )
+    .when(Moment::Stunned),
+    // Both sites ask for the VM, neither hears, both ask again over new connections.
+    scenario(
+        "booth-asked-again-after-a-reconnect",
+        Live::Either,
+        &[
+            SOON,
+            Break(Wan),
+            Wait(0, 900),
+            Break(Tiebreaker),
+            Wait(2_000, 4_000),
+            Mend(Tiebreaker),
+            Wait(0, 300),
+            Break(Tiebreaker),
+            Wait(500, 2_000),
+            Mend(Tiebreaker),
+            Mend(Wan),
+        ],
+    ),
+    // The nodes lose their majority while the VM is asked for, and start again one by one.
+    scenario(
+        "booth-restart-without-a-majority",
+        Live::Moves,
+        &[
+            SOON,
+            Break(Power(TheLive)),
+            Wait(0, 900),
+            Break(Node(0)),
+            Break(Node(1)),
+            Break(Node(2)),
+            Wait(500, 2_000),
+            Mend(Node(1)),
+            Wait(1_000, 3_000),
+            Break(Node(1)),
+            Mend(Node(2)),
+            Wait(500, 2_000),
+            Mend(Node(0)),
+            Wait(2_000, 4_000),
+            Mend(Node(1)),
+        ],
+    ),
     scenario("switchover", Live::Moves, &[SOON, Switch(TheLive), Switched]).quick(),
     scenario(
         "switchover-from-backup",
@@ -428,65 +482,3 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .outage(),
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::super::plan::Drawn;
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn every_scenario_has_its_own_name_and_does_something() {
-        let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        assert_eq!(names.len(), ALL.len());
-        assert!(ALL.len() >= 20, "{} scenarios", ALL.len());
-        for scenario in ALL {
-            let parks = matches!(scenario.moment, Moment::Parked(_));
-            assert!(
-                parks
-                    || scenario
-                        .steps
-                        .iter()
-                        .any(|step| matches!(step, Break(_) | Switch(_))),
-                "{}",
-                scenario.name
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_mended_was_broken_before() {
-        for scenario in ALL {
-            for (index, step) in scenario.steps.iter().enumerate() {
-                if let Mend(fault) = step {
-                    assert!(
-                        scenario.steps[..index].contains(&Break(*fault)),
-                        "{}: {fault:?}",
-                        scenario.name
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_seed_repeats_its_choices_and_another_makes_others() {
-        let scenario = ALL.iter().find(|scenario| scenario.name == "wan-flaps").unwrap();
-        assert_eq!(scenario.drawn(1), scenario.drawn(1));
-        assert_ne!(scenario.drawn(1), scenario.drawn(2));
-        for (step, drawn) in scenario.steps.iter().zip(scenario.drawn(3)) {
-            if let (Wait(least, most), Drawn::Wait(span)) = (step, drawn) {
-                assert!((*least..=*most).contains(&u64::try_from(span.as_millis()).unwrap()));
-            }
-        }
-    }
-
-    #[test]
-    fn a_moment_that_was_missed_begins_the_steps_all_the_same() {
-        assert_eq!(Moment::Stunned.roles()[0], "stunned");
-        assert!(!Moment::Stunned.roles().contains(&"cloning"));
-        for moment in [Moment::Syncing, Moment::Cloning, Moment::Pairing] {
-            assert!(moment.roles().contains(&"primary"), "{moment:?}");
-        }
-    }
-}
