@@ -19,6 +19,7 @@
 //! [`Order::StandStill`].
 
 mod repairing;
+mod standing;
 mod watching;
 
 use std::sync::Arc;
@@ -28,7 +29,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::repairing::digests_of;
 use super::kept_frames::KeepFrames;
 use super::log_ends::{Feeder, Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
@@ -38,7 +38,7 @@ use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
 use crate::machine::{Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
-use crate::replay::{MachineDigests, Recorder, Reserve, Standby, differences};
+use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
 use crate::transfer::{Arrived, Arriving, Stunned};
 
 /// The way to a VM that runs on its thread.
@@ -366,34 +366,6 @@ impl Thread {
         })
     }
 
-    /// Waits until it is said how to go on.
-    fn stand_still(mut self) -> Result<Self, LaunchError> {
-        loop {
-            match self.ways.orders.recv() {
-                Ok(
-                    order @ (Order::Lead { .. }
-                    | Order::GoAlone
-                    | Order::Follow { .. }
-                    | Order::GoOn
-                    | Order::End),
-                ) => return self.carry_out(order),
-                Ok(Order::Adopt { digest }) => self.vm.adopt(*digest)?,
-                // It stands still already.
-                Ok(
-                    Order::BeginCopy { .. }
-                    | Order::TakeWritten { .. }
-                    | Order::Rest { .. }
-                    | Order::StandStill
-                    | Order::Verify { .. }
-                    | Order::Repair { .. }
-                    | Order::BeRepaired
-                    | Order::Stun { .. },
-                ) => {}
-                Err(_) => return Ok(self),
-            }
-        }
-    }
-
     fn lead(
         mut self,
         anchor: &[u8],
@@ -415,40 +387,6 @@ impl Thread {
         let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
         self.course = Course::Leading(Box::new(Recorder::new(live, log, &self.vm.totals())));
         Ok(self)
-    }
-
-    /// What a VM is that leads goes into its log where it is held, and its disk does all that it was asked for. False if
-    /// it does not lead.
-    fn stand(&mut self) -> Result<bool, LaunchError> {
-        let position = self.vm.totals().exit_count;
-        let Course::Leading(recorder) = &mut self.course else {
-            return Ok(false);
-        };
-        let digests = digests_of(&mut self.vm)?;
-        recorder.stand(position, digests).map_err(RunError::from)?;
-        self.settle_disk("making the disk durable where the guest stands still")?;
-        let _ = self.ways.reports.send(FromVcpu::Stands { position });
-        Ok(true)
-    }
-
-    /// Whether the VM is held because the log says that the other copy stands here. It is the same machine then.
-    fn stands_with_the_other(&mut self) -> Result<bool, LaunchError> {
-        let Course::Following(standby) = &mut self.course else {
-            return Ok(false);
-        };
-        let Some(there) = standby.take_stood() else {
-            return Ok(false);
-        };
-        let position = self.vm.totals().exit_count;
-        let here = digests_of(&mut self.vm)?;
-        if let Some(what) = differences(&there, &here) {
-            return Err(repairing::differs(
-                position,
-                &format!("where both stand still, {what}"),
-            ));
-        }
-        let _ = self.ways.reports.send(FromVcpu::Stands { position });
-        Ok(true)
     }
 
     /// From where it stands still it takes in nothing any more but what `log` tells.
