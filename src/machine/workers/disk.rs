@@ -316,7 +316,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// A request waits, or no more will come.
     work: Condvar,
-    /// The last request under way has ended.
+    /// The last request under way has ended, or a leaf's mending.
     idle: Condvar,
     flushes: Flushes,
     failures: Failures,
@@ -366,9 +366,10 @@ impl DiskHandle {
         self.shared.queue()
     }
 
-    /// What had to wait may go on.
-    pub(super) fn requests_may_go(&self) {
+    /// What had to wait for a leaf's mending may go on.
+    pub(super) fn mending_is_over(&self) {
         self.shared.work.notify_all();
+        self.shared.idle.notify_all();
     }
 
     /// Its requests that have failed.

@@ -72,9 +72,9 @@ impl Queue {
         self.is_closed && self.waiting.is_empty()
     }
 
-    /// Whether no request waits or is under way.
+    /// Whether no request waits or is under way, and no leaf is being mended.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.under_way == 0
+        self.waiting.is_empty() && self.under_way == 0 && self.mending.is_none()
     }
 
     /// Watches what is written to a round's slice from here on, in place of the slice that was watched before.
@@ -210,5 +210,18 @@ mod tests {
         queue.end_mend();
         assert_eq!(take(&mut queue), Some(0));
         assert!(queue.is_over() && !queue.is_idle());
+    }
+
+    #[test]
+    fn a_mending_is_waited_for_and_none_begins_where_nothing_is_watched() {
+        let mut queue = Queue::default();
+        let round = round(5, 0b11);
+        queue.watch(round, length());
+        assert!(queue.begin_mend(round, 0, 0b01, length()));
+        queue.unwatch();
+        assert!(!queue.is_idle());
+        queue.end_mend();
+        assert!(queue.is_idle());
+        assert!(!queue.begin_mend(round, 1, 0b10, length()));
     }
 }

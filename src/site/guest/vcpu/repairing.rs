@@ -118,6 +118,10 @@ impl Thread {
 
     /// Disk first, all of it durable; then the rest, and all that it is then is compared.
     fn become_the_same(&mut self, position: ExitOrdinal, repair: &Repair) -> Result<(), LaunchError> {
+        if let Some(disk) = self.vm.disk() {
+            // What is written below nobody has seen the guest write: a leaf is not as it was, and not to be mended any more.
+            disk.unwatch();
+        }
         self.vm.drain_disk();
         if let Course::Following(standby) = &mut self.course {
             standby.begin_anew_at(position);
