@@ -256,6 +256,13 @@ impl StartedVm {
         self.outside.keeper = Some(keeper);
     }
 
+    /// The other copy has put out a frame of this digest at `position`, and this one leaves that out.
+    pub fn left_out(&mut self, position: ExitOrdinal, digest: u64) {
+        if let Some(keeper) = &mut self.outside.keeper {
+            keeper.left_out(position, digest);
+        }
+    }
+
     /// Connects it to its network, if it is apart from one ([`super::launch::Connection::Later`]).
     ///
     /// # Errors

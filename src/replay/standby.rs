@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use antipode_disk_sync::online::Slice;
 
+use super::catalogue::OutputKind;
 use super::feed::LogSource;
 use super::repair::Repair;
 use super::replayer::Replayer;
@@ -131,10 +132,10 @@ impl<S: LogSource> Standby<S> {
     pub fn await_repair(
         &mut self,
         number: u64,
-        first_output: &mut Option<ExitOrdinal>,
+        left_out: &mut dyn FnMut(ExitOrdinal, OutputKind, u64),
     ) -> Result<(ExitOrdinal, Repair), TimelineError> {
         match &mut self.phase {
-            Phase::Following(replayer, _) => replayer.await_repair(number, first_output),
+            Phase::Following(replayer, _) => replayer.await_repair(number, left_out),
             Phase::Live(_) => Err(TimelineError::Stopped),
         }
     }

@@ -117,6 +117,9 @@ pub enum HeldOutput {
 pub trait OutputKeeper: std::fmt::Debug {
     /// Takes `output`, which the guest has put out at `position`, to let it out when `release` says so.
     fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput);
+
+    /// The other copy has put out a frame of this digest at `position`, and this one leaves that out (H2).
+    fn left_out(&mut self, position: ExitOrdinal, digest: u64);
 }
 
 /// What carries a VM's effects to the outside.

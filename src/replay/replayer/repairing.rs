@@ -3,31 +3,31 @@
 use super::{Replayer, ToldPages, unreadable};
 use crate::base::units::ExitOrdinal;
 use crate::machine::TimelineError;
-use crate::replay::catalogue::Entry;
+use crate::replay::catalogue::{Entry, OutputKind};
 use crate::replay::checks::Rolling;
 use crate::replay::feed::{Feed, LogSource};
 use crate::replay::repair::{Repair, Staging};
 
 impl<S: LogSource> Replayer<S> {
     /// Leaves out all that the log tells until there is a whole repair of that number; answers with it, and where it is of.
-    /// From there on the log is followed again. The first output that is left out, which nobody has made here, is told in
-    /// `first_output`.
+    /// From there on the log is followed again. Each output that is left out, which nobody has made here, is told to
+    /// `left_out`: where, and its digest.
     ///
     /// # Errors
     /// When the log ends before, or the operator stops the VM; or what comes is no repair.
     pub(in crate::replay) fn await_repair(
         &mut self,
         number: u64,
-        first_output: &mut Option<ExitOrdinal>,
+        left_out: &mut dyn FnMut(ExitOrdinal, OutputKind, u64),
     ) -> Result<(ExitOrdinal, Repair), TimelineError> {
         (self.stood, self.slice, self.hold_at) = (None, None, None);
         let mut staging = Staging::default();
         // What was read already lies before the repair was asked for.
-        let mut left_out = std::mem::take(&mut self.entries);
+        let mut passed = std::mem::take(&mut self.entries);
         loop {
-            for (exit, entry) in left_out {
+            for (exit, entry) in passed {
                 match entry {
-                    Entry::Output { .. } => *first_output = first_output.or(Some(exit)),
+                    Entry::Output { kind, digest } => left_out(exit, kind, digest),
                     Entry::Repair(piece) => {
                         let whole = staging.take(piece).map_err(unreadable)?;
                         if let Some(repair) = whole.filter(|repair| repair.number == number) {
@@ -41,7 +41,7 @@ impl<S: LogSource> Replayer<S> {
             if self.end.is_some() || !self.read_some()? {
                 return Err(TimelineError::Ended(self.through));
             }
-            left_out = std::mem::take(&mut self.entries);
+            passed = std::mem::take(&mut self.entries);
         }
     }
 

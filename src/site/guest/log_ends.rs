@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::kept_frames::KeptFrames;
+use super::kept_frames::{Kept, KeptFrames};
 use super::orders::FromVcpu;
 use crate::base::clock::thread_cpu_time;
 use crate::base::limits::LOG_BUFFER_BYTES_MAX;
@@ -262,13 +262,25 @@ pub(crate) struct ToDriver {
     pub(crate) kept: Option<KeptFrames>,
 }
 
-impl OutputKeeper for ToDriver {
-    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
-        if let (Some(kept), HeldOutput::Frame(frame)) = (&mut self.kept, &output)
-            && let Err(error) = kept.note(position, release == Release::Never, &frame.0)
+impl ToDriver {
+    fn note(&mut self, position: ExitOrdinal, frame: Kept<'_>) {
+        if let Some(kept) = &mut self.kept
+            && let Err(error) = kept.note(position, frame)
         {
             tracing::warn!(%error, "the guest's frames are kept no more");
             self.kept = None;
+        }
+    }
+}
+
+impl OutputKeeper for ToDriver {
+    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
+        match &output {
+            HeldOutput::Frame(frame) if release == Release::Never => {
+                self.note(position, Kept::Replayed(&frame.0));
+            }
+            HeldOutput::Frame(frame) => self.note(position, Kept::Live(&frame.0)),
+            HeldOutput::Console(_) => {}
         }
         let seq = match release {
             Release::Never => return,
@@ -276,5 +288,9 @@ impl OutputKeeper for ToDriver {
             Release::After(seq) => seq,
         };
         let _ = self.reports.send(FromVcpu::Output { seq, output });
+    }
+
+    fn left_out(&mut self, position: ExitOrdinal, digest: u64) {
+        self.note(position, Kept::Told(digest));
     }
 }

@@ -3,7 +3,8 @@
 use super::super::orders::Differs;
 use super::*;
 use crate::protocol::repair::Done;
-use crate::replay::{Entry, RepairPiece};
+use crate::replay::{Entry, OutputKind, RepairPiece};
+use crate::site::store::VmFolder;
 
 /// Two copies; what the first one logs, the second one executes, if it is not changed on the way.
 struct Pair {
@@ -15,6 +16,12 @@ struct Pair {
     room: Arc<Room>,
     /// The last frame that was handed on.
     fed: LogSeq,
+    /// Where the follower keeps its guest's frames.
+    state: tempfile::TempDir,
+}
+
+fn folder_in(state: &tempfile::TempDir) -> VmFolder {
+    VmFolder::of(state.path(), "copy")
 }
 
 /// What the leader tells, beside its log.
@@ -27,7 +34,14 @@ impl Pair {
     fn of(rounds: u64) -> Self {
         let leader = started(rounds);
         let room = Arc::<Room>::default();
-        let (follower, feeder, deframer) = cloned(&leader, &room);
+        let state = tempfile::tempdir().expect("there is room");
+        let folder = folder_in(&state);
+        folder.make().expect("there is room");
+        let keep_frames = KeepFrames {
+            folder,
+            bytes_max: 1 << 20,
+        };
+        let (follower, feeder, deframer) = cloned(&leader, &room, Some(keep_frames));
         Self {
             room,
             leader,
@@ -35,6 +49,7 @@ impl Pair {
             feeder,
             deframer,
             fed: LogSeq::NONE,
+            state,
         }
     }
 
@@ -149,6 +164,37 @@ fn kvm_a_copy_that_is_led_astray_becomes_the_same_again_as_often_as_that_is() {
         );
         assert!(position > differs.position);
     }
+    pair.end();
+}
+
+#[test]
+fn kvm_a_frame_that_a_repair_leaves_out_is_kept_by_its_digest() {
+    if !has_kvm() {
+        return;
+    }
+    let mut pair = Pair::of(150_000);
+    let differs = pair.lead_astray();
+    pair.ask(&differs);
+    let (mut digest, at) = (0x77, differs.position);
+    let came = pair.hand_on(|entries| {
+        let kinds = [OutputKind::Frame, OutputKind::Console];
+        let outputs = kinds.map(|kind| (at, Entry::Output { kind, digest }));
+        entries.splice(0..0, outputs);
+        // What the guest puts out after its repair is its own again.
+        digest += 1;
+        digest < 0x79
+    });
+    assert!(came.is_none(), "it is not in the log so soon");
+    let Some(Leader::Captured(Ok(_))) = pair.hand_on(|_| true) else {
+        panic!("it is in the log");
+    };
+    pair.be_repaired();
+    let kept = std::fs::read(folder_in(&pair.state).file("frames")).expect("it is kept");
+    let record = |digest: u64| {
+        let position = at.get().to_le_bytes();
+        [&position[..], &[2], &8_u32.to_le_bytes(), &digest.to_le_bytes()].concat()
+    };
+    assert_eq!(kept[16..], [record(0x77), record(0x78)].concat());
     pair.end();
 }
 

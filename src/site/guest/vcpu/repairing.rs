@@ -12,7 +12,7 @@ use crate::machine::{
     CodeAround, Differing, EpochDigests, NoCapture, RunError, TimelineError, Touched, WHOLE_VCPU,
 };
 use crate::protocol::repair::{Cause, Done, Evidence};
-use crate::replay::{MachineDigests, Repair, differences};
+use crate::replay::{MachineDigests, OutputKind, Repair, differences};
 use crate::site::guest::orders::{Differs, FromVcpu, Order};
 
 /// This copy is another machine, and stays one.
@@ -80,8 +80,14 @@ impl Thread {
             cause,
             touched,
         })));
-        let mut first_output = None;
-        let (position, repair) = match standby.await_repair(number, &mut first_output) {
+        let (vm, mut first_output) = (&mut self.vm, None);
+        let staged = standby.await_repair(number, &mut |exit, kind, digest| {
+            first_output = first_output.or(Some(exit));
+            if kind == OutputKind::Frame {
+                vm.left_out(exit, digest);
+            }
+        });
+        let (position, repair) = match staged {
             Ok(staged) => staged,
             Err(TimelineError::Ended(_) | TimelineError::Stopped) => {
                 let _ = self.ways.reports.send(FromVcpu::Unrepaired { first_output });
