@@ -2,7 +2,7 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Asked, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::super::sites::{Asked, Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::breaking::Ailing;
 use super::plan::{Drawn, Moment, Scenario, Who};
 use super::verdict::Found;
@@ -39,6 +39,7 @@ pub(super) struct Played {
 pub(super) struct Campaign<'a> {
     pub(super) sites: Sites<'a>,
     service: crate::image::Service,
+    copies: Copies,
     pub(super) ailing: Ailing,
     /// Of what happens within a fault.
     pub(super) random: Random,
@@ -46,20 +47,21 @@ pub(super) struct Campaign<'a> {
 
 impl<'a> Campaign<'a> {
     /// Boots everything and starts the VM at site-a, unprotected.
-    pub(super) fn open(setup: &'a Setup, seed: u64, lead_astray_every_exits: Option<u64>) -> Result<Self> {
+    pub(super) fn open(setup: &'a Setup, seed: u64, copies: Copies) -> Result<Self> {
         let plan = SitesPlan {
             rtt: RTT,
             seed,
             twin: false,
             keep_frames: true,
             mortal_disks: true,
-            lead_astray_every_exits,
+            copies,
         };
         let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
         let campaign = Self {
             sites,
             service: setup.service(),
+            copies,
             ailing: Ailing::default(),
             random: Random::new(seed, "faults"),
         };
@@ -116,6 +118,11 @@ impl<'a> Campaign<'a> {
             Moment::Protected => Some(self.sites.status(before)?),
             _ => None,
         };
+        let is_by_rule = |told: &VmStatus| told.output.verified || !self.copies.verified;
+        ensure!(
+            told.iter().all(is_by_rule),
+            "outputs leave before the copy has made them"
+        );
         self.sites.narrow_wan(scenario.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
             Moment::Protected | Moment::Parked(_) | Moment::Forced => (None, "primary".to_owned()),

@@ -21,6 +21,7 @@ mod verdict;
 
 use super::Setup;
 use super::report::{Form, conclude};
+use super::sites::Copies;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use anyhow::{Result, bail, ensure};
@@ -45,9 +46,8 @@ pub struct Args {
     /// How many seeds, from that one on, each scenario is played with
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Lead each copy astray once in so many exits of its guest, which must be repaired
-    #[arg(long, value_name = "EXITS", value_parser = clap::value_parser!(u64).range(100..))]
-    lead_astray: Option<u64>,
+    #[command(flatten)]
+    copies: Copies,
     /// What the guest runs
     #[arg(long, value_enum, default_value = "redis")]
     service: Service,
@@ -86,7 +86,7 @@ fn play(args: &Args) -> Result<Summary> {
     let mut campaign = None;
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
         for scenario in &scenarios {
-            campaign = tally.play(&setup, campaign, scenario, (seed, args.lead_astray))?;
+            campaign = tally.play(&setup, campaign, scenario, (seed, args.copies))?;
         }
     }
     if let Some(mut campaign) = campaign {
@@ -101,7 +101,7 @@ fn play(args: &Args) -> Result<Summary> {
                 .push(format!("comparing the replicas: {error:#}")),
         }
     }
-    if args.lead_astray.is_some() && tally.repairs == 0 {
+    if args.copies.lead_astray.is_some() && tally.repairs == 0 {
         tally
             .violations
             .push("copies were led astray, and none was repaired".to_owned());
@@ -149,12 +149,12 @@ impl Tally {
         setup: &'a Setup,
         campaign: Option<Campaign<'a>>,
         scenario: &Scenario,
-        (seed, lead_astray): (u64, Option<u64>),
+        (seed, copies): (u64, Copies),
     ) -> Result<Option<Campaign<'a>>> {
         let begun = Instant::now();
         let mut campaign = match campaign {
             Some(campaign) => campaign,
-            None => Campaign::open(setup, seed, lead_astray)?,
+            None => Campaign::open(setup, seed, copies)?,
         };
         self.played += 1;
         let name = format!("{} --seed {seed}", scenario.name);
@@ -186,7 +186,7 @@ impl Tally {
         if !violations.is_empty() {
             campaign.collect_logs();
         }
-        if lead_astray.is_some() {
+        if copies.lead_astray.is_some() {
             let (repairs, last) = campaign.repairs();
             eprintln!("lab: {name:<44} {repairs} repairs, the last: {last}");
             self.repairs += repairs;

@@ -95,8 +95,19 @@ pub(crate) struct SitesPlan {
     pub(crate) keep_frames: bool,
     /// Whether the sites' disks are such as can fail.
     pub(crate) mortal_disks: bool,
-    /// Each copy is led astray once in so many exits of its guest, if that is to be seen to be repaired.
-    pub(crate) lead_astray_every_exits: Option<u64>,
+    /// How copies are treated.
+    pub(crate) copies: Copies,
+}
+
+/// How the VM's copies are treated.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Copies {
+    /// Lead each copy astray once in so many exits of its guest, which must be repaired
+    #[arg(long, value_name = "EXITS", value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) lead_astray: Option<u64>,
+    /// Have outputs leave when the copy has made them too
+    #[arg(long)]
+    pub(crate) verified: bool,
 }
 
 impl SitesPlan {
@@ -116,6 +127,7 @@ impl SitesPlan {
         let cmdline = format!("{words} {}", settings.cmdline);
         VmSettings {
             cmdline: cmdline.trim_start().to_owned(),
+            verifies_output: self.copies.verified,
             ..settings
         }
         .toml()
@@ -429,14 +441,14 @@ fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
             "\n[[tiebreaker.node]]\nname = \"{node}\"\naddress = \"{OUTSIDE_ADDRESS}:{port}\"\n"
         );
     }
-    if plan.keep_frames || plan.lead_astray_every_exits.is_some() {
+    if plan.keep_frames || plan.copies.lead_astray.is_some() {
         text.push_str("\n[check]\n");
     }
     if plan.keep_frames {
         // Far more than a guest sends between two scenarios.
         text.push_str("keep_frames_mib = 64\n");
     }
-    if let Some(exits) = plan.lead_astray_every_exits {
+    if let Some(exits) = plan.copies.lead_astray {
         let _ = writeln!(text, "lead_astray_every_exits = {exits}");
     }
     text
@@ -454,7 +466,10 @@ mod tests {
             twin: false,
             keep_frames: true,
             mortal_disks: false,
-            lead_astray_every_exits: Some(5000),
+            copies: Copies {
+                lead_astray: Some(5000),
+                ..Copies::default()
+            },
         };
         let text = site_config(plan, Site::B, &[1, 2, 3]);
         let checks = "[check]\nkeep_frames_mib = 64\nlead_astray_every_exits = 5000\n";
