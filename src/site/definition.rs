@@ -7,12 +7,13 @@ use std::path::Path;
 use antipode_disk_sync::disk::{NewDisk, Paths, create};
 use antipode_disk_sync::replica::{GenerationId, ReplicaId};
 
+use super::boot_files;
 use super::store::VmFolder;
 use crate::machine::boot::RANDOM_SEED_BYTES;
 use crate::machine::config::{self, VmConfig};
 use crate::machine::launch::Birth;
 use crate::machine::workers::HostEntropy;
-use crate::transfer::{DiskOffer, FileOffer, Offer};
+use crate::transfer::{BootFile, DiskOffer, FileOffer, Offer};
 
 /// The replica of the VM that is defined in `folder`; where none is, the one that would be made.
 #[must_use]
@@ -27,7 +28,7 @@ pub(super) fn replica_of(folder: &VmFolder) -> Paths {
 
 /// The configuration that an offer amounts to, with its disk, if it has one, at `replica`.
 #[must_use]
-pub(super) fn text_of(offer: &Offer, has_initrd: bool, replica: &Paths) -> String {
+pub(super) fn text_of(offer: &Offer, replica: &Paths) -> String {
     let mut text = String::new();
     let string = |value: &str| toml::Value::String(value.to_owned()).to_string();
     // Writing to a string cannot fail.
@@ -45,7 +46,7 @@ pub(super) fn text_of(offer: &Offer, has_initrd: bool, replica: &Paths) -> Strin
         "[kernel]\npath = \"kernel\"\ncmdline = {}",
         string(&offer.cmdline)
     );
-    if has_initrd {
+    if offer.initrd.is_some() {
         let _ = writeln!(text, "initrd = \"initrd\"");
     }
     if offer.disk.is_some() {
@@ -69,24 +70,35 @@ pub(super) fn text_of(offer: &Offer, has_initrd: bool, replica: &Paths) -> Strin
     text
 }
 
-/// What a VM of this site offers to another, but for what it was born as.
+/// Whether the files of a VM can be read.
+///
+/// # Errors
+/// In words, which one cannot be.
+pub(super) fn check_files(config: &VmConfig) -> Result<(), String> {
+    let kernel = &config.kernel;
+    let disk = config.disk.as_ref().map(|disk| &disk.path);
+    for path in [Some(&kernel.path), kernel.initrd.as_ref(), disk]
+        .into_iter()
+        .flatten()
+    {
+        fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What the VM in `folder` offers to another site, but for what it was born as.
 ///
 /// # Errors
 /// In words, which file cannot be read.
-pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
-    let length = |path: &Path| {
-        fs::metadata(path)
-            .map(|found| found.len())
-            .map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let file = |path: &Path| {
-        fs::read(path)
-            .map(|content| FileOffer::of(&content))
-            .map_err(|error| format!("{}: {error}", path.display()))
+pub(super) fn offer_of(folder: &VmFolder, config: &VmConfig) -> Result<Offer, String> {
+    let file = |file: BootFile| {
+        boot_files::find(folder, file).map_err(|error| format!("the VM's {}: {error}", file.name()))
     };
     let disk = match &config.disk {
         Some(disk) => Some(DiskOffer {
-            byte_count: length(&disk.path)?,
+            byte_count: fs::metadata(&disk.path)
+                .map_err(|error| format!("{}: {error}", disk.path.display()))?
+                .len(),
             replica: [0; 16],
             lineage: None,
             discard: false,
@@ -97,8 +109,11 @@ pub(super) fn offer_of(config: &VmConfig) -> Result<Offer, String> {
         vm: config.name.as_str().to_owned(),
         memory_bytes: config.memory_bytes,
         cmdline: config.kernel.cmdline.clone(),
-        kernel: file(&config.kernel.path)?,
-        initrd: config.kernel.initrd.as_deref().map(file).transpose()?,
+        kernel: file(BootFile::Kernel)?,
+        initrd: match config.kernel.initrd {
+            Some(_) => Some(file(BootFile::Initrd)?),
+            None => None,
+        },
         disk,
         network: config
             .network
@@ -130,16 +145,16 @@ pub(super) fn adopt(folder: &VmFolder, source: &Path) -> Result<(), String> {
         config::load(source).map_err(|error| format!("{error}; `antipode run` shows every mistake"))?;
     let failed = |error: std::io::Error| format!("the VM cannot be kept: {error}");
     folder.make().map_err(failed)?;
-    let copy = |from: &Path, name: &str| {
+    let copy = |from: &Path, file| {
         fs::read(from)
             .map_err(|error| format!("{}: {error}", from.display()))
-            .and_then(|bytes| folder.write(name, &bytes).map_err(failed))
+            .and_then(|bytes| boot_files::keep(folder, file, &bytes, FileOffer::of(&bytes)).map_err(failed))
     };
-    copy(&config.kernel.path, "kernel")?;
+    copy(&config.kernel.path, BootFile::Kernel)?;
     if let Some(initrd) = &config.kernel.initrd {
-        copy(initrd, "initrd")?;
+        copy(initrd, BootFile::Initrd)?;
     }
-    let offer = offer_of(&config)?;
+    let offer = offer_of(folder, &config)?;
     let mut replica = replica_of(folder);
     if let Some(disk) = &config.disk {
         let path =
@@ -149,7 +164,7 @@ pub(super) fn adopt(folder: &VmFolder, source: &Path) -> Result<(), String> {
         let content = GenerationId(HostEntropy::draw().map_err(no_random_bytes)?);
         ensure_replica(&replica, config.name.as_str(), Some(content), None)?;
     }
-    let text = text_of(&offer, config.kernel.initrd.is_some(), &replica);
+    let text = text_of(&offer, &replica);
     folder.write("vm.toml", text.as_bytes()).map_err(failed)
 }
 

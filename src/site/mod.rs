@@ -6,6 +6,7 @@
 //!                     other site's supervisor                 ╚═══ machine, log, heartbeats ═══ the other copy's process
 //! ```
 
+mod boot_files;
 pub mod config;
 pub mod control;
 mod definition;

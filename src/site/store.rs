@@ -3,7 +3,7 @@
 //! ```text
 //!   STATE/control.sock             the supervisor's
 //!   STATE/vms/NAME/vm.toml         the definition, as `antipode run` reads it
-//!   STATE/vms/NAME/kernel, initrd  what it boots
+//!   STATE/vms/NAME/kernel, initrd  what it boots, and beside each what it is: kernel.digest, initrd.digest
 //!   STATE/vms/NAME/disk.img        its replica, if it came from the other site
 //!   STATE/vms/NAME/notes.json      what must outlive a crash: numbers of requests, what was asked
 //!   STATE/vms/NAME/intent.json     what shall become of it after an outage

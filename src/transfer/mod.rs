@@ -43,7 +43,7 @@ pub use frame::{
     DiskOffer, FileOffer, FrameError, LineageOffer, Offer, ResyncKind, Stream, Unfit, UnfitKind,
 };
 pub use source::{Go, MemorySent, News, RunningMachine, Sending, SourceError, send};
-pub use target::{Arrived, Arriving, BootFile, Reception, TargetError, receive};
+pub use target::{Arrived, Arriving, BootFile, Reception, SentFiles, TargetError, receive};
 
 use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;

@@ -56,21 +56,36 @@ pub enum BootFile {
     Initrd,
 }
 
+impl BootFile {
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+        }
+    }
+}
+
+/// Files that a machine boots from, where they were sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SentFiles {
+    /// The kernel's content.
+    pub kernel: Option<Vec<u8>>,
+    /// The initrd's.
+    pub initrd: Option<Vec<u8>>,
+}
+
 /// What this site makes of an offer.
 pub trait Reception {
-    /// The content of a file that is here from before; it need not be sent if it is the one that is offered.
-    fn kept(&self, file: BootFile) -> Option<Vec<u8>>;
+    /// What a file is that is here from before; it need not be sent if it is the one that is offered.
+    fn kept(&self, file: BootFile) -> Option<FileOffer>;
 
-    /// Makes ready what the offer names, of the kernel and the initrd. Answers with the disk that is to be filled.
+    /// Makes ready what the offer names, with the files that were sent. Answers with the disk that is to be filled.
     ///
     /// # Errors
     /// Why it cannot be. Then the replica that is there is as it was.
-    fn prepare(
-        &mut self,
-        offer: &Offer,
-        kernel: Vec<u8>,
-        initrd: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, Unfit>;
+    fn prepare(&mut self, offer: &Offer, files: SentFiles) -> Result<Option<SyncTarget>, Unfit>;
 
     /// Takes a piece of the machine. False if nobody takes it any more.
     fn take(&mut self, piece: Arriving) -> bool;
@@ -123,8 +138,8 @@ impl Target<'_> {
             (Head::Offer(offer), _) => *offer,
             (other, _) => return Err(FrameError::OutOfTurn(other.name()).into()),
         };
-        let (kernel, initrd) = self.take_files(&offer)?;
-        let disk = self.reception.prepare(&offer, kernel, initrd);
+        let files = self.take_files(&offer)?;
+        let disk = self.reception.prepare(&offer, files);
         self.disk = disk.map_err(TargetError::Refused)?;
         let resync = self.disk.as_ref().map(resync_of);
         self.tell_marks()?;
@@ -163,35 +178,28 @@ impl Target<'_> {
         }
     }
 
-    /// Kernel and initrd, as they are here already, or as they come.
-    fn take_files(&mut self, offer: &Offer) -> Result<(Vec<u8>, Option<Vec<u8>>), TargetError> {
+    /// Kernel and initrd, where they are not here already.
+    fn take_files(&mut self, offer: &Offer) -> Result<SentFiles, TargetError> {
         let initrd_bytes = offer.initrd.map(|initrd| initrd.byte_count);
         if offer.kernel.byte_count > KERNEL_FILE_BYTES_MAX || initrd_bytes > Some(offer.memory_bytes) {
             return Err(FrameError::Malformed("no machine boots from files that long".to_owned()).into());
         }
-        let kept = |file, offered: &FileOffer| {
-            let content = self.reception.kept(file);
-            content.filter(|content| offered.is_of(content))
-        };
-        let kernel = kept(BootFile::Kernel, &offer.kernel);
-        let initrd = offer
-            .initrd
-            .map(|offered| (offered, kept(BootFile::Initrd, &offered)));
+        let lacks = |file, offered: &FileOffer| self.reception.kept(file).as_ref() != Some(offered);
+        let kernel = Some(offer.kernel).filter(|offered| lacks(BootFile::Kernel, offered));
+        let initrd = offer.initrd.filter(|offered| lacks(BootFile::Initrd, offered));
         let want = Head::Want {
-            kernel: kernel.is_none(),
-            initrd: matches!(initrd, Some((_, None))),
+            kernel: kernel.is_some(),
+            initrd: initrd.is_some(),
         };
         self.stream.put(&want, &[])?;
-        let kernel = match kernel {
-            Some(kernel) => kernel,
-            None => self.take_file(&Head::Kernel, &offer.kernel)?,
+        let mut take = |kind, offered: Option<FileOffer>| {
+            let content = offered.map(|offered| self.take_file(&kind, &offered));
+            content.transpose()
         };
-        let initrd = match initrd {
-            Some((_, Some(initrd))) => Some(initrd),
-            Some((offered, None)) => Some(self.take_file(&Head::Initrd, &offered)?),
-            None => None,
-        };
-        Ok((kernel, initrd))
+        Ok(SentFiles {
+            kernel: take(Head::Kernel, kernel)?,
+            initrd: take(Head::Initrd, initrd)?,
+        })
     }
 
     fn take_file(&mut self, kind: &Head, offered: &FileOffer) -> Result<Vec<u8>, TargetError> {

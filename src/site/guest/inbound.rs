@@ -17,10 +17,13 @@ use super::begin::Begin;
 use super::happening::Happening;
 use super::refusals::Fault;
 use crate::base::clock::{HostClock, SystemClock};
+use crate::site::boot_files;
 use crate::site::definition;
 use crate::site::peer::Prepare;
 use crate::site::store::VmFolder;
-use crate::transfer::{Arriving, BootFile, DiskOffer, Offer, Reception, Stream, Unfit, UnfitKind, receive};
+use crate::transfer::{
+    Arriving, BootFile, DiskOffer, FileOffer, Offer, Reception, SentFiles, Stream, Unfit, UnfitKind, receive,
+};
 
 /// How often the driver is told that something comes.
 const TELL_EVERY_NS: u64 = 20_000_000;
@@ -119,8 +122,7 @@ fn make_ready(
     folder: &VmFolder,
     asked: &Prepare,
     offer: &Offer,
-    kernel: &[u8],
-    initrd: Option<&[u8]>,
+    files: &SentFiles,
 ) -> Result<Option<SyncTarget>, Unfit> {
     let failed = |error: std::io::Error| {
         let why = format!("the VM's files cannot be written there: {error}");
@@ -137,33 +139,26 @@ fn make_ready(
         Some(disk) => Some(make_disk(&paths, disk, &offer.vm)?),
         None => None,
     };
-    folder.write("kernel", kernel).map_err(failed)?;
-    if let Some(initrd) = initrd {
-        folder.write("initrd", initrd).map_err(failed)?;
+    if let Some(kernel) = &files.kernel {
+        boot_files::keep(folder, BootFile::Kernel, kernel, offer.kernel).map_err(failed)?;
     }
-    let definition = definition::text_of(offer, initrd.is_some(), &paths);
+    if let (Some(initrd), Some(offered)) = (&files.initrd, offer.initrd) {
+        boot_files::keep(folder, BootFile::Initrd, initrd, offered).map_err(failed)?;
+    }
+    let definition = definition::text_of(offer, &paths);
     folder.write("vm.toml", definition.as_bytes()).map_err(failed)?;
     Ok(disk)
 }
 
 impl Reception for Desk<'_> {
-    fn kept(&self, file: BootFile) -> Option<Vec<u8>> {
-        let name = match file {
-            BootFile::Kernel => "kernel",
-            BootFile::Initrd => "initrd",
-        };
+    fn kept(&self, file: BootFile) -> Option<FileOffer> {
         // What cannot be read is sent.
-        std::fs::read(self.inbound.folder.file(name)).ok()
+        boot_files::find(&self.inbound.folder, file).ok()
     }
 
-    fn prepare(
-        &mut self,
-        offer: &Offer,
-        kernel: Vec<u8>,
-        initrd: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, Unfit> {
+    fn prepare(&mut self, offer: &Offer, files: SentFiles) -> Result<Option<SyncTarget>, Unfit> {
         let Inbound { folder, asked, .. } = self.inbound;
-        let disk = make_ready(folder, asked, offer, &kernel, initrd.as_deref())?;
+        let disk = make_ready(folder, asked, offer, &files)?;
         let (send, pieces) = channel();
         let birth = Box::new(offer.birth.clone());
         let _ = self.inbound.happenings.send(Happening::Prepared(birth.clone()));
@@ -210,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::machine::launch::Birth;
-    use crate::transfer::{FileOffer, LineageOffer};
+    use crate::transfer::LineageOffer;
 
     const DISK_BYTES: u64 = 1 << 20;
 
@@ -257,7 +252,11 @@ mod tests {
     }
 
     fn made_ready(folder: &VmFolder, asked: &Prepare, offer: &Offer) -> Option<UnfitKind> {
-        let made = make_ready(folder, asked, offer, b"theirs", None);
+        let files = SentFiles {
+            kernel: Some(b"theirs".to_vec()),
+            initrd: None,
+        };
+        let made = make_ready(folder, asked, offer, &files);
         made.err().map(|unfit| unfit.kind)
     }
 

@@ -59,7 +59,7 @@ pub fn run(
     let vm_config = || config::load(&folder.definition()).map_err(in_words);
     if join.is_none() {
         // What is wrong with its files is said before it starts.
-        definition::offer_of(&vm_config()?)?;
+        definition::check_files(&vm_config()?)?;
     }
     let settings = Settings {
         own: credentials.current().identity().name.clone(),

@@ -37,16 +37,11 @@ fn write_leaves(disk: &Disk, leaves: &[u64], byte: u8) {
 struct DiskDesk(Paths);
 
 impl Reception for DiskDesk {
-    fn kept(&self, _: BootFile) -> Option<Vec<u8>> {
+    fn kept(&self, _: BootFile) -> Option<FileOffer> {
         None
     }
 
-    fn prepare(
-        &mut self,
-        offer: &Offer,
-        _: Vec<u8>,
-        _: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, Unfit> {
+    fn prepare(&mut self, offer: &Offer, _: SentFiles) -> Result<Option<SyncTarget>, Unfit> {
         let disk = offer.disk.as_ref().unwrap();
         let origin = Origin {
             vm: "redis".parse().unwrap(),

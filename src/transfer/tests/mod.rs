@@ -148,23 +148,18 @@ struct Desk {
     pages: BTreeMap<u64, u8>,
     machine: Option<Box<Arrived>>,
     refuses: Option<Unfit>,
-    kernel_bytes: usize,
+    kernel_bytes: Option<usize>,
     has_enough: bool,
-    kept: Option<Vec<u8>>,
+    kept: Option<FileOffer>,
 }
 
 impl Reception for Desk {
-    fn kept(&self, _: BootFile) -> Option<Vec<u8>> {
-        self.kept.clone()
+    fn kept(&self, _: BootFile) -> Option<FileOffer> {
+        self.kept
     }
 
-    fn prepare(
-        &mut self,
-        _: &Offer,
-        kernel: Vec<u8>,
-        _: Option<Vec<u8>>,
-    ) -> Result<Option<SyncTarget>, Unfit> {
-        self.kernel_bytes = kernel.len();
+    fn prepare(&mut self, _: &Offer, files: SentFiles) -> Result<Option<SyncTarget>, Unfit> {
+        self.kernel_bytes = files.kernel.map(|kernel| kernel.len());
         self.refuses.clone().map_or(Ok(None), Err)
     }
 
@@ -243,7 +238,7 @@ fn a_machine_arrives_as_it_is_when_it_stands_still() {
     let desk = receiving.join().unwrap().unwrap();
     assert!(machine.rounds.get() >= 2, "it was written to while it was copied");
     assert_eq!(desk.pages, machine.pages());
-    assert_eq!(desk.kernel_bytes, 3_000_000);
+    assert_eq!(desk.kernel_bytes, Some(3_000_000));
     let arrived = desk.machine.unwrap();
     assert_eq!((arrived.position, arrived.vcpu), (ExitOrdinal::new(42), [8; 32]));
     assert_eq!(
@@ -406,13 +401,13 @@ fn a_file_that_is_there_is_not_sent_again() {
     changed[1_234_567] ^= 1;
     for (kept, wants) in [
         (None, true),
-        (Some(KERNEL.to_vec()), false),
-        (Some(changed), true),
-        (Some(KERNEL[1..].to_vec()), true),
+        (Some(&KERNEL[..]), false),
+        (Some(&changed), true),
+        (Some(&KERNEL[1..]), true),
     ] {
         let (mut here, there) = streams();
         let desk = Desk {
-            kept,
+            kept: kept.map(FileOffer::of),
             ..Desk::default()
         };
         let receiving = receiving(there, desk);

@@ -175,7 +175,7 @@ impl Driver {
         let running = self.running.as_ref().ok_or("the VM does not run")?;
         let birth = self.birth.clone().ok_or("the VM has not begun")?;
         let config = config::load(&self.parts.folder.definition()).map_err(|error| error.to_string())?;
-        let offer = definition::offer_of(&config)?;
+        let offer = definition::offer_of(&self.parts.folder, &config)?;
         if let Some(disk) = &running.disk {
             // From here on at the latest its writes are marked.
             disk.lose_peer().map_err(definition::no_random_bytes)?;

@@ -1,8 +1,9 @@
 //! Figures with the samples that they come of, and what they must be. Pure.
 
-use super::summary::{Bound, Spread};
+use super::summary::{Bound, Spread, exit_code};
 use crate::scenario::report::rounded;
 use serde_json::{Map, Value, json};
+use std::process::ExitCode;
 
 /// What of a figure's samples is held against its bound.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +65,21 @@ impl Figures {
         });
     }
 
+    /// Tells them: in one line of JSON with what is told `beside` them, or as text. How the bench ends.
+    pub(super) fn conclude(&self, json: bool, beside: Value) -> ExitCode {
+        let broken = self.broken();
+        if json {
+            let mut line = beside;
+            line["ok"] = json!(broken.is_empty());
+            line["out_of_bounds"] = json!(broken);
+            line["figures"] = self.to_json();
+            println!("{line}");
+        } else {
+            self.show();
+        }
+        exit_code(&broken)
+    }
+
     /// Those out of their bounds. What could not be computed is.
     pub(super) fn broken(&self) -> Vec<&str> {
         let broken = self.0.iter().filter(|figure| !figure.is_kept());
@@ -89,7 +105,7 @@ impl Figures {
         Value::Object(figures)
     }
 
-    pub(super) fn show(&self) {
+    fn show(&self) {
         for figure in &self.0 {
             let verdict = if figure.is_kept() { "kept" } else { "BROKEN" };
             let bound = figure

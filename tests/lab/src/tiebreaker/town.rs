@@ -4,7 +4,7 @@ use super::proxy::{self, Cut};
 use crate::host::RunDirectory;
 use antipode_certs::tls::LiveCredentials;
 use antipode_certs::{
-    Authority, AuthorityDays, Existing, Identity, LeafDays, Name, Paths, PeerRule, Role, TRUST_FILE,
+    Authority, AuthorityDays, Existing, Identity, Issued, LeafDays, Name, Paths, PeerRule, Role, TRUST_FILE,
     UnixTime, WallClock,
 };
 use antipode_tiebreaker::client::{Client, Cluster};
@@ -326,10 +326,7 @@ impl Town {
 
     /// Issues a certificate to site `name`, in the file at `path`.
     pub(crate) fn issue_to(&self, name: &str, path: &Path) -> Result<()> {
-        let identity = Identity::from_uri(&format!("antipode://site/{name}"))?;
-        let issued = self
-            .authority
-            .issue(&identity, LeafDays::default(), HostTime.now())?;
+        let issued = self.issued(&format!("antipode://site/{name}"))?;
         Ok(issued.save(path, Existing::Replace)?)
     }
 
@@ -352,15 +349,21 @@ impl Town {
     }
 
     fn issue(&self, uri: &str) -> Result<Paths> {
-        let issued = self
-            .authority
-            .issue(&Identity::from_uri(uri)?, LeafDays::default(), HostTime.now())?;
+        let issued = self.issued(uri)?;
         let credentials = self.folder.join(issued.file_name());
         issued.save(&credentials, Existing::Replace)?;
         Ok(Paths {
             credentials,
             trust: self.folder.join(TRUST_FILE),
         })
+    }
+
+    /// A certificate for `uri`, in no file yet.
+    fn issued(&self, uri: &str) -> Result<Issued> {
+        let identity = Identity::from_uri(uri)?;
+        Ok(self
+            .authority
+            .issue(&identity, LeafDays::default(), HostTime.now())?)
     }
 }
 

@@ -39,7 +39,6 @@ mod report;
 mod stage;
 
 use super::cli::load_average;
-use super::summary;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
@@ -111,27 +110,17 @@ pub(super) fn run(args: &FtArgs) -> Result<ExitCode> {
             }
         }
     }
-    let report = Report::of(&plan, &samples);
-    let broken = report.broken();
-    if args.json {
-        let line = json!({
-            "ok": broken.is_empty(),
-            "out_of_bounds": broken,
-            "rtt_ms": plan.rtts_ms,
-            "loads": plan.loads,
-            "rounds": args.rounds,
-            "seconds": started.elapsed().as_secs(),
-            "load_average": { "before": load_before, "after": load_average() },
-            "failures": samples.failures,
-            "figures": report.to_json(),
-            "trials": samples.trials,
-            "gaps": samples.gaps,
-        });
-        println!("{line}");
-    } else {
-        report.show();
-    }
-    Ok(summary::exit_code(&broken))
+    let beside = json!({
+        "rtt_ms": plan.rtts_ms,
+        "loads": plan.loads,
+        "rounds": args.rounds,
+        "seconds": started.elapsed().as_secs(),
+        "load_average": { "before": load_before, "after": load_average() },
+        "failures": samples.failures,
+        "trials": samples.trials,
+        "gaps": samples.gaps,
+    });
+    Ok(Report::of(&plan, &samples).conclude(args.json, beside))
 }
 
 #[cfg(test)]

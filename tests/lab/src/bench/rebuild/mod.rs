@@ -26,7 +26,6 @@ mod report;
 mod stage;
 
 use super::cli::load_average;
-use super::summary;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
@@ -66,25 +65,15 @@ pub(super) fn run(args: &RebuildArgs) -> Result<ExitCode> {
         eprintln!("lab: {error:#}");
         samples.failures.push(format!("{error:#}"));
     }
-    let figures = samples.figures();
-    let broken = figures.broken();
-    if args.json {
-        let line = json!({
-            "ok": broken.is_empty(),
-            "out_of_bounds": broken,
-            "rounds": args.rounds,
-            "rtt_ms": args.rtt_ms,
-            "line_mbit": args.line_mbit,
-            "seconds": started.elapsed().as_secs(),
-            "load_average": { "before": load_before, "after": load_average() },
-            "failures": samples.failures,
-            "figures": figures.to_json(),
-            "returns": samples.returns,
-            "switchovers": samples.switchovers,
-        });
-        println!("{line}");
-    } else {
-        figures.show();
-    }
-    Ok(summary::exit_code(&broken))
+    let beside = json!({
+        "rounds": args.rounds,
+        "rtt_ms": args.rtt_ms,
+        "line_mbit": args.line_mbit,
+        "seconds": started.elapsed().as_secs(),
+        "load_average": { "before": load_before, "after": load_average() },
+        "failures": samples.failures,
+        "returns": samples.returns,
+        "switchovers": samples.switchovers,
+    });
+    Ok(samples.figures().conclude(args.json, beside))
 }

@@ -18,14 +18,9 @@ impl Campaign<'_> {
         let watcher = self.watch(&format!("{name}-before"))?;
         watcher.wait_acked(WRITES)?;
         let told = self.sites.status(before)?;
-        let first = watcher.finish()?.violations();
-        ensure!(first.is_empty(), "before it was stopped: {}", first.join("; "));
+        watcher.finish_unharmed().context("before it was stopped")?;
         let begun = Instant::now();
-        self.sites.ask(before, &format!("vm stop {}", self.sites.vm))?;
-        for site in Site::ALL {
-            self.sites
-                .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
-        }
+        self.stop(before)?;
         self.sites.ask(target, &format!("vm start {}", self.sites.vm))?;
         let started = self
             .sites

@@ -4,7 +4,7 @@ use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
 use super::super::sites::{Asked, Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::breaking::Ailing;
-use super::plan::{Drawn, Moment, Scenario, Who};
+use super::plan::{Moment, Scenario, Step, Who};
 use super::verdict::Found;
 use crate::load::watch::Report;
 use crate::switch::random::Random;
@@ -67,12 +67,7 @@ impl<'a> Campaign<'a> {
         };
         let watcher = campaign.watch("first")?;
         watcher.wait_acked(WRITES)?;
-        let first = watcher.finish()?.violations();
-        ensure!(
-            first.is_empty(),
-            "before anything was broken: {}",
-            first.join("; ")
-        );
+        watcher.finish_unharmed().context("before anything was broken")?;
         Ok(campaign)
     }
 
@@ -170,32 +165,33 @@ impl<'a> Campaign<'a> {
         })
     }
 
-    fn take_step(&mut self, step: Drawn, before: Site, switching: &mut Option<Asked>) -> Result<()> {
+    /// Takes a step of which the chance is drawn.
+    fn take_step(&mut self, step: Step, before: Site, switching: &mut Option<Asked>) -> Result<()> {
         match step {
-            Drawn::Switch(who) => {
+            Step::Switch(who) => {
                 let words = format!("vm switchover {}", self.sites.vm);
                 let live = self.sites.live_site()?;
                 *switching = Some(self.sites.begin(site(who, live), &words)?);
             }
-            Drawn::Switched => {
+            Step::Switched => {
                 let switching = switching.take().context("nothing is switched over")?;
                 switching.end(PATIENCE)?;
             }
-            Drawn::Wait(span) => thread::sleep(span),
-            Drawn::Protected => self.sites.wait_protected_again()?,
-            Drawn::Until(moment) => {
+            Step::Wait(drawn, _) => thread::sleep(Duration::from_millis(drawn)),
+            Step::Protected => self.sites.wait_protected_again()?,
+            Step::Until(moment) => {
                 let live = self.sites.live_site()?;
                 let hit = self.sites.wait_role(live, moment.roles(), PROTECT_TIMEOUT)?;
                 eprintln!("lab:   again {hit}");
             }
-            Drawn::Restart(who) => self.sites.restart_daemon(site(who, before))?,
-            Drawn::Renew => self.sites.replace_authority()?,
-            Drawn::Replace(who) => self.replace(site(who, before))?,
-            Drawn::Verify(who, differ) => self.verify(site(who, before), differ)?,
-            Drawn::Break(fault) => self
+            Step::Restart(who) => self.sites.restart_daemon(site(who, before))?,
+            Step::Renew => self.sites.replace_authority()?,
+            Step::Replace(who) => self.replace(site(who, before))?,
+            Step::Verify(who, differ) => self.verify(site(who, before), differ)?,
+            Step::Break(fault) => self
                 .break_it(fault, before)
                 .with_context(|| format!("{fault:?}"))?,
-            Drawn::Mend(fault) => self
+            Step::Mend(fault) => self
                 .mend_it(fault, before)
                 .with_context(|| format!("mending {fault:?}"))?,
         }
@@ -206,8 +202,7 @@ impl<'a> Campaign<'a> {
     fn serves_anew(&self, name: &str) -> Result<()> {
         let watcher = self.watch(&format!("{name}-after"))?;
         watcher.wait_acked(WRITES)?;
-        let found = watcher.finish()?.violations();
-        ensure!(found.is_empty(), "after the outage: {}", found.join("; "));
+        watcher.finish_unharmed().context("after the outage")?;
         Ok(())
     }
 
@@ -233,12 +228,18 @@ impl<'a> Campaign<'a> {
     /// Stops the VM in order, which makes both replicas durable at one position, and compares them; leaves that differ.
     pub(super) fn compare_replicas(&mut self) -> Result<u64> {
         let live = self.protected(self.sites.flush_rule()?)?;
+        self.stop(live)?;
+        self.sites.differing_leaves()
+    }
+
+    /// Stops the VM in order, asked for at `live`, and waits until it is stopped at both sites.
+    pub(super) fn stop(&self, live: Site) -> Result<()> {
         self.sites.ask(live, &format!("vm stop {}", self.sites.vm))?;
         for site in Site::ALL {
             self.sites
                 .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
         }
-        self.sites.differing_leaves()
+        Ok(())
     }
 
     /// Repairs of a copy, as both sites tell of them since their VM's process began, and what the last one was.

@@ -1,7 +1,5 @@
 //! What a scenario is made of, and the choices that a seed makes in it. Pure.
 
-use std::time::Duration;
-
 use antipode_tiebreaker::Flush;
 
 use crate::switch::random::Random;
@@ -176,44 +174,18 @@ impl Scenario {
         again.chain(self.moment.bandwidth_bps()).min()
     }
 
-    /// The steps with their waits drawn.
-    pub(super) fn drawn(&self, seed: u64) -> Vec<Drawn> {
+    /// The steps with their waits drawn: both ends of each are what it is.
+    pub(super) fn drawn(&self, seed: u64) -> Vec<Step> {
         let mut random = Random::new(seed, self.name);
-        self.steps
-            .iter()
-            .map(|step| match *step {
-                Step::Break(fault) => Drawn::Break(fault),
-                Step::Mend(fault) => Drawn::Mend(fault),
-                Step::Switch(who) => Drawn::Switch(who),
-                Step::Switched => Drawn::Switched,
-                Step::Protected => Drawn::Protected,
-                Step::Until(moment) => Drawn::Until(moment),
-                Step::Restart(who) => Drawn::Restart(who),
-                Step::Renew => Drawn::Renew,
-                Step::Replace(who) => Drawn::Replace(who),
-                Step::Verify(who, differ) => Drawn::Verify(who, differ),
-                Step::Wait(least, most) => Drawn::Wait(Duration::from_millis(
-                    least + random.up_to(most.saturating_sub(least)),
-                )),
-            })
-            .collect()
+        let draw = |step: &Step| match *step {
+            Step::Wait(least, most) => {
+                let drawn = least + random.up_to(most.saturating_sub(least));
+                Step::Wait(drawn, drawn)
+            }
+            step => step,
+        };
+        self.steps.iter().map(draw).collect()
     }
-}
-
-/// A step whose chance is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Drawn {
-    Break(Fault),
-    Mend(Fault),
-    Wait(Duration),
-    Switch(Who),
-    Switched,
-    Protected,
-    Until(Moment),
-    Restart(Who),
-    Renew,
-    Replace(Who),
-    Verify(Who, u64),
 }
 
 /// How long nobody may be live where that is asked for: longer than detecting, replaying and claiming take.

@@ -84,8 +84,7 @@ impl Sites<'_> {
 
     /// Notes who was granted to be live since that was last noted: a record's history tells of its last few moves alone.
     pub(crate) fn note_granted(&self, capture: &mut Capture) -> Result<()> {
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        let record = self.known_record()?;
         capture.noted.extend(granted(&record, capture.before.0));
         capture.noted.dedup();
         capture.before = Standing(standing_of(&record));
@@ -94,9 +93,7 @@ impl Sites<'_> {
 
     /// The sites that were granted to be live, in order, from the one that was so `before` on.
     pub(crate) fn granted_since(&self, before: Standing) -> Result<Vec<Site>> {
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
-        Ok(granted(&record, before.0))
+        Ok(granted(&self.known_record()?, before.0))
     }
 
     /// Ends the capture and judges it by what the tiebreaker has granted meanwhile, from the site that was live at its
@@ -145,15 +142,12 @@ impl Sites<'_> {
 
     /// When the guest's flushes are complete, from the next pairing on.
     pub(crate) fn flush_rule(&self) -> Result<Flush> {
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
-        Ok(record.settings.flush)
+        Ok(self.known_record()?.settings.flush)
     }
 
     /// Sets that, as an operator does.
     pub(crate) fn set_flush_rule(&self, flush: Flush) -> Result<()> {
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
+        let record = self.known_record()?;
         let request = Request {
             id: RequestId(u64::try_from(UNIX_EPOCH.elapsed()?.as_micros())?),
             expected: record.generation,
@@ -173,9 +167,7 @@ impl Sites<'_> {
 
     /// The generation of the tiebreaker's record.
     pub(crate) fn generation(&self) -> Result<u64> {
-        let record = self.record()?;
-        let record = record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))?;
-        Ok(record.generation.0)
+        Ok(self.known_record()?.generation.0)
     }
 
     /// The tiebreaker's node that leads.
@@ -183,6 +175,12 @@ impl Sites<'_> {
         let mut witness = self.witness();
         let Witness { client, runtime } = &mut *witness;
         runtime.block_on(town::leader(client, PATIENCE))
+    }
+
+    /// The VM's record, which there must be.
+    fn known_record(&self) -> Result<Record> {
+        let record = self.record()?;
+        record.with_context(|| format!("the tiebreaker has no record of {}", self.vm))
     }
 
     /// The VM's record, if there is one.

@@ -249,15 +249,18 @@ impl Sites<'_> {
 
     /// Kills `site run`; VMs go on.
     pub(crate) fn kill_daemon(&mut self, site: Site) -> Result<()> {
-        let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
-        Ok(daemon.0.signal(libc::SIGKILL)?)
+        self.end_daemon(site, libc::SIGKILL)
     }
 
     /// Stops `site run` as an operator does, and starts it again; VMs go on.
     pub(crate) fn restart_daemon(&mut self, site: Site) -> Result<()> {
-        let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
-        daemon.0.signal(libc::SIGTERM)?;
+        self.end_daemon(site, libc::SIGTERM)?;
         self.start_daemon(site)
+    }
+
+    fn end_daemon(&mut self, site: Site, signal: i32) -> Result<()> {
+        let daemon = self.daemons.remove(&site).context("`site run` is down already")?;
+        Ok(daemon.0.signal(signal)?)
     }
 
     /// Kills the VM's own process.

@@ -7,7 +7,7 @@ use crate::image::Service;
 use crate::load::watch::{Line, Progress, Report};
 use crate::scenario::clients::PROGRAM;
 use crate::scenario::stage::GUEST_ADDRESS;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -96,6 +96,14 @@ impl Watcher {
             Some(report) => Ok(report),
             None => bail!("the client's report is gone"),
         }
+    }
+
+    /// The same, of a client to which nothing that is promised was broken; anything else is an error.
+    pub(crate) fn finish_unharmed(self) -> Result<Report> {
+        let report = self.finish()?;
+        let violations = report.violations();
+        ensure!(violations.is_empty(), "{}", violations.join("; "));
+        Ok(report)
     }
 
     fn wait(&self, patience: Duration, what: &str, done: impl Fn(&State) -> bool) -> Result<()> {

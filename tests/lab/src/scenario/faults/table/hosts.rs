@@ -1,7 +1,7 @@
 //! A host that is there and not well: its disk, its processor, the processes on it.
 
 use super::super::plan::{Fault, Live, Scenario, Step, Who, scenario};
-use super::SOON;
+use super::{SOON, all_is_dark, for_a_while};
 use Fault::{DiskFails, DiskFull, DiskHangs, DiskSlow, Power, Unflushed, Vcpu, VcpuSlow, VmStops};
 use Step::{Break, Mend, Protected, Wait};
 use Who::{Live as TheLive, Other};
@@ -18,35 +18,23 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "power-cut-live-unflushed",
         Live::Moves,
-        &[
-            SOMETIME,
-            Break(Unflushed(TheLive)),
-            Wait(1_000, 4_000),
-            Mend(Unflushed(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOMETIME, Unflushed(TheLive), 1_000, 4_000),
     ),
     scenario(
         "power-cut-backup-unflushed",
         Live::Stays,
-        &[
-            SOMETIME,
-            Break(Unflushed(Other)),
-            Wait(1_000, 4_000),
-            Mend(Unflushed(Other)),
-            Protected,
-        ],
+        &for_a_while(SOMETIME, Unflushed(Other), 1_000, 4_000),
     ),
     scenario(
         "total-outage-live-first-unflushed",
         Live::Stays,
-        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+        &all_is_dark(SOMETIME, Unflushed(TheLive), Unflushed(Other), TheLive),
     )
     .outage(),
     scenario(
         "total-outage-backup-first-unflushed",
         Live::Moves,
-        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+        &all_is_dark(SOMETIME, Unflushed(TheLive), Unflushed(Other), Other),
     )
     .flushed_at_both()
     .outage(),
@@ -54,13 +42,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "disk-hangs-backup",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskHangs(Other)),
-            Wait(8_000, 12_000),
-            Mend(DiskHangs(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskHangs(Other), 8_000, 12_000),
     ),
     scenario(
         "disk-hangs-backup-for-good",
@@ -70,127 +52,61 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "disk-hangs-backup-flush-both",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskHangs(Other)),
-            Wait(8_000, 12_000),
-            Mend(DiskHangs(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskHangs(Other), 8_000, 12_000),
     )
     .flushed_at_both(),
     scenario(
         "disk-slow-backup",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskSlow(Other, SLOW_MS)),
-            Wait(8_000, 10_000),
-            Mend(DiskSlow(Other, SLOW_MS)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskSlow(Other, SLOW_MS), 8_000, 10_000),
     ),
     scenario(
         "disk-slow-live",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskSlow(TheLive, SLOW_MS)),
-            Wait(8_000, 10_000),
-            Mend(DiskSlow(TheLive, SLOW_MS)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskSlow(TheLive, SLOW_MS), 8_000, 10_000),
     ),
     scenario(
         "disk-fails-backup",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskFails(Other)),
-            Wait(6_000, 9_000),
-            Mend(DiskFails(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskFails(Other), 6_000, 9_000),
     ),
     // The guest is told of no error: where its disk works it goes on.
     scenario(
         "disk-fails-live",
         Live::Moves,
-        &[
-            SOON,
-            Break(DiskFails(TheLive)),
-            Wait(6_000, 9_000),
-            Mend(DiskFails(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskFails(TheLive), 6_000, 9_000),
     ),
     // Until the guest writes where its image has a hole, it needs no room.
     scenario(
         "disk-full-backup",
         Live::Stays,
-        &[
-            SOON,
-            Break(DiskFull(Other)),
-            Wait(8_000, 10_000),
-            Mend(DiskFull(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskFull(Other), 8_000, 10_000),
     ),
     scenario(
         "disk-full-live",
         Live::Either,
-        &[
-            SOON,
-            Break(DiskFull(TheLive)),
-            Wait(8_000, 10_000),
-            Mend(DiskFull(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOON, DiskFull(TheLive), 8_000, 10_000),
     ),
     // Its heartbeats say that it is well, and its copy stands still.
     scenario(
         "backup-stuck-heartbeat-alive",
         Live::Stays,
-        &[
-            SOON,
-            Break(Vcpu(Other)),
-            Wait(8_000, 12_000),
-            Mend(Vcpu(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, Vcpu(Other), 8_000, 12_000),
     ),
     scenario(
         "backup-slow",
         Live::Stays,
-        &[
-            SOON,
-            Break(VcpuSlow(Other)),
-            Wait(8_000, 10_000),
-            Mend(VcpuSlow(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, VcpuSlow(Other), 8_000, 10_000),
     ),
     scenario(
         "vm-process-stopped-backup",
         Live::Stays,
-        &[
-            SOON,
-            Break(VmStops(Other)),
-            Wait(4_000, 7_000),
-            Mend(VmStops(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, VmStops(Other), 4_000, 7_000),
     ),
     scenario(
         "vm-process-stopped-live",
         Live::Moves,
-        &[
-            SOON,
-            Break(VmStops(TheLive)),
-            Wait(4_000, 7_000),
-            Mend(VmStops(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOON, VmStops(TheLive), 4_000, 7_000),
     ),
     // One failure after the other: what is left is not left too.
     scenario(
@@ -206,25 +122,4 @@ pub(super) const ALL: &[Scenario] = &[
             Protected,
         ],
     ),
-];
-
-const ALL_IS_DARK_AND_THE_LIVE_IS_FIRST: &[Step] = &[
-    SOMETIME,
-    Break(Unflushed(TheLive)),
-    Break(Unflushed(Other)),
-    Wait(500, 3_000),
-    Mend(Unflushed(TheLive)),
-    Wait(1_000, 12_000),
-    Mend(Unflushed(Other)),
-    Protected,
-];
-const ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST: &[Step] = &[
-    SOMETIME,
-    Break(Unflushed(TheLive)),
-    Break(Unflushed(Other)),
-    Wait(500, 3_000),
-    Mend(Unflushed(Other)),
-    Wait(12_000, 16_000),
-    Mend(Unflushed(TheLive)),
-    Protected,
 ];

@@ -8,10 +8,39 @@ mod operator;
 mod rebuild;
 mod sites_and_ways;
 
-use super::plan::{Scenario, Step};
+use super::plan::{Fault, Scenario, Step, Who};
 
 /// At any moment of lockstep.
 const SOON: Step = Step::Wait(0, 2_000);
+
+/// It is broken between so many milliseconds and so many, and the VM is protected again afterwards.
+const fn for_a_while(begins: Step, fault: Fault, least: u64, most: u64) -> [Step; 5] {
+    [
+        begins,
+        Step::Break(fault),
+        Step::Wait(least, most),
+        Step::Mend(fault),
+        Step::Protected,
+    ]
+}
+
+/// Both sites are lost at once, each by its fault, and come back one after the other, `first` the first.
+const fn all_is_dark(begins: Step, live: Fault, other: Fault, first: Who) -> [Step; 8] {
+    let (returns, alone, follows) = match first {
+        Who::Live => (live, Step::Wait(1_000, 12_000), other),
+        Who::Other => (other, Step::Wait(12_000, 16_000), live),
+    };
+    [
+        begins,
+        Step::Break(live),
+        Step::Break(other),
+        Step::Wait(500, 3_000),
+        Step::Mend(returns),
+        alone,
+        Step::Mend(follows),
+        Step::Protected,
+    ]
+}
 
 /// Every scenario.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
@@ -22,7 +51,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Drawn, Moment};
+    use super::super::plan::Moment;
     use super::*;
     use std::collections::BTreeSet;
 
@@ -71,8 +100,9 @@ mod tests {
         assert_eq!(scenario.drawn(1), scenario.drawn(1));
         assert_ne!(scenario.drawn(1), scenario.drawn(2));
         for (step, drawn) in scenario.steps.iter().zip(scenario.drawn(3)) {
-            if let (Step::Wait(least, most), Drawn::Wait(span)) = (step, drawn) {
-                assert!((*least..=*most).contains(&u64::try_from(span.as_millis()).unwrap()));
+            if let (Step::Wait(least, most), Step::Wait(drawn, same)) = (step, drawn) {
+                assert!((*least..=*most).contains(&drawn));
+                assert_eq!(drawn, same);
             }
         }
     }

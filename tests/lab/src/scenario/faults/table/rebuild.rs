@@ -7,35 +7,26 @@ use Fault::{Power, TiebreakerLeader, Wan};
 use Step::{Break, Mend, Protected, Until, Wait};
 use Who::{Live as TheLive, Other};
 
-/// The site that is to be the backup again is lost again.
-const fn returning_is_lost(moment: Moment) -> [Step; 9] {
+/// A site that was lost is made the backup again, and when that has come so far, `who` is lost: that site once more, or the
+/// one that makes it the backup.
+const fn is_lost_in(moment: Moment, who: Who) -> [Step; 9] {
+    let least = match who {
+        TheLive => 2_000,
+        Other => 1_000,
+    };
     [
         SOON,
         Break(Power(Other)),
         Wait(1_000, 3_000),
         Mend(Power(Other)),
         Until(moment),
-        Break(Power(Other)),
-        Wait(1_000, 4_000),
-        Mend(Power(Other)),
+        Break(Power(who)),
+        Wait(least, 4_000),
+        Mend(Power(who)),
         Protected,
     ]
 }
 
-/// The site that makes the other one its backup again is lost.
-const fn live_is_lost(moment: Moment) -> [Step; 9] {
-    [
-        SOON,
-        Break(Power(Other)),
-        Wait(1_000, 3_000),
-        Mend(Power(Other)),
-        Until(moment),
-        Break(Power(TheLive)),
-        Wait(2_000, 4_000),
-        Mend(Power(TheLive)),
-        Protected,
-    ]
-}
 const LEADER_IS_LOST: &[Step] = &[
     Break(TiebreakerLeader),
     Wait(2_000, 4_000),
@@ -48,45 +39,45 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "rebuild-returning-lost-in-disk-sync",
         Live::Stays,
-        &returning_is_lost(Moment::Syncing),
+        &is_lost_in(Moment::Syncing, Other),
     ),
     scenario(
         "rebuild-returning-lost-in-pre-copy",
         Live::Stays,
-        &returning_is_lost(Moment::Cloning),
+        &is_lost_in(Moment::Cloning, Other),
     ),
     scenario(
         "rebuild-returning-lost-in-stun",
         Live::Stays,
-        &returning_is_lost(Moment::Stunned),
+        &is_lost_in(Moment::Stunned, Other),
     ),
     scenario(
         "rebuild-returning-lost-in-pairing",
         Live::Stays,
-        &returning_is_lost(Moment::Pairing),
+        &is_lost_in(Moment::Pairing, Other),
     ),
     scenario(
         "rebuild-live-lost-in-disk-sync",
         Live::Stays,
-        &live_is_lost(Moment::Syncing),
+        &is_lost_in(Moment::Syncing, TheLive),
     )
     .outage(),
     scenario(
         "rebuild-live-lost-in-pre-copy",
         Live::Stays,
-        &live_is_lost(Moment::Cloning),
+        &is_lost_in(Moment::Cloning, TheLive),
     )
     .outage(),
     scenario(
         "rebuild-live-lost-in-stun",
         Live::Either,
-        &live_is_lost(Moment::Stunned),
+        &is_lost_in(Moment::Stunned, TheLive),
     )
     .outage(),
     scenario(
         "rebuild-live-lost-in-pairing",
         Live::Either,
-        &live_is_lost(Moment::Pairing),
+        &is_lost_in(Moment::Pairing, TheLive),
     )
     .outage(),
     scenario("rebuild-leader-lost-in-disk-sync", Live::Stays, LEADER_IS_LOST).when(Moment::Syncing),

@@ -5,7 +5,7 @@ use Fault::{Daemon, Freeze, Loss, Node, Power, Tiebreaker, TiebreakerLeader, VmP
 use Step::{Break, Mend, Protected, Switch, Switched, Wait};
 use Who::{Live as TheLive, Other};
 
-use super::SOON;
+use super::{SOON, all_is_dark, for_a_while};
 
 // What is done under either rule for flushes.
 const LIVE_LOSES_POWER: &[Step] = &[SOON, Break(Power(TheLive))];
@@ -16,28 +16,6 @@ const BACKUP_FREEZES: &[Step] = &[
     Wait(4_000, 7_000),
     Mend(Freeze(Other)),
     Wait(2_000, 2_000),
-];
-
-// Both sites lose their power at once, and come back in either order.
-const ALL_IS_DARK_AND_THE_LIVE_IS_FIRST: &[Step] = &[
-    SOON,
-    Break(Power(TheLive)),
-    Break(Power(Other)),
-    Wait(500, 3_000),
-    Mend(Power(TheLive)),
-    Wait(1_000, 12_000),
-    Mend(Power(Other)),
-    Protected,
-];
-const ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST: &[Step] = &[
-    SOON,
-    Break(Power(TheLive)),
-    Break(Power(Other)),
-    Wait(500, 3_000),
-    Mend(Power(Other)),
-    Wait(12_000, 16_000),
-    Mend(Power(TheLive)),
-    Protected,
 ];
 
 /// At any step of a switchover that was asked for just before.
@@ -396,29 +374,17 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "power-cut-live-and-back",
         Live::Moves,
-        &[
-            SOON,
-            Break(Power(TheLive)),
-            Wait(2_000, 4_000),
-            Mend(Power(TheLive)),
-            Protected,
-        ],
+        &for_a_while(SOON, Power(TheLive), 2_000, 4_000),
     ),
     scenario(
         "power-cut-backup-and-back",
         Live::Stays,
-        &[
-            SOON,
-            Break(Power(Other)),
-            Wait(2_000, 4_000),
-            Mend(Power(Other)),
-            Protected,
-        ],
+        &for_a_while(SOON, Power(Other), 2_000, 4_000),
     ),
     scenario(
         "wan-cut-and-back",
         Live::Either,
-        &[SOON, Break(Wan), Wait(4_000, 7_000), Mend(Wan), Protected],
+        &for_a_while(SOON, Wan, 4_000, 7_000),
     ),
     // The second cut comes while the disk, or the memory, is on its way again.
     scenario(
@@ -440,27 +406,27 @@ pub(super) const ALL: &[Scenario] = &[
     scenario(
         "total-outage-live-first",
         Live::Stays,
-        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+        &all_is_dark(SOON, Power(TheLive), Power(Other), TheLive),
     )
     .outage(),
     scenario(
         "total-outage-backup-first",
         Live::Stays,
-        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+        &all_is_dark(SOON, Power(TheLive), Power(Other), Other),
     )
     .outage(),
     // Or at both, and either may start.
     scenario(
         "total-outage-live-first-flush-both",
         Live::Stays,
-        ALL_IS_DARK_AND_THE_LIVE_IS_FIRST,
+        &all_is_dark(SOON, Power(TheLive), Power(Other), TheLive),
     )
     .flushed_at_both()
     .outage(),
     scenario(
         "total-outage-backup-first-flush-both",
         Live::Moves,
-        ALL_IS_DARK_AND_THE_BACKUP_IS_FIRST,
+        &all_is_dark(SOON, Power(TheLive), Power(Other), Other),
     )
     .flushed_at_both()
     .outage(),
