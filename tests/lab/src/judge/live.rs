@@ -46,6 +46,8 @@ pub struct Judgement {
     pub first_wrong: Option<Sighting>,
     /// Frames of a site whose reign was over that the winner has made in replay.
     pub echoes: u64,
+    /// Frames of other sites that the winner was told of, and counted as made.
+    pub told: u64,
 }
 
 impl Judgement {
@@ -96,8 +98,10 @@ pub fn judge(sightings: &[Sighting], granted: &[&str], winner: Winner) -> Judgem
     let checks_all = follows_throughout && made.is_whole();
     let winner = granted.last().copied().unwrap_or_default();
     let others = sightings.iter().filter(|sighting| sighting.port != winner);
-    made.recognise(&others.map(|sighting| &*sighting.frame).collect::<Vec<_>>());
-    let mut judgement = Judgement::default();
+    let mut judgement = Judgement {
+        told: made.recognise(&others.map(|sighting| &*sighting.frame).collect::<Vec<_>>()),
+        ..Judgement::default()
+    };
     let mut ahead = granted.iter();
     for sighting in sightings {
         let reigns = judgement.reigns.last_mut();
@@ -299,20 +303,17 @@ mod tests {
                 follows_throughout: true,
             };
             let judgement = judge(&seen(text), &["a", "b"], winner);
-            (
-                judgement.unbacked_frames,
-                judgement.split_frames,
-                judgement.echoes,
-            )
+            let (split, echoes) = (judgement.split_frames, judgement.echoes);
+            (judgement.told, judgement.unbacked_frames, split, echoes)
         };
-        assert_eq!(judged("a1 a2 a3 b4", "23"), (0, 0, 0));
-        assert_eq!(judged("a1 a2 b4 a3", "23"), (0, 0, 1), "it was on its way");
-        assert_eq!(judged("a1 a2 a3 b4", "2"), (1, 0, 0), "in neither");
-        assert_eq!(judged("a1 a2 b4 a3", "2"), (0, 1, 0), "in neither, and late");
-        assert_eq!(judged("a1 a2 a2 b4 a2", "2"), (1, 1, 0), "told of once");
+        assert_eq!(judged("a1 a2 a3 b4", "23"), (2, 0, 0, 0));
+        assert_eq!(judged("a1 a2 b4 a3", "23"), (2, 0, 0, 1), "it was on its way");
+        assert_eq!(judged("a1 a2 a3 b4", "2"), (1, 1, 0, 0), "in neither");
+        assert_eq!(judged("a1 a2 b4 a3", "2"), (1, 0, 1, 0), "in neither, and late");
+        assert_eq!(judged("a1 a2 a2 b4 a2", "2"), (1, 1, 1, 0), "told of once");
         assert_eq!(
             judged("a1 b4 a4", "2"),
-            (0, 1, 0),
+            (0, 0, 1, 0),
             "the winner's own excuses nothing"
         );
     }

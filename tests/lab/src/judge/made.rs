@@ -54,16 +54,18 @@ impl Made {
     }
 
     /// Counts those of `frames`, which another site has let out in this order, as made in replay that this copy was told of
-    /// instead; each as often as it was told of it.
-    pub fn recognise(&mut self, frames: &[&[u8]]) {
-        let mut rest = frames;
+    /// instead; each as often as it was told of it. Answers how many these are.
+    pub fn recognise(&mut self, frames: &[&[u8]]) -> u64 {
+        let (mut rest, mut recognised) = (frames, 0);
         while !self.told.is_empty() && !rest.is_empty() {
             let count = self.take_told(rest);
             for frame in &rest[..count] {
                 *self.replayed.entry(frame.to_vec()).or_default() += 1;
+                recognised += 1;
             }
             rest = &rest[count.max(1)..];
         }
+        recognised
     }
 
     /// How many of the first of `frames` are one that it was told of; takes that out.
@@ -169,7 +171,7 @@ pub(crate) mod tests {
             tell(&mut last, &made(frame));
         }
         let mut known = Made::read(None, &last).unwrap();
-        known.recognise(&[b"a", b"b", b"c", b"b", b"b", b"a"]);
+        assert_eq!(known.recognise(&[b"a", b"b", b"c", b"b", b"b", b"a"]), 3);
         assert_eq!(known.replayed(), 4, "each a was made or told of, and two of b");
         let taken = [&b"a"[..], b"a", b"a", b"b", b"b", b"b", b"c"].map(|frame| known.take_replayed(frame));
         assert_eq!(taken, [true, true, false, true, true, false, false]);

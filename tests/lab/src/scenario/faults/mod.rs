@@ -158,8 +158,10 @@ impl Tally {
         };
         self.played += 1;
         let name = format!("{} --seed {seed}", scenario.name);
+        let mut told = 0;
         let violations = match campaign.play(scenario, seed) {
             Ok((found, hit)) => {
+                told = found.judgement.told;
                 let violations = found.violations(scenario);
                 let told = if violations.is_empty() {
                     "holds"
@@ -188,7 +190,9 @@ impl Tally {
         }
         if copies.lead_astray.is_some() {
             let (repairs, last) = campaign.repairs();
-            eprintln!("lab: {name:<44} {repairs} repairs, the last: {last}");
+            eprintln!(
+                "lab: {name:<44} {repairs} repairs, {told} frames known by their digests; the last: {last}"
+            );
             self.repairs += repairs;
         }
         let mended = campaign.mend();
