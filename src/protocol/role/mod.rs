@@ -103,7 +103,6 @@ pub use phase::{Phase, PhaseName, Side};
 
 use super::detector::Detector;
 use super::lag::LagControl;
-use super::limits::REPAIR_PATIENCE;
 use super::moment::Moment;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use ask::{Asked, Purpose, Reading, Standing};
@@ -161,6 +160,8 @@ pub struct Role {
     channel_open: bool,
     /// The guest waits for what its disk has failed.
     disk_fails: bool,
+    /// The backup's copy is another machine, and is being made the same again.
+    backup_differs: bool,
     backup: backup::Following,
     /// When the suspicion was strong enough to claim.
     suspected_at: Option<Moment>,
@@ -207,6 +208,7 @@ impl Role {
             verifies_outputs: false,
             channel_open: false,
             disk_fails: false,
+            backup_differs: false,
             backup: backup::Following::default(),
             suspected_at: None,
             stopped_at: None,
@@ -254,8 +256,8 @@ impl Role {
             Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
             Event::OutputsVerified(are) => self.verify_outputs(are),
-            Event::RepairBegins => self.detector.excuse_until(self.now + REPAIR_PATIENCE),
-            Event::RepairEnds => self.detector.excuse_until(self.now),
+            Event::RepairBegins => self.backup_differs(true),
+            Event::RepairEnds => self.backup_differs(false),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
             Event::DiskFailed => self.disk_fails = self.phase.is_live(),
             Event::GuestStopped { position } => self.guest_stopped(position),
