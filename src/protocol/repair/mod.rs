@@ -104,8 +104,8 @@ pub enum CopyEffect {
     BeRepaired,
     /// Its disk is this machine's again, durably; as [`Self::MarkDisk`].
     ClearDisk,
-    /// Acknowledge what it holds now.
-    Acknowledge,
+    /// Acknowledge what it holds now, and that its disk is durable at this exit: it may be past that.
+    Acknowledge(ExitOrdinal),
     /// It can follow no more.
     Leave,
 }
@@ -170,7 +170,7 @@ impl Copy {
                 self.done = Some(done);
                 vec![
                     CopyEffect::ClearDisk,
-                    CopyEffect::Acknowledge,
+                    CopyEffect::Acknowledge(ExitOrdinal::new(done.position)),
                     CopyEffect::Tell(Word::Repaired(done)),
                 ]
             }

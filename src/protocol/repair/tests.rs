@@ -316,7 +316,7 @@ impl World {
                     self.is_clean |= self.flaw == Flaw::ClearedEarly;
                 }
                 CopyEffect::ClearDisk => self.is_clean = true,
-                CopyEffect::Acknowledge => self.holds_acks = false,
+                CopyEffect::Acknowledge(_) => self.holds_acks = false,
                 CopyEffect::Leave => self.has_left = true,
             }
         }
@@ -664,7 +664,7 @@ fn a_copy_holds_and_marks_before_it_tells_and_clears_before_it_acknowledges() {
         copy.step(now, CopyEvent::Repaired(done(1))),
         [
             CopyEffect::ClearDisk,
-            CopyEffect::Acknowledge,
+            CopyEffect::Acknowledge(ExitOrdinal::new(done(1).position)),
             CopyEffect::Tell(Word::Repaired(done(1)))
         ]
     );

@@ -165,7 +165,7 @@ impl Driver {
                     disk.end_repair(marks).map_err(|error| error.to_string())?;
                 }
             }
-            CopyEffect::Acknowledge => self.acknowledge_after_repair(now),
+            CopyEffect::Acknowledge(position) => self.acknowledge_after_repair(now, position),
             CopyEffect::Leave => {
                 self.repairing.repairs.give_up();
                 self.has_diverged = true;
@@ -175,10 +175,8 @@ impl Driver {
         Ok(())
     }
 
-    /// What its guest has flushed by then is durable; a replay to the end may be over now.
-    fn acknowledge_after_repair(&mut self, now: Duration) {
-        let position = std::sync::atomic::Ordering::Relaxed;
-        let position = ExitOrdinal::new(self.parts.position.load(position));
+    /// What its guest has flushed by `position` is durable; a replay to the end may be over now.
+    fn acknowledge_after_repair(&mut self, now: Duration, position: ExitOrdinal) {
         let over = self.pair.as_mut().and_then(|pair| {
             pair.set_differs(now, false);
             pair.durable(now, position);
