@@ -23,6 +23,9 @@ pub const PAIR_PATIENCE: Duration = Duration::from_secs(2);
 pub const RECORD_FRESH: Duration = Duration::from_secs(1);
 /// A stun that takes longer is given up; the bound is one second at 1 Gbit/s (P6), a thinner line may take longer.
 pub const STUN_MAX: Duration = Duration::from_secs(5);
+/// Nor does a guest stand still for a site that was not heard for so long. Nothing is lost by a mistake but the try, and the
+/// line is full of the machine: this is longer than a failure timeout.
+pub const STUN_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// How long a copy that is on its way waits for the next piece: nobody depends on it yet.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two asks for the same thing.

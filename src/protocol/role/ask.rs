@@ -1,6 +1,10 @@
 //! Asking the tiebreaker: one request and one reading at a time, each repeated until it is answered.
+//!
+//! Requests are numbered upward, and the tiebreaker keeps the last number of each site (T2). A host that takes the place of
+//! one of its name (P6) begins with no notes: the record tells it which numbers are used.
 
-use antipode_tiebreaker::{Answer, Operation, Record, RequestId, State};
+use antipode_certs::Identity;
+use antipode_tiebreaker::{Answer, Generation, Operation, Record, Refusal, RequestId, State};
 
 use super::{Ask, Effect, Phase, ReadId, Refused, Role};
 use crate::protocol::limits::ASK_AGAIN;
@@ -14,6 +18,8 @@ pub(super) struct Asked {
     /// Since when the outcome is known to be unknown, and whether the request is on its way again.
     pub(super) unknown_since: Option<Moment>,
     pub(super) under_way: bool,
+    /// Its number was used by another host of this site's name.
+    pub(super) lacks_number: bool,
 }
 
 /// Why the record is read.
@@ -28,6 +34,8 @@ pub(super) enum Purpose {
     /// Of a poised backup.
     Turned,
     Wake,
+    /// Of a request that lacks one.
+    Number,
 }
 
 #[derive(Debug)]
@@ -58,10 +66,14 @@ pub(super) enum Standing {
 impl Role {
     /// Sends a new request; whatever was asked before has lost its number.
     pub(super) fn ask(&mut self, operation: Operation) {
+        self.ask_of(self.generation, operation);
+    }
+
+    fn ask_of(&mut self, expected: Generation, operation: Operation) {
         self.notes.last_request += 1;
         let ask = Ask {
             id: RequestId(self.notes.last_request),
-            expected: self.generation,
+            expected,
             operation,
         };
         self.notes.asked = Some(ask.clone());
@@ -72,6 +84,7 @@ impl Role {
             sent_at: self.now,
             unknown_since: None,
             under_way: true,
+            lacks_number: false,
         });
     }
 
@@ -107,6 +120,7 @@ impl Role {
     pub(super) fn ask_again(&mut self) {
         if let Some(asked) = &mut self.asked
             && !asked.under_way
+            && !asked.lacks_number
             && self.now.saturating_since(asked.sent_at) >= ASK_AGAIN
         {
             asked.under_way = true;
@@ -120,6 +134,27 @@ impl Role {
         {
             let purpose = reading.purpose;
             self.read_record(purpose);
+        }
+        self.read_number();
+    }
+
+    /// Reads which numbers are used, if a request needs to know.
+    fn read_number(&mut self) {
+        if self.reading.is_none() && self.asked.as_ref().is_some_and(|asked| asked.lacks_number) {
+            self.read_record(Purpose::Number);
+        }
+    }
+
+    /// Goes on from the last number that was used in this site's name, with what was refused for its own.
+    fn take_number(&mut self, record: &Record) {
+        let own = Identity {
+            role: antipode_certs::Role::Site,
+            name: self.settings.own.clone(),
+        };
+        let used = record.remembered_of(&own).map_or(0, |last| last.id.0);
+        self.notes.last_request = self.notes.last_request.max(used);
+        if let Some(asked) = self.asked.take_if(|asked| asked.lacks_number) {
+            self.ask_of(asked.ask.expected, asked.ask.operation);
         }
     }
 
@@ -135,6 +170,10 @@ impl Role {
             }
             return;
         };
+        if let Err(Refusal::Superseded | Refusal::NumberReused) = answer.verdict {
+            asked.lacks_number = true;
+            return self.read_number();
+        }
         self.asked = None;
         self.notes.asked = None;
         self.generation = answer.generation;
@@ -181,6 +220,9 @@ impl Role {
         };
         self.reading = None;
         let record = record.as_deref();
+        if let Some(record) = record {
+            self.take_number(record);
+        }
         match purpose {
             Purpose::Start => self.start_read(record),
             Purpose::Stun => self.stun_read(record, asked_at),
@@ -189,6 +231,7 @@ impl Role {
             Purpose::Switchover => self.switchover_read(record),
             Purpose::Turned => self.turned_read(record),
             Purpose::Wake => self.wake_read(record),
+            Purpose::Number => {}
         }
     }
 

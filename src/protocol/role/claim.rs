@@ -55,7 +55,7 @@ impl Role {
                 self.alone_again();
             }
             (Standing::Alone, Side::Backup) => self.go_live(),
-            // The number was not the right one; the pairing stands.
+            // Another change came first, and the pairing stands.
             (Standing::Primary | Standing::Backup, _) => {
                 assert!(!granted, "a granted claim leaves one site alone");
                 self.ask_claim();

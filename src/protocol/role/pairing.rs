@@ -4,8 +4,8 @@ use antipode_certs::Name;
 use antipode_tiebreaker::{Operation, PairingId, Record};
 
 use super::{Acknowledged, Cause, Effect, Gate, Phase, Purpose, Refused, Role, Standing, Word};
-use crate::protocol::detector::Level;
-use crate::protocol::limits::{PAIR_PATIENCE, RECORD_FRESH, STUN_MAX};
+use crate::protocol::detector::{Level, Suspicion};
+use crate::protocol::limits::{PAIR_PATIENCE, RECORD_FRESH, STUN_MAX, STUN_SILENCE_MAX};
 use crate::protocol::moment::Moment;
 
 impl Role {
@@ -65,13 +65,16 @@ impl Role {
         };
         self.take_settings(record);
         self.generation = record.generation;
+        self.detector.begin(self.now);
         self.enter(Phase::Stunned, None);
         self.set_gate(Gate::Closed);
         self.emit(Effect::Stun);
     }
 
     pub(super) fn tick_stunned(&mut self) {
-        if self.now.saturating_since(self.since) >= STUN_MAX {
+        if self.detector.silence(self.now) >= STUN_SILENCE_MAX {
+            self.give_transfer_up(Cause::PeerLost(Suspicion::Silence));
+        } else if self.now.saturating_since(self.since) >= STUN_MAX {
             self.give_transfer_up(Cause::StunTooLong);
         }
     }

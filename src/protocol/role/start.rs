@@ -101,8 +101,8 @@ impl Role {
         }
         match answer.verdict {
             // Another change came first: what it is decides.
-            Err(Refusal::Generation | Refusal::Registered | Refusal::Unknown | Refusal::Superseded) => {
-                self.read_record(Purpose::Start);
+            Err(Refusal::Generation | Refusal::Registered | Refusal::Unknown) => {
+                self.read_record(Purpose::Start)
             }
             _ => self.end(Phase::Stopped, Cause::StartRefused),
         }

@@ -1,10 +1,10 @@
 //! What people do, and what goes wrong.
 
 use antipode_certs::Identity;
-use antipode_tiebreaker::{Operation, Reason, Request, RequestId, decide};
+use antipode_tiebreaker::{Operation, Reason, Request, RequestId, State, decide};
 
 use super::Flaw;
-use super::world::{FAULTS_END, Happening, World, site_name};
+use super::world::{FAULTS_END, Happening, Host, World, site_name};
 use crate::protocol::limits::ALONE_GAP_MAX;
 use crate::protocol::role::{Command, Event, Phase, Replica};
 
@@ -76,12 +76,34 @@ impl World {
     pub(super) fn restart(&mut self) {
         for site in [0, 1] {
             let was_down = !std::mem::replace(&mut self.hosts[site].up, true);
+            if was_down && self.is_spare(site) && self.random.percent(20) {
+                self.replace(site);
+            }
             let replica = self.hosts[site].replica;
             if let Some(replica) = replica.filter(|_| was_down && self.hosts[site].process.is_none()) {
                 self.seen.insert("resumed");
                 self.begin_process(site, Command::Resume { replica });
             }
         }
+    }
+
+    /// The record names the other site alone.
+    fn is_spare(&self, site: usize) -> bool {
+        let state = self.record.as_ref().map(|record| &record.state);
+        matches!(state, Some(State::Solo { site: live, .. }) if *live == site_name(1 - site))
+    }
+
+    /// An empty host takes the place of one that nobody depends on, under its name.
+    fn replace(&mut self, site: usize) {
+        let host = &mut self.hosts[site];
+        *host = Host {
+            up: true,
+            // Which start it is, chance says; never one that was.
+            boots: host.boots,
+            ..Host::default()
+        };
+        self.note(format!("{} an empty host takes the place of {site}", self.now));
+        self.seen.insert("replaced");
     }
 
     pub(super) fn fault(&mut self) {

@@ -17,6 +17,7 @@ use super::begin::Begin;
 use super::happening::Happening;
 use super::refusals::Fault;
 use crate::base::clock::{HostClock, SystemClock};
+use crate::machine::launch::Birth;
 use crate::site::boot_files;
 use crate::site::definition;
 use crate::site::peer::Prepare;
@@ -77,6 +78,7 @@ impl Inbound {
         let mut stream = Stream::over(reader, writer);
         let mut desk = Desk {
             inbound: &self,
+            birth: None,
             pieces: None,
             told_at: 0,
         };
@@ -86,6 +88,9 @@ impl Inbound {
 
 struct Desk<'a> {
     inbound: &'a Inbound,
+    /// What the machine was born as, once that is known.
+    birth: Option<Box<Birth>>,
+    /// Its pieces, once the first has come: until then the host's processor is the disk's.
     pieces: Option<Sender<Arriving>>,
     /// When the driver was last told that something has come.
     told_at: u64,
@@ -159,16 +164,19 @@ impl Reception for Desk<'_> {
     fn prepare(&mut self, offer: &Offer, files: SentFiles) -> Result<Option<SyncTarget>, Unfit> {
         let Inbound { folder, asked, .. } = self.inbound;
         let disk = make_ready(folder, asked, offer, &files)?;
-        let (send, pieces) = channel();
         let birth = Box::new(offer.birth.clone());
         let _ = self.inbound.happenings.send(Happening::Prepared(birth.clone()));
-        let begun = self.inbound.begin.send(Begin::Receive { birth, pieces });
-        begun.map_err(|_| ends())?;
-        self.pieces = Some(send);
+        self.birth = Some(birth);
         Ok(disk)
     }
 
     fn take(&mut self, piece: Arriving) -> bool {
+        if let Some(birth) = self.birth.take() {
+            let (send, pieces) = channel();
+            // One that is taken by nobody is not sent either.
+            let _ = self.inbound.begin.send(Begin::Receive { birth, pieces });
+            self.pieces = Some(send);
+        }
         self.pieces
             .as_ref()
             .is_some_and(|pieces| pieces.send(piece).is_ok())
@@ -204,7 +212,6 @@ mod tests {
     use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 
     use super::*;
-    use crate::machine::launch::Birth;
     use crate::transfer::LineageOffer;
 
     const DISK_BYTES: u64 = 1 << 20;

@@ -1,10 +1,11 @@
 //! Orders of effects, one story each. What holds whatever happens is the simulation's.
 
 mod flushes;
+mod numbers;
 mod operations;
 mod switchover;
 
-use antipode_tiebreaker::{Answer, Operation, Request, RequestId, decide};
+use antipode_tiebreaker::{Answer, Generation, Operation, Request, RequestId, decide};
 
 use super::*;
 use crate::protocol::detector::{Heard, Suspicion, Waits};
@@ -304,6 +305,32 @@ fn a_reading_that_is_not_fresh_does_not_allow_the_stun() {
     story.pass(Duration::from_millis(150));
     story.read();
     assert_eq!(story.role.phase(), Phase::Stunned);
+}
+
+#[test]
+fn a_guest_stands_still_for_no_long_and_for_no_site_that_is_lost() {
+    let stunned = || {
+        let mut story = Story::alone();
+        story.tell(Event::Command(Command::Protect { pairing: PAIRING }));
+        story.tell(Event::DiskInSync);
+        story.tell(Event::RamInSync);
+        story.read();
+        assert_eq!(story.role.phase(), Phase::Stunned);
+        story.done.clear();
+        story
+    };
+    let mut lost = stunned();
+    lost.pass_hearing(Duration::from_millis(900));
+    lost.pass(Duration::from_millis(900));
+    assert_eq!(lost.effects(), [""; 0]);
+    lost.pass(Duration::from_millis(200));
+    assert_eq!(lost.effects(), ["AbortTransfer", "OpenOutputs"]);
+    assert_eq!(lost.role.view().cause, Some(Cause::PeerLost(Suspicion::Silence)));
+    let mut slow = stunned();
+    slow.pass_hearing(Duration::from_millis(4_900));
+    assert_eq!(slow.role.phase(), Phase::Stunned);
+    slow.pass_hearing(Duration::from_millis(200));
+    assert_eq!(slow.role.view().cause, Some(Cause::StunTooLong));
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn a_site_goes_on_by_itself_with_what_runs_by_the_record_and_with_nothing_else()
         (story.effects(), story.role.phase(), story.role.view().cause)
     };
     let (effects, phase, _) = resumed(Story::alone().record);
-    assert_eq!(effects, ["ReadRecord", "Persist", "ask 1 cold_start"]);
+    assert_eq!(effects, ["ReadRecord", "Persist", "ask 2 cold_start"]);
     assert_eq!(phase, Phase::Starting);
     let (_, phase, cause) = resumed(None);
     assert_eq!((phase, cause), (Phase::Stopped, Some(Cause::NotASite)));

@@ -22,9 +22,6 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the return of a site to a VM that is protected again.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// From the return of a site to the beginning of the protection.
-const START_MAX: Duration = Duration::from_secs(5);
-
 /// What may be sent of a disk, in tenths of what could differ.
 const SENT_TENTHS_MAX: u64 = 12;
 
@@ -69,12 +66,6 @@ impl Loss {
             found.push(format!(
                 "{sent} bytes were sent to {}, where {changed} could differ",
                 self.lost
-            ));
-        }
-        if self.start > START_MAX {
-            found.push(format!(
-                "{} was back, and protected from {:?} on",
-                self.lost, self.start
             ));
         }
         found
