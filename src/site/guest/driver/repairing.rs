@@ -201,10 +201,12 @@ impl Driver {
         match word {
             Word::Wish(wish) if leads => {
                 wish.touched().map_err(|error| no_word(&error))?;
-                let can = matches!(
+                let confirmed = matches!(
                     self.parts.role.phase(),
-                    Phase::Primary | Phase::Suspecting(Side::Primary)
+                    Phase::Primary | Phase::Suspecting(Side::Primary) | Phase::Stopping
                 );
+                // A guest that is being stopped runs on, until it has ended.
+                let can = confirmed && self.running.is_some();
                 self.step_mender(MendEvent::Wished(wish, can));
             }
             Word::Repaired(done) if leads => self.other_repaired(done),
