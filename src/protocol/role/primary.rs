@@ -122,6 +122,8 @@ impl Role {
     pub(super) fn peer_left(&mut self, why: Leaving) {
         let cause = Cause::PeerLeft(why);
         match self.phase {
+            // The transfer itself says so too, and what it was: that is what an operator must hear.
+            Phase::Syncing | Phase::Cloning | Phase::Stunned if why == Leaving::TransferFailed => {}
             Phase::Syncing | Phase::Cloning | Phase::Stunned => self.give_transfer_up(cause),
             Phase::Pairing => self.cancel(cause),
             Phase::Yielding => {

@@ -371,6 +371,12 @@ fn before_the_pairing_was_asked_for_there_is_nothing_to_take_back() {
     story.tell(Event::RamInSync);
     story.read();
     story.done.clear();
+    // The other site's word says that it failed; the transfer says what did.
+    story.tell(Event::PeerSaid(Word::Left {
+        pairing: PAIRING,
+        why: Leaving::TransferFailed,
+    }));
+    assert_eq!(story.effects(), [""; 0]);
     story.tell(Event::TransferFailed);
     assert_eq!(story.effects(), ["AbortTransfer", "OpenOutputs"]);
     assert_eq!(story.role.view().cause, Some(Cause::TransferFailed));
