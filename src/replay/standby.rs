@@ -125,10 +125,11 @@ impl<S: LogSource> Standby<S> {
         }
     }
 
-    /// Waits for the repair of that number, as [`Replayer::await_repair`].
+    /// Leaves out all that the log tells until there is a whole repair of that number; answers with it, and where it is of.
+    /// Each output that is left out is told to `left_out`: where, and its digest.
     ///
     /// # Errors
-    /// As there.
+    /// When the log ends before, or the operator stops the VM; or what comes is no repair.
     pub fn await_repair(
         &mut self,
         number: u64,
