@@ -84,6 +84,28 @@ pub const STATE_PART_BYTES_MAX: usize = 2 * DISK_BYTES_IN_FLIGHT_MAX;
 /// Pages that both ends of a log remember, to send only how they change: 64 MiB.
 pub const TOLD_PAGES_MAX: usize = 16 * 1024;
 
+/// Epochs of which it is remembered what was written in them: a backup is far fewer behind.
+pub const HISTORY_EPOCHS_MAX: usize = 64;
+
+/// Bytes of pages and disk that repair a copy, before compression: above it a copy is begun anew. Compressed, as they travel,
+/// they fit the log's buffer with what else is in it.
+pub const REPAIR_BYTES_MAX: u64 = 128 * MEBIBYTE;
+
+/// Bytes of one piece of a repair: a leaf of the disk is the longest.
+pub const REPAIR_PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the guest's instructions that are looked at for why a copy differs.
+pub const REPAIR_CODE_BYTES: usize = 64;
+
+/// Runs of pages, and of leaves, by which a copy tells what it may have written: where there are more, close ones are one.
+pub const REPAIR_RUNS_MAX: usize = 2048;
+
+/// Words of a repair that wait to be written.
+pub const CHANNEL_REPAIRS_WAITING_MAX: usize = 4;
+
+/// Bytes of what one end of a repair says to the other.
+pub const CHANNEL_REPAIR_BYTES_MAX: usize = 128 * 1024;
+
 /// Bytes of the recipe at the head of a log.
 pub const LOG_RECIPE_BYTES_MAX: usize = 64 * 1024;
 

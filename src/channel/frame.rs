@@ -7,11 +7,12 @@
 //!   kind   body                                                          sent by
 //!   Hello  hello.rs                                                      both, first and once
 //!   Log    seq (8), urgent (1), a batch of the log                       the primary
-//!   Ack    received (8), replayed (8), durable (8)                       the backup
+//!   Ack    received (8), executed (8), replayed (8), durable (8)         the backup
 //!   Ping   stamp (8)                                                     both
 //!   Pong   the stamp of the Ping that it answers                         both
 //!   Word   what one role says to the other, opaque here                    both
 //!   Check  of a verification: check.rs                                   both, as it says
+//!   Repair of a copy that differs, opaque here                           both
 //!   Bye    reason (1)                                                    both, last
 //! ```
 //!
@@ -30,8 +31,8 @@ use super::check::Check;
 use super::hello::{HELLO_BYTES_MAX, Hello, HelloError, Refusal};
 use super::session::{LogSeq, Tag};
 use crate::base::limits::{
-    CHANNEL_CHECK_BYTES_MAX, CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, CHANNEL_WORD_BYTES_MAX,
-    LOG_FRAME_BYTES_MAX,
+    CHANNEL_CHECK_BYTES_MAX, CHANNEL_FRAME_BYTES_MAX, CHANNEL_READ_BYTES, CHANNEL_REPAIR_BYTES_MAX,
+    CHANNEL_WORD_BYTES_MAX, LOG_FRAME_BYTES_MAX,
 };
 use crate::base::units::ExitOrdinal;
 
@@ -54,6 +55,7 @@ struct LogHead {
 #[repr(C)]
 struct AckBody {
     received: U64,
+    executed: U64,
     replayed: U64,
     durable: U64,
 }
@@ -89,6 +91,9 @@ impl LogFrame {
 pub struct Ack {
     /// The last log frame received whole: what releases outputs (P1).
     pub received: LogSeq,
+    /// The last one that it has executed to its end, all of its outputs made and compared: what releases them where they are
+    /// verified (H3).
+    pub executed: LogSeq,
     /// The exit that its replay has reached.
     pub replayed: ExitOrdinal,
     /// The exit up to which its replica is durable (P8).
@@ -158,6 +163,8 @@ pub enum Message {
     Word(Vec<u8>),
     /// Of a verification.
     Check(Check),
+    /// Of a copy that differs (H2).
+    Repair(Vec<u8>),
     /// Nothing more will come, and why.
     Bye(ByeReason),
 }
@@ -170,6 +177,7 @@ const KIND_PONG: u8 = 5;
 const KIND_BYE: u8 = 6;
 const KIND_WORD: u8 = 7;
 const KIND_CHECK: u8 = 8;
+const KIND_REPAIR: u8 = 9;
 
 impl Message {
     const fn kind(&self) -> u8 {
@@ -181,6 +189,7 @@ impl Message {
             Self::Pong(_) => KIND_PONG,
             Self::Word(_) => KIND_WORD,
             Self::Check(_) => KIND_CHECK,
+            Self::Repair(_) => KIND_REPAIR,
             Self::Bye(_) => KIND_BYE,
         }
     }
@@ -196,6 +205,7 @@ impl Message {
             Self::Pong(_) => "Pong",
             Self::Word(_) => "Word",
             Self::Check(_) => "Check",
+            Self::Repair(_) => "Repair",
             Self::Bye(_) => "Bye",
         }
     }
@@ -258,13 +268,14 @@ impl Frame {
             Message::Ack(ack) => {
                 let body = AckBody {
                     received: ack.received.0.into(),
+                    executed: ack.executed.0.into(),
                     replayed: ack.replayed.get().into(),
                     durable: ack.durable.get().into(),
                 };
                 bytes.extend_from_slice(body.as_bytes());
             }
             Message::Ping(stamp) | Message::Pong(stamp) => bytes.extend_from_slice(&stamp.to_le_bytes()),
-            Message::Word(word) => bytes.extend_from_slice(word),
+            Message::Word(word) | Message::Repair(word) => bytes.extend_from_slice(word),
             Message::Check(check) => check.encode(bytes),
             Message::Bye(reason) => bytes.push(reason.code()),
         }
@@ -289,6 +300,7 @@ fn lengths(kind: u8) -> Option<std::ops::RangeInclusive<usize>> {
         KIND_PING | KIND_PONG => Some(exactly(8)),
         KIND_WORD => Some(1..=CHANNEL_WORD_BYTES_MAX),
         KIND_CHECK => Some(1..=CHANNEL_CHECK_BYTES_MAX),
+        KIND_REPAIR => Some(1..=CHANNEL_REPAIR_BYTES_MAX),
         KIND_BYE => Some(exactly(1)),
         _ => None,
     }
@@ -333,6 +345,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, FrameError> {
             let ack = AckBody::read_from_bytes(body).map_err(|_| malformed)?;
             Ok(Message::Ack(Ack {
                 received: LogSeq(ack.received.get()),
+                executed: LogSeq(ack.executed.get()),
                 replayed: ExitOrdinal::new(ack.replayed.get()),
                 durable: ExitOrdinal::new(ack.durable.get()),
             }))
@@ -340,6 +353,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, FrameError> {
         KIND_PING => Ok(Message::Ping(stamp()?)),
         KIND_PONG => Ok(Message::Pong(stamp()?)),
         KIND_WORD => Ok(Message::Word(body.to_vec())),
+        KIND_REPAIR => Ok(Message::Repair(body.to_vec())),
         KIND_CHECK => Check::decode(body)
             .map(Message::Check)
             .ok_or(FrameError::Field("word of a verification")),

@@ -65,7 +65,10 @@ impl Gate {
             (Message::Check(check), from) => check.may_come_from(from),
             (Message::Log(_), Side::Primary)
             | (Message::Ack(_), Side::Backup)
-            | (Message::Ping(_) | Message::Pong(_) | Message::Word(_) | Message::Bye(_), _) => true,
+            | (
+                Message::Ping(_) | Message::Pong(_) | Message::Word(_) | Message::Repair(_) | Message::Bye(_),
+                _,
+            ) => true,
         };
         if may_say {
             Ok(Some(frame.message))

@@ -5,6 +5,7 @@
 //!   Log               in order; there is never more than the sender's backlog, which shares the bytes
 //!   Word              in order, after the log frames before it; the latest few
 //!   Check             in order, after the words; whoever says one waits for an answer, so there are few
+//!   Repair            in order, after those; whoever says one waits too
 //!   Bye               one, last: what is put after it is dropped
 //! ```
 
@@ -13,7 +14,9 @@ use std::collections::VecDeque;
 use super::check::Check;
 use super::frame::{Ack, ByeReason, Frame, LogFrame, Message};
 use super::session::Tag;
-use crate::base::limits::{CHANNEL_CHECKS_WAITING_MAX, CHANNEL_WORDS_WAITING_MAX, CHANNEL_WRITE_BYTES};
+use crate::base::limits::{
+    CHANNEL_CHECKS_WAITING_MAX, CHANNEL_REPAIRS_WAITING_MAX, CHANNEL_WORDS_WAITING_MAX, CHANNEL_WRITE_BYTES,
+};
 
 /// Messages on their way to the line.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Outbox {
     log: VecDeque<LogFrame>,
     words: VecDeque<Vec<u8>>,
     checks: VecDeque<Check>,
+    repairs: VecDeque<Vec<u8>>,
     bye: Option<ByeReason>,
     is_closed: bool,
 }
@@ -41,6 +45,7 @@ impl Outbox {
             log: VecDeque::new(),
             words: VecDeque::new(),
             checks: VecDeque::new(),
+            repairs: VecDeque::new(),
             bye: None,
             is_closed: false,
         }
@@ -73,6 +78,13 @@ impl Outbox {
                 }
                 self.checks.push_back(check);
             }
+            Message::Repair(word) => {
+                if self.repairs.len() == CHANNEL_REPAIRS_WAITING_MAX {
+                    // A copy that waits in vain leaves, or says it again over the next connection.
+                    self.repairs.pop_front();
+                }
+                self.repairs.push_back(word);
+            }
             Message::Bye(reason) => {
                 self.bye = Some(reason);
                 self.is_closed = true;
@@ -89,6 +101,7 @@ impl Outbox {
             .or_else(|| self.log.pop_front().map(Message::Log))
             .or_else(|| self.words.pop_front().map(Message::Word))
             .or_else(|| self.checks.pop_front().map(Message::Check))
+            .or_else(|| self.repairs.pop_front().map(Message::Repair))
             .or_else(|| self.bye.take().map(Message::Bye))
     }
 
@@ -113,6 +126,7 @@ impl Outbox {
             && self.log.is_empty()
             && self.words.is_empty()
             && self.checks.is_empty()
+            && self.repairs.is_empty()
             && self.bye.is_none()
     }
 

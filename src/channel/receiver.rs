@@ -40,8 +40,10 @@ pub struct Receiver {
     told: Ack,
     /// When the next Ack is due.
     due: Option<Duration>,
-    /// Numbers and costs of what the replay has not consumed.
-    held: VecDeque<(LogSeq, usize)>,
+    /// Whether it is said at once that an output was made that the primary waits for (H3).
+    says_executed: bool,
+    /// Numbers and costs of what the replay has not consumed, and whether an output waits for it.
+    held: VecDeque<(LogSeq, usize, bool)>,
     held_bytes: usize,
     duplicates: u64,
 }
@@ -52,6 +54,7 @@ impl Receiver {
     pub const fn new(start: ExitOrdinal) -> Self {
         let reached = Ack {
             received: LogSeq::NONE,
+            executed: LogSeq::NONE,
             replayed: start,
             durable: start,
         };
@@ -60,6 +63,7 @@ impl Receiver {
             durable: start,
             told: reached,
             due: None,
+            says_executed: false,
             held: VecDeque::new(),
             held_bytes: 0,
             duplicates: 0,
@@ -88,7 +92,7 @@ impl Receiver {
         if self.held_bytes + cost > HELD_BYTES_MAX {
             return Err(Misbehaviour::Flood(self.held_bytes + cost));
         }
-        self.held.push_back((frame.seq, cost));
+        self.held.push_back((frame.seq, cost, frame.urgent));
         self.held_bytes += cost;
         self.reached.received = frame.seq;
         let delay = if frame.urgent { 0 } else { ACK_DELAY_MS_MAX };
@@ -103,13 +107,29 @@ impl Receiver {
 
     /// The replay has come to the end of frame `seq`, and so of those before it. To be told before [`Self::replayed`] is
     /// told of that end: the primary makes room by the latter, and fills it.
-    pub fn consumed(&mut self, seq: LogSeq) {
-        while let Some(&(oldest, cost)) = self.held.front()
+    pub fn consumed(&mut self, now: Duration, seq: LogSeq) {
+        let mut is_awaited = false;
+        while let Some(&(oldest, cost, urgent)) = self.held.front()
             && oldest <= seq
         {
+            is_awaited |= urgent;
             self.held_bytes -= cost;
             self.held.pop_front();
         }
+        if seq > self.reached.executed {
+            self.reached.executed = seq;
+            let delay = if is_awaited && self.says_executed {
+                0
+            } else {
+                ACK_DELAY_MS_MAX
+            };
+            self.due_in(now, delay);
+        }
+    }
+
+    /// Whether the primary lets outputs leave when they were made here too: then it is told of that at once.
+    pub const fn say_executed(&mut self, at_once: bool) {
+        self.says_executed = at_once;
     }
 
     /// The replay has reached exit `at`.

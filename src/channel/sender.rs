@@ -79,6 +79,7 @@ impl Sender {
             last_through: start,
             acknowledged: Ack {
                 received: LogSeq::NONE,
+                executed: LogSeq::NONE,
                 replayed: start,
                 durable: start,
             },
@@ -152,11 +153,18 @@ impl Sender {
         }
         let goes_back = [
             (ack.received < before.received, "what it has received"),
+            (ack.executed < before.executed, "what it has executed"),
             (ack.replayed < before.replayed, "what it has replayed"),
             (ack.durable < before.durable, "what it has made durable"),
         ];
         if let Some((_, what)) = goes_back.into_iter().find(|(back, _)| *back) {
             return Err(Misbehaviour::Backwards { what });
+        }
+        if ack.executed > ack.received {
+            return Err(Misbehaviour::Unsent {
+                sent: ack.received,
+                acknowledged: ack.executed,
+            });
         }
         let reached = self.through_of(ack.received);
         let claims = [
@@ -235,7 +243,7 @@ impl Sender {
         }
     }
 
-    /// Since when an output waits for its acknowledgement, if one does (P4).
+    /// Since when an output waits for the word that what tells of it was received, if one does (P4).
     #[must_use]
     pub fn output_waits_since(&self) -> Option<Duration> {
         let unreceived = self.held.range(self.index_after(self.acknowledged.received)..);

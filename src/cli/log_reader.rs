@@ -10,7 +10,7 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, written};
 use super::record::log_refused;
 use crate::base::units::{ExitOrdinal, VirtualTime};
-use crate::replay::{Batch, Entry, LogError, LogReader};
+use crate::replay::{Batch, Entry, LogError, LogReader, RepairPiece};
 
 /// Calls `take` with each batch of the log at `path`, and answers whether the log was cut off.
 fn for_each_batch(path: &Path, mut take: impl FnMut(&Batch) -> std::io::Result<()>) -> Result<bool, Failure> {
@@ -124,6 +124,12 @@ fn described(entry: &Entry) -> String {
         Entry::Epoch(digests) | Entry::Stand(digests) => {
             format!("registers, RAM and {} parts", digests.parts.len())
         }
+        Entry::Repair(piece) => match piece {
+            RepairPiece::Part { name, content, .. } => format!("{} bytes of {name}", content.len()),
+            RepairPiece::Page { address, .. } => format!("the page at {address:#x}"),
+            RepairPiece::Leaf { number, .. } => format!("leaf {number} of the disk"),
+            RepairPiece::End { number, .. } => format!("the end of repair {number}"),
+        },
         Entry::Output { kind, digest } => format!("{}, digest {digest:016x}", kind.name()),
     }
 }

@@ -150,6 +150,20 @@ pub enum DiskOperation {
     Flush,
 }
 
+impl DiskOperation {
+    /// A write's bytes; none of another request.
+    #[must_use]
+    pub fn written(&self) -> Option<std::ops::Range<u64>> {
+        match self {
+            Self::Write { offset, data } => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                Some(*offset..offset.saturating_add(length))
+            }
+            Self::Read { .. } | Self::Flush => None,
+        }
+    }
+}
+
 /// How a disk request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskCompletion {

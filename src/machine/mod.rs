@@ -27,7 +27,7 @@ pub mod workers;
 pub use outcome::Outcome;
 pub use user_tsc::UserTscError;
 pub use vm::{
-    Arrival, CopiedPage, EpochDigests, ExitTrace, Filling, HeldOutput, Kick, Live, Output, OutputKeeper,
-    RamCopy, RamDigest, RamSums, Release, Rest, RestoreError, Resumption, RunError, Standing, Timeline,
-    TimelineError, Totals, Turn,
+    Arrival, Capture, CodeAround, CopiedPage, Differing, EpochDigests, ExitTrace, Filling, HeldOutput, Kick,
+    Live, NoCapture, Output, OutputKeeper, RamCopy, RamDigest, RamSums, Release, Rest, RestoreError,
+    Resumption, RunError, Standing, Timeline, TimelineError, Totals, Touched, Turn, WHOLE_VCPU,
 };

@@ -1,5 +1,6 @@
 //! A VM with its workers, on the calling thread.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use super::config::ConsoleMode;
 use super::kvm::{Kicker, KvmHost, Vcpu};
 use super::launch::{LaunchError, RunReport, host};
 use super::vm::{
-    EpochDigests, HeldOutput, Live, OutputKeeper, Outside, RamCopy, RamDigest, RunError, Timeline, Totals, Vm,
+    Capture, CodeAround, EpochDigests, HeldOutput, Live, NoCapture, OutputKeeper, Outside, RamCopy,
+    RamDigest, RunError, Timeline, Totals, Touched, Vm,
 };
 use super::workers::{
     Console, DiskFile, DiskHandle, DiskWorkers, Event, HostEntropy, Inbox, Network, Shower, Tap,
@@ -17,6 +19,7 @@ use super::workers::{
 use crate::base::clock::{HostClock, SystemClock, process_cpu_time};
 use crate::base::guest_memory::GuestMemory;
 use crate::base::parts::Parts;
+use crate::base::units::ExitOrdinal;
 use crate::devices::board::Board;
 use crate::devices::pci::PciDevices;
 use crate::devices::virtio_blk::Unanswered;
@@ -196,6 +199,49 @@ impl StartedVm {
         self.vm.begin_lockstep();
     }
 
+    /// What it may have written since it and its copy were last found to be the same, where it is held or has been found to
+    /// differ. None if it has no copy.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn touched(&mut self) -> Result<Option<Touched>, LaunchError> {
+        Ok(self.vm.touched()?)
+    }
+
+    /// The same, since an epoch began at `since`. None if that is not remembered.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn touched_since(&mut self, since: ExitOrdinal) -> Result<Option<Touched>, LaunchError> {
+        Ok(self.vm.touched_since(since)?)
+    }
+
+    /// The guest's instructions before the place where it is.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn code_around(&mut self) -> Result<CodeAround, LaunchError> {
+        Ok(self.vm.code_around()?)
+    }
+
+    /// What it is where it is held, its disk drained, with the pages at `addresses`: what makes its copy the same again.
+    ///
+    /// # Errors
+    /// When KVM refuses. Within: a page that there is not.
+    pub fn capture(&mut self, addresses: &BTreeSet<u64>) -> Result<Result<Capture, NoCapture>, LaunchError> {
+        Ok(self.vm.capture(addresses)?)
+    }
+
+    /// Becomes what was captured. Its disk is drained and holds what it then did, and what requests came to is forgotten.
+    ///
+    /// # Errors
+    /// When that is no such VM's; it is of no use then.
+    pub fn be_repaired(&mut self, capture: &Capture) -> Result<(), LaunchError> {
+        self.vm.be_repaired(capture)?;
+        self.go_on_with(self.vm.unanswered());
+        Ok(())
+    }
+
     /// Takes over the digest that was kept while its RAM was copied ([`RamCopy`]) or filled ([`super::Filling`]). It must be
     /// held.
     ///
@@ -208,6 +254,13 @@ impl StartedVm {
     /// Gives `keeper` what may not leave the VM yet.
     pub fn keep_outputs_with(&mut self, keeper: Box<dyn OutputKeeper>) {
         self.outside.keeper = Some(keeper);
+    }
+
+    /// The other copy has put out a frame of this digest at `position`, and this one leaves that out.
+    pub fn left_out(&mut self, position: ExitOrdinal, digest: u64) {
+        if let Some(keeper) = &mut self.outside.keeper {
+            keeper.left_out(position, digest);
+        }
     }
 
     /// Connects it to its network, if it is apart from one ([`super::launch::Connection::Later`]).

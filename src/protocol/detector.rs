@@ -135,6 +135,14 @@ impl Detector {
         self.replayed(now, heard.replayed);
     }
 
+    /// What the other site does not acknowledge, and that its replay stands, counts from `from` on, later than now or not:
+    /// its copy is being repaired, or is that no more (H2).
+    pub fn excuse_until(&mut self, from: Moment) {
+        self.begun_at = from;
+        self.moved_at = from;
+        self.waits = Waits::default();
+    }
+
     /// Something arrived on the channel.
     pub const fn channel_heard(&mut self, now: Moment) {
         self.heard_at = now;
@@ -160,7 +168,7 @@ impl Detector {
     /// What this side waits for: the end of what was logged, and `waits`.
     pub fn waits(&mut self, now: Moment, logged_to: ExitOrdinal, waits: Waits) {
         if logged_to <= self.replayed {
-            self.moved_at = now;
+            self.moved_at = self.moved_at.max(now);
         }
         let counted = |since: Option<Moment>| since.map(|since| since.max(self.begun_at));
         self.waits = Waits {
@@ -363,6 +371,34 @@ mod tests {
         detector.waits(at(9000), ExitOrdinal::new(9), Waits::default());
         detector.channel_heard(at(9000));
         assert_eq!(detector.of_backup(at(9000)), Level::Fine);
+    }
+
+    #[test]
+    fn a_copy_that_is_repaired_is_excused_for_a_while_and_no_longer() {
+        let mut detector = detector();
+        let waits = Waits {
+            output_since: Some(at(1000)),
+            flush_since: Some(at(1000)),
+        };
+        detector.excuse_until(at(6000));
+        for now in [2000, 6000, 6500] {
+            detector.waits(at(now), ExitOrdinal::new(9), waits);
+            detector.channel_heard(at(now));
+            assert_eq!(detector.of_backup(at(now)), Level::Fine, "{now}");
+        }
+        detector.channel_heard(at(6700));
+        assert_eq!(
+            detector.of_backup(at(6700)),
+            Level::Suspect(Suspicion::AckTimeout)
+        );
+        detector.channel_heard(at(7000));
+        detector.excuse_until(at(7000));
+        assert_eq!(detector.of_backup(at(7000)), Level::Fine);
+        assert_eq!(
+            detector.of_primary(at(7300)),
+            Level::Suspect(Suspicion::Silence),
+            "one that is not heard is not excused"
+        );
     }
 
     #[test]

@@ -50,6 +50,11 @@ pub const RETRY_FIRST: Duration = Duration::from_secs(1);
 pub const RETRY_MAX: Duration = Duration::from_secs(300);
 /// A protection that has lasted for so long was none that failed.
 pub const PROTECTED_FOR_GOOD: Duration = Duration::from_secs(300);
+/// How long a copy that differs may take to be the same again (H2): outputs wait as long, and nobody is protected.
+pub const REPAIR_PATIENCE: Duration = Duration::from_secs(5);
+/// After a copy has differed, so many epochs must be the same at their ends before outputs leave by its word again that it
+/// has received what tells of them (H3).
+pub const CLEAN_EPOCHS: u32 = 100;
 /// The lag above which the guest is slowed (P3).
 pub const LAG_TARGET: Duration = Duration::from_millis(100);
 /// Between two steps of the guest's share.

@@ -11,6 +11,7 @@
 //!        OutputRule: which outputs may leave  (P1)   ◀── the effects that open, hold, release and discard
 //!        Reprotect: when to protect again what has lost its backup   ◀── the role's state
 //!        Verifier: are the two disks equal, and what is done where they are not?  (D5)
+//!        Copy, Mender: a copy that is another machine becomes the same again  (H2)
 //!        Status: what an operator is shown  (O3)
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod lag;
 pub mod limits;
 pub mod moment;
 pub mod output_rule;
+pub mod repair;
 pub mod reprotect;
 pub mod role;
 pub mod status;

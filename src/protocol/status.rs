@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::lag::Lag;
 use super::moment::Moment;
+use super::repair::{Output, Repairs};
 use super::reprotect::ShownReprotect;
 use super::role::{Cause, Leaving, PhaseName, Progress, Refused};
 use super::verify::Report;
@@ -72,6 +73,10 @@ pub struct Surroundings<'a> {
     pub measured: Measured,
     /// How the last comparison of the two disks went, or goes.
     pub verification: Option<&'a Report>,
+    /// The repairs of a copy that differed.
+    pub repairs: Option<&'a Repairs>,
+    /// By which word of the backup outputs leave.
+    pub output: Output,
     /// What was refused.
     pub refused: &'a [Refusal],
 }
@@ -210,6 +215,10 @@ pub struct Status {
     pub protect_again: Option<ShownReprotect>,
     /// How the last comparison of the two disks went, or goes.
     pub verify: Option<Report>,
+    /// The repairs of a copy that differed; none if there was none.
+    pub repairs: Option<Repairs>,
+    /// By which word of the backup outputs leave.
+    pub output: Output,
     /// What was refused. It harms nothing; so it makes nothing less green.
     pub refused: Vec<Refusal>,
     /// Whether there is no gap.
@@ -236,8 +245,10 @@ impl Status {
         let differ = around
             .verification
             .filter(|report| report.differs() && view.cause.is_none() && away.is_none());
+        let repaired = around.repairs.is_some_and(|repairs| repairs.under_way.is_some());
         let cause = view
             .cause
+            .or(repaired.then_some(Cause::CopyDiffers))
             .or(away.map(|_| Cause::TiebreakerAway))
             .or(differ.map(|_| Cause::DisksDiffer));
         let next = next(view, cause, &around);
@@ -279,8 +290,10 @@ impl Status {
             memory_sent: around.memory_sent,
             protect_again: around.protect_again,
             verify: around.verification.cloned(),
+            repairs: around.repairs.cloned(),
+            output: around.output,
             refused: around.refused.to_vec(),
-            green: view.green && away.is_none() && differ.is_none(),
+            green: view.green && away.is_none() && differ.is_none() && !repaired,
             cause: cause.map(word),
             because: cause.map(|cause| because(cause, around.trouble)),
             not_done: around.not_done.map(NotDone::from),
@@ -405,6 +418,8 @@ mod tests {
             protect_again: None,
             measured,
             verification,
+            repairs: None,
+            output: Output::default(),
             refused: &[Refusal {
                 what: "log-gap",
                 because: "log frame 4 came where 2 is due".to_owned(),
@@ -428,7 +443,8 @@ mod tests {
             "cpu_share_percent": 100, "progress": null,
             "resync": { "kind": "partial", "planned_bytes": 1, "changed_bytes": 3, "sent_bytes": 2 },
             "memory_sent": { "once_bytes": 4_096, "sent_bytes": 8_192 },
-            "protect_again": null, "verify": null,
+            "protect_again": null, "verify": null, "repairs": null,
+            "output": { "verified": false, "chosen": false, "clean_epochs_left": 0 },
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],

@@ -14,12 +14,12 @@
 
 use antipode_disk_sync::online::Slice;
 
-use super::catalogue::{Entry, OutputKind};
+use super::catalogue::{Entry, OutputKind, RepairPiece};
 use super::codec::{CodecError, Reader, put_bytes, put_number};
 use super::machine::MachineDigests;
 use crate::base::limits::{
     CONSOLE_INPUT_BYTES_MAX, ENTROPY_BYTES_MAX, FRAME_BYTES_MAX, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX,
-    POSTED_WRITES_MAX,
+    POSTED_WRITES_MAX, REPAIR_PIECE_BYTES_MAX,
 };
 use crate::base::units::{ExitOrdinal, PAGE_SIZE, VirtualTime};
 use crate::devices::DiskRequestId;
@@ -92,6 +92,10 @@ const EPOCH: u8 = 14;
 const FLUSH: u8 = 15;
 const STAND: u8 = 16;
 const VERIFY: u8 = 17;
+const REPAIR_PART: u8 = 18;
+const REPAIR_PAGE: u8 = 19;
+const REPAIR_LEAF: u8 = 20;
+const REPAIR_END: u8 = 21;
 
 /// Bounds of an epoch's list of devices.
 const EPOCH_PARTS_MAX: usize = 64;
@@ -117,6 +121,12 @@ fn kind_of(entry: &Entry) -> u8 {
         Entry::Flush => FLUSH,
         Entry::Stand(_) => STAND,
         Entry::Verify(_) => VERIFY,
+        Entry::Repair(piece) => match piece {
+            RepairPiece::Part { .. } => REPAIR_PART,
+            RepairPiece::Page { .. } => REPAIR_PAGE,
+            RepairPiece::Leaf { .. } => REPAIR_LEAF,
+            RepairPiece::End { .. } => REPAIR_END,
+        },
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -168,17 +178,8 @@ impl Base {
                     put_bytes(bytes, write.data());
                 }
             }
-            Entry::Epoch(digests) | Entry::Stand(digests) => {
-                for register in &digests.registers {
-                    bytes.extend_from_slice(&register.to_le_bytes());
-                }
-                bytes.extend_from_slice(&digests.ram.to_bytes());
-                put_number(bytes, digests.parts.len() as u64);
-                for (name, digest) in &digests.parts {
-                    put_bytes(bytes, name.as_bytes());
-                    bytes.extend_from_slice(&digest.to_le_bytes());
-                }
-            }
+            Entry::Epoch(digests) | Entry::Stand(digests) => encode_epoch(bytes, digests),
+            Entry::Repair(piece) => encode_repair(bytes, piece),
             Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
         }
     }
@@ -213,6 +214,9 @@ impl Base {
                 extent: reader.number()?,
                 leaves: u64::from_le_bytes(array(reader)?),
             }),
+            REPAIR_PART | REPAIR_PAGE | REPAIR_LEAF | REPAIR_END => {
+                Entry::Repair(decode_repair(kind, reader)?)
+            }
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -227,6 +231,77 @@ impl Base {
     }
 }
 
+fn encode_epoch(bytes: &mut Vec<u8>, digests: &EpochDigests) {
+    for register in &digests.registers {
+        bytes.extend_from_slice(&register.to_le_bytes());
+    }
+    bytes.extend_from_slice(&digests.ram.to_bytes());
+    put_number(bytes, digests.parts.len() as u64);
+    for (name, digest) in &digests.parts {
+        put_bytes(bytes, name.as_bytes());
+        bytes.extend_from_slice(&digest.to_le_bytes());
+    }
+}
+
+fn encode_repair(bytes: &mut Vec<u8>, piece: &RepairPiece) {
+    match piece {
+        RepairPiece::Part {
+            name,
+            version,
+            content,
+        } => {
+            put_bytes(bytes, name.as_bytes());
+            put_number(bytes, u64::from(*version));
+            put_bytes(bytes, content);
+        }
+        RepairPiece::Page { address, content } => {
+            put_number(bytes, *address);
+            put_bytes(bytes, content);
+        }
+        RepairPiece::Leaf { number, content } => {
+            put_number(bytes, *number);
+            put_bytes(bytes, content);
+        }
+        RepairPiece::End {
+            number,
+            disk_writes,
+            digests,
+        } => {
+            put_number(bytes, *number);
+            bytes.extend_from_slice(&disk_writes.to_le_bytes());
+            encode_epoch(bytes, digests);
+        }
+    }
+}
+
+fn decode_repair(kind: u8, reader: &mut Reader<'_>) -> Result<RepairPiece, CodecError> {
+    Ok(match kind {
+        REPAIR_PART => RepairPiece::Part {
+            name: part_name(reader)?,
+            version: u16::try_from(reader.number()?).map_err(|_| CodecError::OverlongNumber)?,
+            content: reader.bytes(REPAIR_PIECE_BYTES_MAX)?.to_vec(),
+        },
+        REPAIR_PAGE => RepairPiece::Page {
+            address: reader.number()?,
+            content: reader.bytes(PAGE_SIZE)?.to_vec(),
+        },
+        REPAIR_LEAF => RepairPiece::Leaf {
+            number: reader.number()?,
+            content: reader.bytes(REPAIR_PIECE_BYTES_MAX)?.to_vec(),
+        },
+        _ => RepairPiece::End {
+            number: reader.number()?,
+            disk_writes: u64::from_le_bytes(array(reader)?),
+            digests: Box::new(decode_epoch(reader)?),
+        },
+    })
+}
+
+fn part_name(reader: &mut Reader<'_>) -> Result<String, CodecError> {
+    let name = String::from_utf8(reader.bytes(EPOCH_PART_NAME_BYTES_MAX)?.to_vec());
+    name.map_err(|_| CodecError::UnknownKind(EPOCH))
+}
+
 fn decode_epoch(reader: &mut Reader<'_>) -> Result<EpochDigests, CodecError> {
     let mut registers = [0; 18];
     for register in &mut registers {
@@ -236,9 +311,7 @@ fn decode_epoch(reader: &mut Reader<'_>) -> Result<EpochDigests, CodecError> {
     let count = reader.length(EPOCH_PARTS_MAX)?;
     let mut parts = Vec::new();
     for _ in 0..count {
-        let name = String::from_utf8(reader.bytes(EPOCH_PART_NAME_BYTES_MAX)?.to_vec());
-        let name = name.map_err(|_| CodecError::UnknownKind(EPOCH))?;
-        parts.push((name, u64::from_le_bytes(array(reader)?)));
+        parts.push((part_name(reader)?, u64::from_le_bytes(array(reader)?)));
     }
     Ok(EpochDigests {
         registers,
@@ -394,6 +467,33 @@ mod tests {
                     parts
                 }))),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
+            piece().prop_map(Entry::Repair),
+        ]
+    }
+
+    fn piece() -> impl Strategy<Value = RepairPiece> {
+        let content = || prop::collection::vec(any::<u8>(), 0..100);
+        prop_oneof![
+            ("[a-z-]{1,20}", any::<u16>(), content()).prop_map(|(name, version, content)| {
+                RepairPiece::Part {
+                    name,
+                    version,
+                    content,
+                }
+            }),
+            (any::<u64>(), content()).prop_map(|(address, content)| RepairPiece::Page { address, content }),
+            (any::<u64>(), content()).prop_map(|(number, content)| RepairPiece::Leaf { number, content }),
+            (any::<(u64, u64)>(), any::<[u64; 18]>()).prop_map(|((number, disk_writes), registers)| {
+                RepairPiece::End {
+                    number,
+                    disk_writes,
+                    digests: Box::new(EpochDigests {
+                        registers,
+                        ram: RamSums::default(),
+                        parts: vec![("pic".to_owned(), number)],
+                    }),
+                }
+            }),
         ]
     }
 

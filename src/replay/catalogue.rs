@@ -55,6 +55,8 @@ pub enum Entry {
     /// A slice of the disk is compared as it is here, all that came before at this exit asked for (D5). The replay holds the VM
     /// for as long as it takes to begin to watch its own disk.
     Verify(Slice),
+    /// A piece of what makes a copy the same again that was found to differ (H2). The replay stages it, if it waits for that.
+    Repair(RepairPiece),
     /// The guest asked its disk to make durable what it wrote. The replay has its own disk do that. A backup need not know
     /// what else comes at this exit to begin (P8).
     Flush,
@@ -64,6 +66,43 @@ pub enum Entry {
         kind: OutputKind,
         /// Of its bytes.
         digest: u64,
+    },
+}
+
+/// A piece of a repair; they come in this order, and all belong to one exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RepairPiece {
+    /// Of what the machine is besides its RAM: the next bytes of a part.
+    Part {
+        /// The part's name.
+        name: String,
+        /// Its version.
+        version: u16,
+        /// Bytes.
+        content: Vec<u8>,
+    },
+    /// A page.
+    Page {
+        /// Guest physical address, a multiple of the page's size.
+        address: u64,
+        /// What it holds; nothing for zeros.
+        content: Vec<u8>,
+    },
+    /// A leaf of the disk.
+    Leaf {
+        /// Its number.
+        number: u64,
+        /// What it holds.
+        content: Vec<u8>,
+    },
+    /// The last one.
+    End {
+        /// Which of the copy's wishes it answers.
+        number: u64,
+        /// Digest of what was written to the disk.
+        disk_writes: u64,
+        /// What the machine is then.
+        digests: Box<EpochDigests>,
     },
 }
 
@@ -99,7 +138,12 @@ impl Entry {
             | Self::Console(bytes)
             | Self::Entropy(bytes)
             | Self::Page { delta: bytes, .. }
-            | Self::Resume { vcpu: bytes, .. } => bytes.len(),
+            | Self::Resume { vcpu: bytes, .. }
+            | Self::Repair(
+                RepairPiece::Part { content: bytes, .. }
+                | RepairPiece::Page { content: bytes, .. }
+                | RepairPiece::Leaf { content: bytes, .. },
+            ) => bytes.len(),
             Self::TimeRead(_)
             | Self::Expiry(_)
             | Self::Disk { .. }
@@ -109,6 +153,7 @@ impl Entry {
             | Self::Stand(_)
             | Self::Verify(_)
             | Self::Flush
+            | Self::Repair(RepairPiece::End { .. })
             | Self::Output { .. } => 0,
         }
     }
@@ -131,6 +176,7 @@ impl Entry {
             Self::Stand(_) => "stand",
             Self::Verify(_) => "verify",
             Self::Flush => "flush",
+            Self::Repair(_) => "repair",
             Self::Output { .. } => "output",
         }
     }

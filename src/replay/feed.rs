@@ -25,4 +25,7 @@ pub trait LogSource: std::fmt::Debug {
     /// # Errors
     /// When it cannot be read.
     fn next(&mut self) -> Result<Feed, TimelineError>;
+
+    /// Whether no repair is to be waited for that has not come by now (H2).
+    fn is_given_up(&self) -> bool;
 }

@@ -263,6 +263,10 @@ impl<R: Read + std::fmt::Debug> LogSource for LogReader<R> {
         })?;
         Ok(batch.map_or(Feed::Ended, |batch| Feed::Batch(Box::new(batch))))
     }
+
+    fn is_given_up(&self) -> bool {
+        true
+    }
 }
 
 fn damaged(offset: u64, what: String) -> LogError {

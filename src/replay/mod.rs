@@ -10,6 +10,7 @@
 //!   framing     batches as frames: chained, compressed
 //!   log         frames in a file
 //!   standby     a replayer that goes on alone where the log ends
+//!   repair      what makes a copy the same again, in pieces and whole
 //!   checks      the rolling digest of exits, and what differs at the end of an epoch
 //!   time_rule   virtual time between two samples
 //!   noise       disturbs a replay on purpose
@@ -46,13 +47,14 @@ mod patience;
 mod position;
 mod recipe;
 mod recorder;
+mod repair;
 mod replayer;
 mod standby;
 mod state_file;
 mod time_rule;
 
 pub use batch::{Batch, End};
-pub use catalogue::{Entry, OutputKind};
+pub use catalogue::{Entry, OutputKind, RepairPiece};
 pub(crate) use checks::differences;
 pub use codec::CodecError;
 pub use feed::{Feed, LogSource};
@@ -63,6 +65,7 @@ pub use noise::NoiseCounts;
 pub use position::{NoPosition, Position};
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Cadence, LogSink, Logged, Recorder};
+pub use repair::Repair;
 pub use replayer::Replayer;
 pub use standby::{Reserve, Standby};
 pub use state_file::{SavedMachine, StateError, StateHead, save_machine};

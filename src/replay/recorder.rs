@@ -22,7 +22,7 @@ use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
 use super::page_delta::ToldPages;
 use super::patience::{PREEMPT_AFTER_MIN, Patience};
-use super::{MachineDigests, time_rule};
+use super::{MachineDigests, Repair, time_rule};
 use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskOutcome, Input};
@@ -187,6 +187,23 @@ impl<L: LogSink> Recorder<L> {
     pub fn verify(&mut self, exit: ExitOrdinal, slice: Slice) {
         self.note(exit, Entry::Verify(slice));
         self.is_awaited = true;
+    }
+
+    /// Tells of `repair`, of the VM as it is at `exit`, where it is held (H2). Both copies are compared anew from there on.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn repair(&mut self, exit: ExitOrdinal, repair: &Repair) -> Result<(), TimelineError> {
+        self.close_batch()?;
+        for piece in repair.pieces() {
+            self.note(exit, Entry::Repair(piece));
+            if self.is_full() {
+                self.close_batch()?;
+            }
+        }
+        self.rolling = Rolling::default();
+        self.told_pages = ToldPages::default();
+        self.close_batch()
     }
 
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {

@@ -9,6 +9,7 @@
 //!
 //! Its disk requests are its own. A logged completion waits for the request of the same name here.
 
+mod repairing;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -251,6 +252,7 @@ fn diverged(standing: Standing, what: String) -> TimelineError {
     TimelineError::Diverged {
         exit: standing.exit,
         what,
+        state: None,
     }
 }
 
@@ -288,6 +290,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
                 | Entry::Entropy(_)
                 | Entry::Epoch(_)
                 | Entry::Flush
+                | Entry::Repair(_)
                 | Entry::Output { .. }),
             ) => {
                 let entry = entry.name();
@@ -392,7 +395,11 @@ impl<S: LogSource> Timeline for Replayer<S> {
         };
         match differences(&recorded, &digests) {
             None => Ok(()),
-            Some(what) => Err(diverged(standing, format!("at the end of an epoch, {what}"))),
+            Some(what) => Err(TimelineError::Diverged {
+                exit: standing.exit,
+                what: format!("at the end of an epoch, {what}"),
+                state: Some(Box::new(recorded.differing(&digests))),
+            }),
         }
     }
 
@@ -422,6 +429,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
                 "this exit or what led to it ({:?}, wrote {:02x?}, {:x?})",
                 trace.exit, trace.written, trace.registers
             ),
+            state: None,
         })
     }
 

@@ -19,9 +19,11 @@ use std::time::Duration;
 
 use antipode_disk_sync::online::Slice;
 
+use super::catalogue::OutputKind;
 use super::feed::LogSource;
+use super::repair::Repair;
 use super::replayer::Replayer;
-use crate::base::units::VirtualTime;
+use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite};
 use crate::machine::workers::{HostEntropy, Inbox};
 use crate::machine::{
@@ -42,6 +44,29 @@ pub struct Reserve {
     pub exit_cost: Duration,
     /// Where it is told, for other threads, which exit was reached.
     pub position: Arc<AtomicU64>,
+    /// The copy is led astray once in so many exits, on purpose.
+    pub lead_astray_every: Option<u64>,
+}
+
+/// Shows a copy another time than its primary saw, now and then: for whoever checks that it is noticed and repaired (H2).
+#[derive(Debug)]
+struct Astray {
+    every: u64,
+    next: u64,
+}
+
+/// How much later that is.
+const ASTRAY: Duration = Duration::from_millis(1);
+
+impl Astray {
+    fn answer(&mut self, exit: ExitOrdinal, time: VirtualTime) -> VirtualTime {
+        if exit.get() < self.next {
+            return time;
+        }
+        self.next = exit.get() + self.every;
+        tracing::warn!(%exit, "the copy is led astray, as the site's configuration wants it");
+        time + ASTRAY
+    }
 }
 
 /// A backup's timeline.
@@ -49,6 +74,7 @@ pub struct Reserve {
 pub struct Standby<S> {
     phase: Phase<S>,
     position: Arc<AtomicU64>,
+    astray: Option<Astray>,
 }
 
 #[derive(Debug)]
@@ -60,8 +86,13 @@ enum Phase<S> {
 impl<S: LogSource> Standby<S> {
     /// Follows `log`, and goes on with `reserve` where it ends.
     pub fn following(log: S, reserve: Reserve) -> Self {
+        let begins_at = log.begins_at();
         let replayer = Replayer::new(log, reserve.kicker.clone(), reserve.inbox.clone());
         Self {
+            astray: reserve.lead_astray_every.map(|every| Astray {
+                every,
+                next: begins_at.get() + every,
+            }),
             position: Arc::clone(&reserve.position),
             phase: Phase::Following(Box::new(replayer), Some(reserve)),
         }
@@ -91,6 +122,30 @@ impl<S: LogSource> Standby<S> {
         match &mut self.phase {
             Phase::Following(replayer, _) => replayer.take_slice(),
             Phase::Live(_) => None,
+        }
+    }
+
+    /// Leaves out all that the log tells until there is a whole repair of that number; answers with it, and where it is of.
+    /// Each output that is left out is told to `left_out`: where, and its digest.
+    ///
+    /// # Errors
+    /// When the log ends before, or the operator stops the VM; or what comes is no repair.
+    pub fn await_repair(
+        &mut self,
+        number: u64,
+        left_out: &mut dyn FnMut(ExitOrdinal, OutputKind, u64),
+    ) -> Result<(ExitOrdinal, Repair), TimelineError> {
+        match &mut self.phase {
+            Phase::Following(replayer, _) => replayer.await_repair(number, left_out),
+            Phase::Live(_) => Err(TimelineError::Stopped),
+        }
+    }
+
+    /// What its disk has done so far is nobody's: the VM becomes what it is at `exit`.
+    pub fn begin_anew_at(&mut self, exit: ExitOrdinal) {
+        if let Phase::Following(replayer, _) = &mut self.phase {
+            replayer.forget_disk();
+            self.position.store(exit.get(), Ordering::Relaxed);
         }
     }
 
@@ -160,7 +215,11 @@ impl<S: LogSource> Standby<S> {
 
 impl<S: LogSource> Timeline for Standby<S> {
     fn read_time(&mut self, standing: Standing) -> Result<VirtualTime, TimelineError> {
-        self.ask(standing.now, |timeline| timeline.read_time(standing))
+        let time = self.ask(standing.now, |timeline| timeline.read_time(standing))?;
+        Ok(match (&mut self.astray, &self.phase) {
+            (Some(astray), Phase::Following(..)) => astray.answer(standing.exit, time),
+            _ => time,
+        })
     }
 
     fn next_arrival(&mut self, standing: Standing) -> Result<Option<Arrival>, TimelineError> {

@@ -21,6 +21,8 @@ const FLOOR_MS: RangeInclusive<u64> = 50..=60_000;
 const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
 /// The shortest and the longest time between two comparisons of a VM's disks, in hours.
 const VERIFY_HOURS: RangeInclusive<u64> = 1..=8_760;
+/// How seldom a copy may be led astray, in exits: it must come to be the same again in between.
+const LEAD_ASTRAY_EXITS: RangeInclusive<u64> = 100..=1_000_000_000;
 /// Nodes of a tiebreaker.
 const NODES: usize = 3;
 
@@ -51,6 +53,8 @@ pub struct SiteConfig {
     pub keep_frames_bytes: Option<u64>,
     /// How often the disks of a protected VM are compared by themselves; never as a rule.
     pub verify_every: Option<Duration>,
+    /// Each copy here is led astray once in so many exits, for whoever checks that it is repaired; never as a rule.
+    pub lead_astray_every: Option<u64>,
 }
 
 impl SiteConfig {
@@ -115,17 +119,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     });
     let protects_again =
         failure.and_then(|section| section.optional("protect_again", mistakes, values::boolean));
-    let check = root.subsection("check", &["keep_frames_mib", "verify_every_hours"], mistakes);
-    let keep_frames = check.and_then(|section| {
-        section.optional("keep_frames_mib", mistakes, |value| {
-            values::number(value, &KEEP_FRAMES_MIB)
-        })
-    });
-    let verify_every = check.and_then(|section| {
-        section.optional("verify_every_hours", mistakes, |value| {
-            values::number(value, &VERIFY_HOURS)
-        })
-    });
+    let checks = read_checks(root, mistakes);
     let (listen, state, vm_ports) = here?;
     let (peer, peer_address, allowed_differences) = peer?;
     Some(SiteConfig {
@@ -139,9 +133,32 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         tiebreaker: tiebreaker?,
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
         protects_again: protects_again.unwrap_or(true),
-        keep_frames_bytes: keep_frames.map(|mebibytes| mebibytes << 20),
-        verify_every: verify_every.map(|hours| Duration::from_secs(hours * 3600)),
+        keep_frames_bytes: checks.keep_frames_mib.map(|mebibytes| mebibytes << 20),
+        verify_every: checks
+            .verify_every_hours
+            .map(|hours| Duration::from_secs(hours * 3600)),
+        lead_astray_every: checks.lead_astray_every_exits,
     })
+}
+
+/// What is for whoever takes nobody's word; each of it is off unless it is there.
+struct Checks {
+    keep_frames_mib: Option<u64>,
+    verify_every_hours: Option<u64>,
+    lead_astray_every_exits: Option<u64>,
+}
+
+fn read_checks(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Checks {
+    let keys = ["keep_frames_mib", "verify_every_hours", "lead_astray_every_exits"];
+    let check = root.subsection("check", &keys, mistakes);
+    let mut number = |key: &'static str, range: &RangeInclusive<u64>| {
+        check.and_then(|section| section.optional(key, mistakes, |value| values::number(value, range)))
+    };
+    Checks {
+        keep_frames_mib: number("keep_frames_mib", &KEEP_FRAMES_MIB),
+        verify_every_hours: number("verify_every_hours", &VERIFY_HOURS),
+        lead_astray_every_exits: number("lead_astray_every_exits", &LEAD_ASTRAY_EXITS),
+    }
 }
 
 /// A section that must be there.
@@ -244,19 +261,20 @@ mod tests {
             "traffic is kept only where that is asked for"
         );
         let checked = format!(
-            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\n",
+            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\nlead_astray_every_exits = 5000\n",
             sample()
         );
         let config = parse(&checked, Path::new("")).unwrap();
         assert_eq!(config.keep_frames_bytes, Some(64 << 20));
         assert_eq!(config.verify_every, Some(Duration::from_secs(86_400)));
+        assert_eq!(config.lead_astray_every, Some(5000));
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
                     [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
-                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\n";
+                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\nlead_astray_every_exits = 9\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -281,6 +299,7 @@ mod tests {
             ),
             (14, "keep_frames_mib is 0, which is out of range"),
             (15, "verify_every_hours is 0, which is out of range"),
+            (16, "lead_astray_every_exits is 9, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

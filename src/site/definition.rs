@@ -38,6 +38,9 @@ pub(super) fn text_of(offer: &Offer, replica: &Paths) -> String {
         string(&offer.vm),
         offer.memory_bytes >> 20
     );
+    if offer.verifies_output {
+        let _ = writeln!(text, "output = \"verified\"\n");
+    }
     let _ = writeln!(
         text,
         "[kernel]\npath = \"kernel\"\ncmdline = {}",
@@ -116,6 +119,7 @@ pub(super) fn offer_of(folder: &VmFolder, config: &VmConfig) -> Result<Offer, St
             .network
             .as_ref()
             .map(|network| (network.tap.as_str().to_owned(), network.mac.octets())),
+        verifies_output: config.verifies_output,
         birth: Birth {
             random_seed: [0; RANDOM_SEED_BYTES],
             wall_clock_unix_seconds: 0,

@@ -76,6 +76,8 @@ pub struct Offer {
     pub disk: Option<DiskOffer>,
     /// TAP interface and address of the network card, if there is one.
     pub network: Option<(String, [u8; 6])>,
+    /// Whether its outputs leave only when the other copy has made them too.
+    pub verifies_output: bool,
     /// What chance and the host gave the machine.
     pub birth: Birth,
 }

@@ -37,6 +37,10 @@ impl LogSource for Late {
         }
         self.log.next()
     }
+
+    fn is_given_up(&self) -> bool {
+        self.log.is_given_up()
+    }
 }
 
 #[test]
@@ -108,6 +112,10 @@ impl LogSource for Alone {
     fn next(&mut self) -> Result<Feed, TimelineError> {
         let batch = self.0.take().expect("the flush is here, and needs no more");
         Ok(Feed::Batch(Box::new(batch)))
+    }
+
+    fn is_given_up(&self) -> bool {
+        false
     }
 }
 

@@ -216,6 +216,22 @@ impl<I: Image, S: Store> Live<I, S> {
         Ok(locked(&self.state).replica.mark_stale()?)
     }
 
+    /// What wrote to it was not the machine that it is of: as [`Replica::begin_repair`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn begin_repair(&self) -> Result<LeafSet, LiveError> {
+        Ok(locked(&self.state).replica.begin_repair()?)
+    }
+
+    /// It is that machine's again, durably: as [`Replica::end_repair`].
+    ///
+    /// # Errors
+    /// [`LiveError`].
+    pub fn end_repair(&self, marks: LeafSet) -> Result<(), LiveError> {
+        Ok(locked(&self.state).replica.end_repair(marks)?)
+    }
+
     /// What was written since this was last asked.
     pub fn take_written(&self) -> LeafSet {
         let nothing = LeafSet::none(self.image.length());

@@ -133,6 +133,15 @@ const STEPS: &[Step] = &[
     ("another one has become equal", |replica| {
         replica.peer_is_equal(&LeafSet::none(replica.length())).unwrap();
     }),
+    ("its copy of the VM differs", |replica| {
+        assert!(replica.begin_repair().unwrap().is_empty());
+        assert_eq!(replica.dirty(), &LeafSet::all(replica.length()));
+    }),
+    ("that is repaired", |replica| {
+        let marks = LeafSet::none(replica.length());
+        replica.end_repair(marks).unwrap();
+        assert_eq!(replica.state(), State::Clean);
+    }),
 ];
 
 const LEAF: u64 = crate::units::LEAF_BYTES;

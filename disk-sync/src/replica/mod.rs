@@ -10,6 +10,8 @@
 //!                    └─▶ Clean, everything marked: adopt
 //! ```
 //!
+//! A copy that is repaired (H2) is `Syncing` meanwhile, from nobody (`repair`).
+//!
 //! `Clean` alone may go live. Each arrow is one update of the `header`, durable when the call returns; a crash
 //! leaves the state before or the state after.
 //!
@@ -34,6 +36,7 @@ pub(crate) mod header;
 mod identity;
 mod loaded;
 mod map;
+mod repair;
 mod store;
 
 #[cfg(test)]

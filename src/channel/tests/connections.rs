@@ -124,7 +124,7 @@ impl Backup {
                     Message::Log(frame) => {
                         if self.receiver.log(now(), &frame)? == Arrival::New {
                             self.arrived.push(frame.batch.to_vec());
-                            self.receiver.consumed(frame.seq);
+                            self.receiver.consumed(now(), frame.seq);
                             self.receiver.replayed(now(), ExitOrdinal::new(START.get() + frame.seq.0));
                         }
                     }

@@ -35,6 +35,7 @@ fn log(seq: u64, urgent: bool, batch: &[u8]) -> Message {
 fn ack(received: u64, replayed: u64, durable: u64) -> Ack {
     Ack {
         received: LogSeq(received),
+        executed: LogSeq(received / 2),
         replayed: ExitOrdinal::new(replayed),
         durable: ExitOrdinal::new(durable),
     }
@@ -136,8 +137,8 @@ fn over_long_frames_are_refused_by_their_head_alone() {
 #[test]
 fn kinds_and_fields_that_are_none_are_refused() {
     let mut unknown = bytes_of(&frame(Message::Ping(1)));
-    unknown[4] = 9;
-    assert_eq!(fault_of(&unknown), FrameError::Kind(9));
+    unknown[4] = 10;
+    assert_eq!(fault_of(&unknown), FrameError::Kind(10));
     let mut urgency = bytes_of(&frame(log(1, true, b"x")));
     urgency[HEAD_BYTES + 8] = 2;
     assert_eq!(fault_of(&urgency), FrameError::Field("urgency"));
@@ -176,7 +177,7 @@ fn hellos_that_are_none_are_refused() {
     type Change = fn(&mut Vec<u8>);
     let cases: [(Change, HelloError); 11] = [
         (|body| body[0] ^= 1, HelloError::Magic),
-        (|body| body[8] = 2, HelloError::Version(2)),
+        (|body| body[8] = 3, HelloError::Version(3)),
         (|body| body.truncate(9), HelloError::Length),
         (|body| body.truncate(75), HelloError::Length),
         (|body| body.push(0), HelloError::Length),

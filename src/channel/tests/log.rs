@@ -20,6 +20,7 @@ const fn exit(number: u64) -> ExitOrdinal {
 const fn ack(received: u64, replayed: u64, durable: u64) -> Ack {
     Ack {
         received: LogSeq(received),
+        executed: LogSeq::NONE,
         replayed: exit(replayed),
         durable: exit(durable),
     }
@@ -35,6 +36,55 @@ fn sender_of_three() -> Sender {
         assert_eq!(frame.seq, LogSeq(number));
     }
     sender
+}
+
+#[test]
+fn what_is_executed_is_said_at_once_where_it_is_waited_for() {
+    for at_once in [false, true] {
+        let mut sender = Sender::new(START);
+        let mut receiver = Receiver::new(START);
+        receiver.say_executed(at_once);
+        for (number, urgent) in [(1, true), (2, false)] {
+            let frame = sender
+                .push(ms(0), exit(100 + number), urgent, vec![7; 100])
+                .unwrap();
+            receiver.log(ms(0), &frame).unwrap();
+        }
+        let said = receiver.ack(ms(0)).unwrap();
+        assert_eq!((said.received, said.executed), (LogSeq(2), LogSeq::NONE));
+        receiver.consumed(ms(50), LogSeq(1));
+        let due = if at_once {
+            ms(50)
+        } else {
+            ms(50 + ACK_DELAY_MS_MAX)
+        };
+        assert_eq!(receiver.ack_due(), Some(due));
+        assert_eq!(receiver.ack(due).unwrap().executed, LogSeq(1));
+        receiver.consumed(ms(80), LogSeq(2));
+        assert_eq!(
+            receiver.ack_due(),
+            Some(ms(80 + ACK_DELAY_MS_MAX)),
+            "nobody waits for it"
+        );
+    }
+}
+
+#[test]
+fn what_was_executed_is_no_more_than_was_received_and_is_not_taken_back() {
+    let mut sender = sender_of_three();
+    let said = |received, executed| Ack {
+        executed: LogSeq(executed),
+        ..ack(received, 100, 100)
+    };
+    assert!(matches!(
+        sender.acknowledge(said(1, 2)),
+        Err(Misbehaviour::Unsent { .. })
+    ));
+    sender.acknowledge(said(2, 2)).unwrap();
+    assert!(matches!(
+        sender.acknowledge(said(3, 1)),
+        Err(Misbehaviour::Backwards { .. })
+    ));
 }
 
 #[test]
@@ -143,7 +193,7 @@ fn a_full_buffer_refuses_and_hands_the_batch_back() {
         Err(Misbehaviour::Flood(_))
     ));
     // Once one is replayed there is room again, at both ends.
-    receiver.consumed(LogSeq(1));
+    receiver.consumed(ms(0), LogSeq(1));
     sender.acknowledge(ack(pushed, 101, 100)).unwrap();
     assert!(sender.room() > 0);
     let next = sender.push(ms(1), exit(1000), false, vec![2; LOG_FRAME_BYTES_MAX]);
@@ -195,7 +245,7 @@ fn a_receiver_takes_each_frame_once_and_in_order() {
     assert_eq!(receiver.log(ms(0), &frames[2]), Ok(Arrival::New));
     assert_eq!(receiver.duplicates(), 1);
     assert_eq!(receiver.held_bytes(), 3 * (100 + LOG_FRAME_OVERHEAD_BYTES));
-    receiver.consumed(LogSeq(2));
+    receiver.consumed(ms(0), LogSeq(2));
     assert_eq!(receiver.held_bytes(), 100 + LOG_FRAME_OVERHEAD_BYTES);
     // Number 0 is before the first frame: no sender sends it, and it is nothing new.
     let zero = LogFrame {
@@ -331,7 +381,7 @@ impl World {
                 self.receiver.replayed(now, exit(self.replayed));
                 let ended = self.pushed.iter().take(self.arrived.len());
                 let consumed = ended.filter(|(_, through)| *through <= self.replayed).count();
-                self.receiver.consumed(LogSeq(consumed as u64));
+                self.receiver.consumed(now, LogSeq(consumed as u64));
             }
             Step::Sync => self.receiver.durable(now, exit(self.replayed)),
             Step::Pass(span) => self.now += span,
@@ -373,7 +423,8 @@ proptest! {
         let pushed: Vec<Vec<u8>> = world.pushed.iter().map(|(batch, _)| batch.clone()).collect();
         prop_assert_eq!(&world.arrived, &pushed);
         let end = world.through_of(pushed.len());
-        prop_assert_eq!(world.sender.acknowledged(), ack(pushed.len() as u64, end, end));
+        let all = LogSeq(pushed.len() as u64);
+        prop_assert_eq!(world.sender.acknowledged(), Ack { executed: all, ..ack(all.0, end, end) });
         prop_assert_eq!(world.sender.room(), LOG_BUFFER_BYTES_MAX);
         prop_assert_eq!(world.receiver.held_bytes(), 0);
     }

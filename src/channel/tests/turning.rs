@@ -19,6 +19,7 @@ fn frame(seq: u64) -> Message {
 fn ack(received: u64) -> Message {
     Message::Ack(Ack {
         received: LogSeq(received),
+        executed: LogSeq(0),
         replayed: ExitOrdinal::new(0),
         durable: ExitOrdinal::new(0),
     })

@@ -110,6 +110,23 @@ fn mac_octets(written: &str) -> Option<[u8; 6]> {
     octets.try_into().ok()
 }
 
+const OUTPUTS: &[&str] = &["received", "verified"];
+
+/// Whether outputs are verified.
+pub(super) fn output(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    match text(value)? {
+        "received" => Ok(false),
+        "verified" => Ok(true),
+        other => Err(Wrong::new(
+            format!("{other:?} is no word by which outputs leave"),
+            match nearest(other, OUTPUTS) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("use one of {}", OUTPUTS.join(", ")),
+            },
+        )),
+    }
+}
+
 pub(super) fn console_mode(value: &DeValue<'_>) -> Result<ConsoleMode, Wrong> {
     match text(value)? {
         "interactive" => Ok(ConsoleMode::Interactive),

@@ -34,6 +34,8 @@ pub struct VmConfig {
     pub network: Option<NetworkConfig>,
     /// The serial console.
     pub console: ConsoleMode,
+    /// Whether an output of a protected VM leaves only when the other copy has made it too (H3).
+    pub verifies_output: bool,
     /// What the guest's real-time clock shows when the VM is created; `None` for the host's time of day.
     pub clock_start: Option<UnixSeconds>,
 }

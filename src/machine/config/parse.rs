@@ -22,6 +22,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let known = &[
         "name",
         "memory_mib",
+        "output",
         "kernel",
         "disk",
         "network",
@@ -31,6 +32,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let root = Section::root(document, known, mistakes);
     let name = root.required("name", "name = \"redis-1\"", mistakes, fields::vm_name);
     let memory_bytes = root.required("memory_mib", "memory_mib = 512", mistakes, fields::memory_bytes);
+    let verifies_output = root.optional("output", mistakes, fields::output);
     let kernel = read_kernel(root, folder, mistakes);
     let disk = root
         .subsection("disk", &["path", "metadata", "read_only"], mistakes)
@@ -52,6 +54,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         disk: whole(disk)?,
         network: whole(network)?,
         console,
+        verifies_output: verifies_output.unwrap_or(false),
         clock_start,
     })
 }

@@ -50,6 +50,7 @@ fn the_documented_sample_parses() {
                 mac: MacAddress([2, 0, 0, 0, 0, 1]),
             }),
             console: ConsoleMode::Interactive,
+            verifies_output: false,
             clock_start: Some(UnixSeconds(1_769_860_800)),
         }
     );
@@ -100,7 +101,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     (
         "memory_mib = 64\nsmbios = 3",
         &[
-            "3:1: unknown key \"smbios\"; remove it; known here: name, memory_mib, kernel, disk, network, console, clock",
+            "3:1: unknown key \"smbios\"; remove it; known here: name, memory_mib, output, kernel, disk, network, console, clock",
         ],
     ),
     (

@@ -27,9 +27,11 @@ impl Vm {
         Ok(RamCopy::of(self.kvm.memory().reader()))
     }
 
-    /// Two machines go on from here: what was written to the disk is digested from here on.
+    /// Two machines go on from here, equal: what was written to the disk is digested from here on, and what was written at
+    /// all is remembered.
     pub(in crate::machine) fn begin_lockstep(&mut self) {
         self.disk_writes = 0;
+        self.history.begin(self.totals.exit_count);
     }
 
     /// Addresses of the pages written since the copy began or this was last asked, by whomever.

@@ -26,7 +26,7 @@ impl Vm {
             if effects.is_empty() {
                 return Ok(None);
             }
-            let (mut requests, mut frames) = (Vec::new(), Vec::new());
+            let mut requests = Vec::new();
             let mut outcome = None;
             for effect in effects {
                 match effect {
@@ -39,7 +39,7 @@ impl Vm {
                     }
                     Effect::Transmit(frame) => {
                         let release = timeline.output(self.standing(), Output::Frame(&frame))?;
-                        frames.push((release, frame));
+                        outside.put_out(self.totals.exit_count, release, HeldOutput::Frame(frame));
                     }
                     Effect::EntropyWanted { byte_count } => self.provide_entropy(byte_count, timeline)?,
                     Effect::PowerOff => {
@@ -51,11 +51,11 @@ impl Vm {
                 }
             }
             self.disk_writes = roll_disk_writes(self.disk_writes, &requests);
+            for bytes in requests.iter().filter_map(|request| request.operation.written()) {
+                self.history.wrote(&bytes);
+            }
             if let (Some(disk), false) = (&outside.disk, requests.is_empty()) {
                 disk.submit(self.totals.exit_count, requests);
-            }
-            for (release, frame) in frames {
-                outside.put_out(self.totals.exit_count, release, HeldOutput::Frame(frame));
             }
             self.show_console_lines(timeline, outside)?;
             if outcome.is_some() {

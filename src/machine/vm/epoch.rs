@@ -21,6 +21,52 @@ pub struct EpochDigests {
     pub parts: Vec<(String, u64)>,
 }
 
+/// In what two machines differ.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Differing {
+    /// The vCPU.
+    pub registers: bool,
+    /// A device.
+    pub devices: bool,
+    /// What was written to the disk.
+    pub disk: bool,
+    /// RAM.
+    pub ram: bool,
+    /// The pages, by address, as far as they can be told.
+    pub pages: Vec<u64>,
+}
+
+/// The part that stands for what was written to the disk.
+const DISK_WRITES: &str = "disk writes";
+/// The part that stands for all of the vCPU, where it is digested.
+pub const WHOLE_VCPU: &str = "vCPU";
+
+impl EpochDigests {
+    /// In what the machine that `found` is of differs from this one.
+    #[must_use]
+    pub fn differing(&self, found: &Self) -> Differing {
+        let mut differing = Differing {
+            registers: self.registers != found.registers,
+            ram: self.ram != found.ram,
+            pages: self.ram.differing_pages(&found.ram),
+            ..Differing::default()
+        };
+        let parts = found.parts.iter().filter(|part| !self.parts.contains(part));
+        let missing = self
+            .parts
+            .iter()
+            .filter(|(name, _)| found.parts.iter().all(|(found, _)| found != name));
+        for (name, _) in parts.chain(missing) {
+            match name.as_str() {
+                DISK_WRITES => differing.disk = true,
+                WHOLE_VCPU => differing.registers = true,
+                _ => differing.devices = true,
+            }
+        }
+        differing
+    }
+}
+
 /// A rolling digest of what was written to the disk, and where.
 pub(super) fn roll_disk_writes(digest: u64, requests: &[DiskRequest]) -> u64 {
     requests
@@ -34,8 +80,9 @@ pub(super) fn roll_disk_writes(digest: u64, requests: &[DiskRequest]) -> u64 {
 impl Vm {
     /// Closes the epoch that ends at this exit, and begins the next.
     pub(super) fn close_epoch(&mut self, timeline: &mut dyn Timeline) -> Result<(), RunError> {
-        let digests = self.digests()?;
+        let (digests, changed) = self.digests()?;
         timeline.epoch_ended(self.standing(), digests)?;
+        self.history.close(self.totals.exit_count, &changed);
         Ok(self.kvm.forget_written_pages()?)
     }
 
@@ -45,23 +92,26 @@ impl Vm {
     /// When KVM refuses.
     pub(in crate::machine) fn stand(&mut self) -> Result<EpochDigests, RunError> {
         self.vcpu.complete_instruction()?;
-        let digests = self.digests()?;
+        let (digests, changed) = self.digests()?;
+        self.history.close(self.totals.exit_count, &changed);
         self.kvm.forget_written_pages()?;
         Ok(digests)
     }
 
-    fn digests(&mut self) -> Result<EpochDigests, RunError> {
-        self.ram_digest
-            .update(&self.kvm.changed_pages()?, self.kvm.memory())?;
+    /// What it is, and the pages that were written in the epoch.
+    fn digests(&mut self) -> Result<(EpochDigests, Vec<u64>), RunError> {
+        let changed = self.kvm.changed_pages()?;
+        self.ram_digest.update(&changed, self.kvm.memory())?;
         let mut devices = Parts::default();
         self.board.save(&mut devices);
         let digest =
             |part: &crate::base::parts::Part| (part.name.clone(), XxHash3_64::oneshot(&part.content));
-        let disk_writes = ("disk writes".to_owned(), self.disk_writes);
-        Ok(EpochDigests {
+        let disk_writes = (DISK_WRITES.to_owned(), self.disk_writes);
+        let digests = EpochDigests {
             registers: zerocopy::transmute!(self.vcpu.registers()?),
             ram: self.ram_digest.sums(),
             parts: devices.iter().map(digest).chain([disk_writes]).collect(),
-        })
+        };
+        Ok((digests, changed))
     }
 }

@@ -43,10 +43,12 @@ mod copy;
 mod effects;
 mod epoch;
 mod exits;
+mod history;
 mod instruction;
 mod live;
 mod preempt;
 mod ram_digest;
+mod repair;
 mod saved;
 mod shadow;
 mod shown_clock;
@@ -69,9 +71,11 @@ use crate::devices::platform::{HPET_MMIO, POSTED_WRITE_PORTS, POSTED_WRITE_REGIS
 use crate::devices::virtio_net::Offloads;
 use crate::devices::{Frame, Input};
 pub use copy::{CopiedPage, Filling, RamCopy};
-pub use epoch::EpochDigests;
+pub use epoch::{Differing, EpochDigests, WHOLE_VCPU};
+use history::History;
 pub use live::Live;
 pub use ram_digest::{RamDigest, RamSums};
+pub use repair::{Capture, CodeAround, NoCapture, Touched};
 pub use saved::RestoreError;
 pub use timeline::{
     Arrival, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline, TimelineError, Turn,
@@ -113,6 +117,9 @@ pub enum HeldOutput {
 pub trait OutputKeeper: std::fmt::Debug {
     /// Takes `output`, which the guest has put out at `position`, to let it out when `release` says so.
     fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput);
+
+    /// The other copy has put out a frame of this digest at `position`, and this one leaves that out (H2).
+    fn left_out(&mut self, position: ExitOrdinal, digest: u64);
 }
 
 /// What carries a VM's effects to the outside.
@@ -193,6 +200,7 @@ pub(super) struct Vm {
     console_bytes: Vec<u8>,
     receive_offloads: Offloads,
     ram_digest: RamDigest,
+    history: History,
     /// Of all that was written to the disk ([`epoch::roll_disk_writes`]).
     disk_writes: u64,
     totals: Totals,
@@ -240,6 +248,7 @@ impl Vm {
             console_bytes: Vec::new(),
             receive_offloads: Offloads::default(),
             ram_digest: RamDigest::default(),
+            history: History::default(),
             disk_writes: 0,
             totals: Totals::default(),
         };

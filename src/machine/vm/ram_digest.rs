@@ -70,21 +70,31 @@ impl RamSums {
     /// What differs in `other`, in words; nothing if nothing does.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Vec<String> {
-        let mut words = Vec::new();
-        for (bucket, (one, other)) in self.0.iter().zip(&other.0).enumerate() {
-            if one == other {
-                continue;
-            }
+        let words = self.places(other).map(|place| match place {
+            Ok(page) => format!("the page at {:#x}", page * PAGE_BYTES),
+            Err(bucket) => format!("several pages whose number is {bucket} modulo {BUCKETS}"),
+        });
+        words.collect()
+    }
+
+    /// The pages that differ in `other`, by address, as far as they can be told.
+    #[must_use]
+    pub fn differing_pages(&self, other: &Self) -> Vec<u64> {
+        let pages = self.places(other).filter_map(Result::ok);
+        pages.map(|page| page * PAGE_BYTES).collect()
+    }
+
+    /// The pages that differ in `other`, or the buckets in which several do.
+    fn places(&self, other: &Self) -> impl Iterator<Item = Result<u64, usize>> {
+        let buckets = self.0.iter().zip(&other.0).enumerate();
+        let differing = buckets.filter(|(_, (one, other))| one != other);
+        differing.map(|(bucket, (one, other))| {
             let [delta, weighted] = [0, 1].map(|index| minus(one[index], other[index]));
             let page = times(weighted, inverse(delta));
             // More RAM than the architecture's 52 bits of address cannot be.
-            if delta != 0 && bucket_of(page) == bucket && page < 1 << 40 {
-                words.push(format!("the page at {:#x}", page * PAGE_BYTES));
-            } else {
-                words.push(format!("several pages whose number is {bucket} modulo {BUCKETS}"));
-            }
-        }
-        words
+            let is_one = delta != 0 && bucket_of(page) == bucket && page < 1 << 40;
+            if is_one { Ok(page) } else { Err(bucket) }
+        })
     }
 
     /// The encoded form.
@@ -189,6 +199,7 @@ mod tests {
             } else {
                 vec![format!("the page at {:#x}", page * PAGE_BYTES)]
             };
+            prop_assert_eq!(one.differing_pages(&other).len(), expected.len());
             prop_assert_eq!(one.difference(&other), expected);
             prop_assert_eq!(RamSums::from_bytes(&other.to_bytes()), other);
         }

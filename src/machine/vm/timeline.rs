@@ -7,7 +7,7 @@
 
 use kvm_bindings::kvm_regs;
 
-use super::epoch::EpochDigests;
+use super::epoch::{Differing, EpochDigests};
 use crate::base::units::{ExitOrdinal, LogSeq, PAGE_SIZE, VirtualTime};
 use crate::devices::{Frame, Input};
 use crate::machine::kvm::{Disturbance, Exit, PostedWrite, VcpuState};
@@ -138,6 +138,8 @@ pub enum TimelineError {
         exit: ExitOrdinal,
         /// What differs, by name.
         what: String,
+        /// In what the two machines differ; none where it shows in what the guest does.
+        state: Option<Box<Differing>>,
     },
     /// The operator stops the VM while it waits for what comes next.
     #[error("the VM was stopped while it waited for the log")]

@@ -15,7 +15,7 @@ use antipode_disk_sync::image::{Access, FileImage, Image, OpenError};
 use antipode_disk_sync::online::{Live, LiveError, Position};
 use antipode_disk_sync::replica::{FileStore, GenerationId, Lineage};
 
-use super::disk_queue::{Queue, written_by};
+use super::disk_queue::Queue;
 use super::failures::Failures;
 use super::flushes::Flushes;
 use super::write_limit::WriteLimit;
@@ -277,7 +277,7 @@ impl Disk {
         self.medium.flush()
     }
 
-    fn live(&self) -> Option<&Live<FileImage, FileStore>> {
+    pub(super) fn live(&self) -> Option<&Live<FileImage, FileStore>> {
         match &self.medium {
             Medium::Plain(_) => None,
             Medium::Replica(disk) => Some(disk.live()),
@@ -316,7 +316,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// A request waits, or no more will come.
     work: Condvar,
-    /// The last request under way has ended.
+    /// The last request under way has ended, or a leaf's mending.
     idle: Condvar,
     flushes: Flushes,
     failures: Failures,
@@ -366,9 +366,10 @@ impl DiskHandle {
         self.shared.queue()
     }
 
-    /// What had to wait may go on.
-    pub(super) fn requests_may_go(&self) {
+    /// What had to wait for a leaf's mending may go on.
+    pub(super) fn mending_is_over(&self) {
         self.shared.work.notify_all();
+        self.shared.idle.notify_all();
     }
 
     /// Its requests that have failed.
@@ -476,7 +477,7 @@ fn serve(shared: &Shared, disk: &Disk, buffers: &BufferPool, inbox: &Inbox) {
         };
         drop(queue);
         let is_flush = matches!(request.operation, DiskOperation::Flush);
-        let written = written_by(&request.operation);
+        let written = request.operation.written();
         let outcome = disk.perform(request.operation, buffers);
         let completion = DiskCompletion {
             id: request.id,

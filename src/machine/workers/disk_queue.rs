@@ -14,18 +14,7 @@ use antipode_disk_sync::units::{ImageLength, Run};
 
 use super::disk_watch::Round;
 use crate::base::units::ExitOrdinal;
-use crate::devices::{DiskOperation, DiskRequest};
-
-/// A write's bytes; none of another request.
-pub(super) fn written_by(operation: &DiskOperation) -> Option<Range<u64>> {
-    match operation {
-        DiskOperation::Write { offset, data } => {
-            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-            Some(*offset..offset.saturating_add(length))
-        }
-        DiskOperation::Read { .. } | DiskOperation::Flush => None,
-    }
-}
+use crate::devices::DiskRequest;
 
 /// What waits and what is under way.
 #[derive(Debug, Default)]
@@ -45,7 +34,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn submit(&mut self, at: ExitOrdinal, request: DiskRequest) {
-        if let (Some((_, watch)), Some(bytes)) = (&mut self.watch, written_by(&request.operation)) {
+        if let (Some((_, watch)), Some(bytes)) = (&mut self.watch, request.operation.written()) {
             watch.touch(&bytes);
         }
         self.waiting.push_back((at, request));
@@ -54,15 +43,14 @@ impl Queue {
     /// The next request that a thread may carry out; it tells when that is done.
     pub(super) fn take(&mut self) -> Option<(ExitOrdinal, DiskRequest)> {
         let is_free =
-            |(_, request): &(ExitOrdinal, DiskRequest)| match (&self.mending, written_by(&request.operation))
-            {
+            |(_, request): &(ExitOrdinal, DiskRequest)| match (&self.mending, request.operation.written()) {
                 (Some(leaf), Some(bytes)) => bytes.end <= leaf.start || leaf.end <= bytes.start,
                 _ => true,
             };
         let index = self.waiting.iter().position(is_free)?;
         let taken = self.waiting.remove(index)?;
         self.under_way += 1;
-        self.writing.extend(written_by(&taken.1.operation));
+        self.writing.extend(taken.1.operation.written());
         Some(taken)
     }
 
@@ -84,9 +72,9 @@ impl Queue {
         self.is_closed && self.waiting.is_empty()
     }
 
-    /// Whether no request waits or is under way.
+    /// Whether no request waits or is under way, and no leaf is being mended.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.under_way == 0
+        self.waiting.is_empty() && self.under_way == 0 && self.mending.is_none()
     }
 
     /// Watches what is written to a round's slice from here on, in place of the slice that was watched before.
@@ -94,7 +82,7 @@ impl Queue {
         let waiting: Vec<_> = self
             .waiting
             .iter()
-            .filter_map(|(_, request)| written_by(&request.operation))
+            .filter_map(|(_, request)| request.operation.written())
             .collect();
         let under_way = waiting.iter().chain(&self.writing);
         self.watch = Some((round, Watch::begin(round.slice, length, under_way)));
@@ -138,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::base::buffer_pool::BufferPool;
-    use crate::devices::DiskRequestId;
+    use crate::devices::{DiskOperation, DiskRequestId};
 
     const LENGTH: u64 = 8 * LEAF_BYTES;
 
@@ -222,5 +210,18 @@ mod tests {
         queue.end_mend();
         assert_eq!(take(&mut queue), Some(0));
         assert!(queue.is_over() && !queue.is_idle());
+    }
+
+    #[test]
+    fn a_mending_is_waited_for_and_none_begins_where_nothing_is_watched() {
+        let mut queue = Queue::default();
+        let round = round(5, 0b11);
+        queue.watch(round, length());
+        assert!(queue.begin_mend(round, 0, 0b01, length()));
+        queue.unwatch();
+        assert!(!queue.is_idle());
+        queue.end_mend();
+        assert!(queue.is_idle());
+        assert!(!queue.begin_mend(round, 1, 0b10, length()));
     }
 }

@@ -154,7 +154,7 @@ struct EndMend<'a>(&'a DiskHandle);
 impl Drop for EndMend<'_> {
     fn drop(&mut self) {
         self.0.queue().end_mend();
-        self.0.requests_may_go();
+        self.0.mending_is_over();
     }
 }
 

@@ -15,6 +15,7 @@ mod console;
 mod credits;
 mod disk;
 mod disk_queue;
+mod disk_repair;
 mod disk_watch;
 mod entropy;
 mod failures;

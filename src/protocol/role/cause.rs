@@ -73,6 +73,11 @@ pub enum Cause {
         "the two sites' disks differ in what was compared; if this site were lost, the VM would go on with other data"
     )]
     DisksDiffer,
+    /// The backup's copy is another machine and is being made the same again.
+    #[error(
+        "the backup's copy differs and is being repaired; if the primary were lost now, neither site could go on"
+    )]
+    CopyDiffers,
     /// The primary that was to yield is not told whether it has.
     #[error("the other site was not told in time whether the VM may be switched over")]
     SwapUnknown,

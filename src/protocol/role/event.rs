@@ -198,6 +198,8 @@ pub struct Gauges {
 pub struct Acknowledged {
     /// The last log frame that it has received whole, with all before it.
     pub received: LogSeq,
+    /// The last one that it has executed to its end, its outputs made and the same.
+    pub executed: LogSeq,
     /// How far it has replayed.
     pub replayed: ExitOrdinal,
     /// How far its replica is durable.
@@ -290,8 +292,14 @@ pub enum Event {
         /// The last log frame that was written by then. Primary.
         logged: LogSeq,
     },
-    /// The copy is not the same machine any more. Backup.
+    /// The copy is not the same machine any more, and nothing makes it that. Backup.
     ReplayDiverged,
+    /// Outputs leave when the backup has made them too, or when it has received what tells of them. Primary, or about to be.
+    OutputsVerified(bool),
+    /// The other site's copy is being made the same machine again, and acknowledges nothing meanwhile. Primary.
+    RepairBegins,
+    /// It is no more. Primary.
+    RepairEnds,
     /// A write or flush of this site's replica failed. Backup.
     ReplicaFailed,
     /// This site's disk has failed a request of its guest, which has not been told. Live, in a pairing.

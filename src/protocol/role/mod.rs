@@ -155,9 +155,13 @@ pub struct Role {
     gauges: Gauges,
     progress: Progress,
     acknowledged: Acknowledged,
+    /// Outputs leave when the backup has made them too.
+    verifies_outputs: bool,
     channel_open: bool,
     /// The guest waits for what its disk has failed.
     disk_fails: bool,
+    /// The backup's copy is another machine, and is being made the same again.
+    backup_differs: bool,
     backup: backup::Following,
     /// When the suspicion was strong enough to claim.
     suspected_at: Option<Moment>,
@@ -201,8 +205,10 @@ impl Role {
             gauges: Gauges::default(),
             progress: Progress::default(),
             acknowledged: Acknowledged::default(),
+            verifies_outputs: false,
             channel_open: false,
             disk_fails: false,
+            backup_differs: false,
             backup: backup::Following::default(),
             suspected_at: None,
             stopped_at: None,
@@ -249,6 +255,9 @@ impl Role {
             Event::ReplicaDurable { position } => self.replica_durable(position),
             Event::StoodStill { position, logged } => self.stood_still(position, logged),
             Event::ReplayDiverged => self.leave_backup(Leaving::Diverged),
+            Event::OutputsVerified(are) => self.verify_outputs(are),
+            Event::RepairBegins => self.backup_differs(true),
+            Event::RepairEnds => self.backup_differs(false),
             Event::ReplicaFailed => self.leave_backup(Leaving::ReplicaFailed),
             Event::DiskFailed => self.disk_fails = self.phase.is_live(),
             Event::GuestStopped { position } => self.guest_stopped(position),
@@ -412,8 +421,8 @@ impl Role {
     fn apply_gate(&mut self) {
         match self.gate {
             Gate::Closed => self.emit(Effect::HoldOutputs),
-            Gate::Acknowledged if self.acknowledged.received == LogSeq::new(0) => {}
-            Gate::Acknowledged => self.emit(Effect::ReleaseThrough(self.acknowledged.received)),
+            Gate::Acknowledged if self.releasable() == LogSeq::NONE => {}
+            Gate::Acknowledged => self.emit(Effect::ReleaseThrough(self.releasable())),
             Gate::Open => {
                 self.emit(Effect::OpenOutputs);
                 if std::mem::take(&mut self.announces) {

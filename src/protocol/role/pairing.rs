@@ -108,6 +108,7 @@ impl Role {
         self.acknowledged = Acknowledged::default();
         self.channel_open = true;
         self.disk_fails = false;
+        self.backup_differs = false;
         self.detector.begin(self.now);
         self.enter(Phase::Pairing, None);
         self.emit(Effect::BeginLockstep(self.flush));

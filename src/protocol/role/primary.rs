@@ -1,12 +1,16 @@
 //! Live in a pairing: outputs leave as they are acknowledged (P1), the guest is slowed for its backup (P3), the backup
 //! is watched (P4).
 
+use std::time::Duration;
+
 use antipode_tiebreaker::{Flush, Record};
 
 use super::{
     Acknowledged, Cause, Effect, Gate, Leaving, Phase, Purpose, Refused, Role, Side, Standing, Word,
 };
+use crate::base::units::LogSeq;
 use crate::protocol::detector::Level;
+use crate::protocol::limits::REPAIR_PATIENCE;
 
 impl Role {
     pub(super) fn acked(&mut self, acknowledged: Acknowledged) {
@@ -17,9 +21,10 @@ impl Role {
         self.detector.replayed(self.now, acknowledged.replayed);
         let received = acknowledged.received.max(self.acknowledged.received);
         let durable = acknowledged.durable.max(self.acknowledged.durable);
-        let rises = received > self.acknowledged.received;
+        let released = self.releasable();
         let flushed = durable > self.acknowledged.durable;
         self.acknowledged = Acknowledged {
+            executed: acknowledged.executed.max(self.acknowledged.executed),
             received,
             replayed: acknowledged.replayed.max(self.acknowledged.replayed),
             durable,
@@ -31,9 +36,26 @@ impl Role {
         if self.gate == Gate::Acknowledged {
             if self.doubt.is_some() {
                 self.reassured_by(received);
-            } else if rises {
-                self.emit(Effect::ReleaseThrough(received));
+            } else if self.releasable() > released {
+                self.emit(Effect::ReleaseThrough(self.releasable()));
             }
+        }
+    }
+
+    /// Outputs in log frames up to this one may leave: by the backup's word that it has received them, or has made them (H3).
+    pub(super) const fn releasable(&self) -> LogSeq {
+        if self.verifies_outputs {
+            self.acknowledged.executed
+        } else {
+            self.acknowledged.received
+        }
+    }
+
+    pub(super) fn verify_outputs(&mut self, are_verified: bool) {
+        self.verifies_outputs = are_verified;
+        // What may leave by the other word leaves now; what has left stays so.
+        if self.phase.is_live() && self.gate == Gate::Acknowledged && self.doubt.is_none() {
+            self.apply_gate();
         }
     }
 
@@ -57,7 +79,7 @@ impl Role {
             }
             Level::Suspect(_) => self.claim_when_due(Side::Primary),
             _ if suspecting => self.go_on_as_primary(),
-            Level::Fine if self.disk_fails && self.stopped_at.is_none() => self.leave_it_to_the_backup(),
+            Level::Fine if self.may_leave_it_to_the_backup() => self.leave_it_to_the_backup(),
             _ => self.confirm_stop_again(),
         }
     }
@@ -72,8 +94,21 @@ impl Role {
         self.confirm_stop();
     }
 
+    /// The backup's copy is another machine, or is that no more. Until it is the same again it is not suspected for what it
+    /// does not acknowledge, for a while (H2).
+    pub(super) fn backup_differs(&mut self, differs: bool) {
+        self.backup_differs = differs;
+        let patience = if differs { REPAIR_PATIENCE } else { Duration::ZERO };
+        self.detector.excuse_until(self.now + patience);
+    }
+
+    fn may_leave_it_to_the_backup(&self) -> bool {
+        self.disk_fails && self.stopped_at.is_none() && !self.backup_differs
+    }
+
     /// The backup's disk has done, or will do, what this site's has failed: the VM goes on there, and its guest is told of
-    /// no failure. A backup that is in doubt is waited for, or claimed from: an error is better than no VM.
+    /// no failure. A backup that is in doubt, or whose copy differs, is waited for, or claimed from: an error is better than
+    /// no VM.
     fn leave_it_to_the_backup(&mut self) {
         let why = Leaving::DiskFailed;
         self.discard();

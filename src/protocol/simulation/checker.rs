@@ -26,6 +26,8 @@ pub(super) enum Harm {
     LedUngranted,
     /// A VM whose protection an operator has ended was protected again by itself.
     ProtectedUnasked,
+    /// An output left, which waits until the copy has made it, and it has not.
+    Unverified,
     /// All was healed, and the VM was not protected within a minute.
     NeverProtected,
 }
@@ -44,6 +46,8 @@ pub(super) struct Checker {
     swapped: BTreeSet<(usize, u64)>,
     /// Sites where an operator has ended the protection of what runs there.
     ended: BTreeSet<usize>,
+    /// What copies have made.
+    copied: BTreeSet<u64>,
     /// The first harm.
     pub(super) harm: Option<Harm>,
     /// All kinds of it.
@@ -145,6 +149,18 @@ impl Checker {
     pub(super) fn open_sites(&mut self, count: usize) {
         if count > 1 {
             self.blame(Harm::TwoOpen);
+        }
+    }
+
+    /// A copy has made this output.
+    pub(super) fn copy_makes(&mut self, output: u64) {
+        self.copied.insert(output);
+    }
+
+    /// An output leaves that waits until the copy has made it, or has come with it.
+    pub(super) fn verified(&mut self, output: u64) {
+        if !self.copied.contains(&output) {
+            self.blame(Harm::Unverified);
         }
     }
 

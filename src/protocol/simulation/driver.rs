@@ -8,6 +8,7 @@ use antipode_tiebreaker::{Answer, Boot, Operation, PairingId, State};
 use super::Flaw;
 use super::checker::History;
 use super::guest::since;
+use super::repairing::Differing;
 use super::world::{Happening, Logged, Message, World, site_name};
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::workers::FlushGate;
@@ -52,6 +53,8 @@ pub(super) struct Process {
     /// How far the copy's own disk is durable.
     pub(super) durable: usize,
     pub(super) heard_at: u64,
+    /// The copy is another machine.
+    pub(super) differs: Option<Differing>,
     pub(super) reprotect: Reprotect,
 }
 
@@ -61,6 +64,7 @@ impl Process {
         self.memory.clear();
         self.inbox.clear();
         self.stands = false;
+        self.differs = None;
         self.flushes.open();
         if self.rule.gate() != Gate::Discarded {
             self.rule.hold();
@@ -112,10 +116,12 @@ impl World {
             flushing: false,
             durable: 0,
             heard_at: at,
+            differs: None,
             reprotect: Reprotect::new(true, host.is_protected),
         });
         self.after(1, Happening::Tick(id));
         self.after(5, Happening::Guest(id));
+        self.step(site, Event::OutputsVerified(self.verifies));
         self.step(site, Event::Command(command));
     }
 
@@ -207,7 +213,11 @@ impl World {
         let Some(process) = &mut self.hosts[site].process else {
             return;
         };
+        let waits_for_copy = self.verifies && matches!(process.rule.gate(), Gate::Held(_));
         while let Some((index, _)) = process.rule.take(now) {
+            if waits_for_copy {
+                self.checker.verified(process.memory[index]);
+            }
             self.checker.leaves(&process.memory[..=index]);
         }
     }
@@ -288,6 +298,8 @@ impl World {
                 disk,
             } => {
                 if process.role.phase() == Phase::Joining {
+                    history.iter().for_each(|output| self.checker.copy_makes(*output));
+                    let process = self.hosts[site].process.as_mut().unwrap();
                     process.durable = history.len();
                     process.memory = history;
                     process.pairing = pairing;
@@ -462,7 +474,10 @@ impl World {
         );
     }
 
-    fn replay_to_end(&mut self, site: usize, replay: ReplayId) {
+    pub(super) fn replay_to_end(&mut self, site: usize, replay: ReplayId) {
+        if self.waits_for_repair(site, replay) {
+            return;
+        }
         let flaw = self.flaw;
         let process = self.process(site);
         if flaw == Flaw::ReplayNotToEnd {

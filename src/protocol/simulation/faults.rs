@@ -122,7 +122,7 @@ impl World {
     /// One fault, drawn from the seed.
     pub(super) fn break_something(&mut self) {
         let site = usize::try_from(self.random.between(0, 2)).unwrap();
-        let kind = self.random.between(0, 12);
+        let kind = self.random.between(0, 14);
         let told = format!("{} fault {kind} at {site}", self.now);
         self.note(told);
         match kind {
@@ -136,6 +136,7 @@ impl World {
             7 | 8 => self.cut(&[2 + site]),
             9 => self.cut(&[2, 3]),
             10 => self.cut(&[0, 1, 2, 3]),
+            11 | 12 => self.lead_astray(site),
             _ => {
                 let failures = [
                     Event::ReplayDiverged,

@@ -20,9 +20,14 @@ impl Process {
     /// How far the copy is, as it says.
     fn acknowledged(&self, flaw: Flaw) -> Acknowledged {
         let replayed = ExitOrdinal::new(self.memory.len() as u64);
+        let unexecuted = match flaw {
+            Flaw::MadeWhenReceived => 0,
+            _ => self.inbox.len() as u64,
+        };
         let durable = ExitOrdinal::new(self.durable as u64);
         Acknowledged {
             received: LogSeq::new(self.received),
+            executed: LogSeq::new(self.received - unexecuted),
             replayed,
             durable: if flaw == Flaw::NotFlushed {
                 replayed
@@ -63,6 +68,9 @@ impl World {
     /// The copy executes the next thing that it has received, its own flush too.
     pub(super) fn replay_one(&mut self, site: usize) {
         let process = self.process(site);
+        if process.differs.is_some() {
+            return;
+        }
         let output = match process.inbox.pop_front() {
             None => return,
             Some(Logged::Stand) => return self.stands(site),
@@ -70,10 +78,14 @@ impl World {
         };
         process.stands = false;
         process.memory.push(output);
+        self.checker.copy_makes(output);
+        let process = self.process(site);
         let (process, length) = (process.id, process.memory.len());
         if self.flush == Flush::Both {
             let delay = self.random.between(1, 60);
             self.after(delay, Happening::Flushed { process, length });
+        }
+        if self.flush == Flush::Both || self.verifies {
             self.acknowledge(site);
         }
     }
@@ -92,7 +104,7 @@ impl World {
     pub(super) fn acknowledge(&mut self, site: usize) {
         let flaw = self.flaw;
         let process = self.process(site);
-        if process.channel_open {
+        if process.channel_open && process.differs.is_none() {
             let acknowledged = process.acknowledged(flaw);
             let pairing = process.pairing;
             self.send(site, Message::Ack(pairing, acknowledged));

@@ -94,6 +94,11 @@ pub(super) enum Happening {
         process: u64,
         length: usize,
     },
+    /// A copy that differs is the same again, or will never be.
+    Repaired {
+        process: u64,
+        done: bool,
+    },
     Heartbeat(u64, Heard),
     Pump(usize),
     Arrive(u64, Ask),
@@ -157,6 +162,8 @@ pub(super) struct World {
     pub(super) reported_down: bool,
     preferred: Option<usize>,
     pub(super) flush: Flush,
+    /// Outputs leave when the copy has made them too (H3).
+    pub(super) verifies: bool,
 }
 
 impl World {
@@ -180,6 +187,7 @@ impl World {
             reported_down: false,
             preferred: [None, Some(0), Some(1)][usize::try_from(seed % 3).unwrap()],
             flush: [Flush::Site, Flush::Both][usize::try_from(seed / 3 % 2).unwrap()],
+            verifies: seed / 6 % 2 == 1,
         };
         world.hosts.iter_mut().for_each(|host| host.up = true);
         world.hosts[0].replica = Some(Replica::Clean);
@@ -265,6 +273,7 @@ impl World {
             | Happening::Stood(process)
             | Happening::Durable { process, .. }
             | Happening::Flushed { process, .. }
+            | Happening::Repaired { process, .. }
             | Happening::Heartbeat(process, _)
             | Happening::Called(process, ..) => Some(*process),
             _ => None,
@@ -283,6 +292,7 @@ impl World {
             Happening::Stood(_) => self.stood(site),
             Happening::Durable { length, .. } => self.durable(site, length),
             Happening::Flushed { length, .. } => self.flushed(site, length),
+            Happening::Repaired { done, .. } => self.repaired(site, done),
             Happening::Heartbeat(_, heard) => {
                 if self.process(site).channel_open {
                     self.step(site, Event::PeerHeard(heard));

@@ -13,6 +13,8 @@ use crate::base::entropy::EntropySource;
 use crate::machine::config::VmConfig;
 use crate::machine::launch::{Birth, Connection, PreparedVm};
 use crate::machine::workers::HostEntropy;
+use crate::site::config::SiteConfig;
+use crate::site::store::VmFolder;
 use crate::transfer::Arriving;
 
 /// What the main thread is to do.
@@ -31,13 +33,35 @@ pub(super) enum Begin {
     End,
 }
 
+/// What is done for whoever takes nobody's word (`[check]` of the site's configuration).
+#[derive(Debug)]
+pub(super) struct Checks {
+    /// Where the guest's frames are kept, if they are.
+    keep_frames: Option<KeepFrames>,
+    /// A copy is led astray once in so many exits.
+    lead_astray_every: Option<u64>,
+}
+
+impl Checks {
+    /// As `config` has them, of the VM with that folder.
+    pub(super) fn of(config: &SiteConfig, folder: &VmFolder) -> Self {
+        Self {
+            keep_frames: config.keep_frames_bytes.map(|bytes_max| KeepFrames {
+                folder: folder.clone(),
+                bytes_max,
+            }),
+            lead_astray_every: config.lead_astray_every,
+        }
+    }
+}
+
 /// Does what it is told until the process ends. `config` is read when it is needed: that of a copy arrives first.
 pub(super) fn serve(
     begins: &Receiver<Begin>,
     config: impl Fn() -> Result<VmConfig, String>,
     reports: &UnboundedSender<FromVcpu>,
     position: &Arc<AtomicU64>,
-    keep_frames: Option<&KeepFrames>,
+    checks: &Checks,
 ) {
     while let Ok(begin) = begins.recv() {
         let (order_here, orders) = channel();
@@ -46,7 +70,8 @@ pub(super) fn serve(
             order_here,
             reports: reports.clone(),
             position: Arc::clone(position),
-            keep_frames: keep_frames.cloned(),
+            keep_frames: checks.keep_frames.clone(),
+            lead_astray_every: checks.lead_astray_every,
         };
         let config = match (&begin, config()) {
             (Begin::End, _) => return,

@@ -225,6 +225,7 @@ mod tests {
             initrd: None,
             disk: Some(disk),
             network: None,
+            verifies_output: false,
             birth: Birth {
                 random_seed: Default::default(),
                 wall_clock_unix_seconds: 0,

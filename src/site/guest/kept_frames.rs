@@ -4,8 +4,10 @@
 //! ```text
 //!   frames, frames.old   magic "ANTIFRAM" (8), number of the file, from 0 (8), then of each frame, in order:
 //!   position (8) │ 1 in replay, 0 as the live copy (1) │ length (4) │ virtio-net header (12), frame
+//!   position (8) │ 2 not made, but told of (1)         │ 8 (4)      │ XXH3-64 of header and frame
 //! ```
 //!
+//! A copy that was repaired has not made what it has left out: the log has told it what the other one has put out there.
 //! Integers are little-endian. `frames` is renamed to `frames.old` when it holds half of what may be kept, and the next
 //! number begins. The last record is cut short if the process ended while it was written. Each VM that a process begins,
 //! begins anew.
@@ -55,6 +57,17 @@ impl KeepFrames {
     }
 }
 
+/// A frame that is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kept<'a> {
+    /// The guest has made it, as the live copy.
+    Live(&'a [u8]),
+    /// The guest has made it in replay.
+    Replayed(&'a [u8]),
+    /// Its digest: another copy of the guest has made it.
+    Told(u64),
+}
+
 /// The frames that are kept.
 #[derive(Debug)]
 pub(crate) struct KeptFrames {
@@ -65,18 +78,23 @@ pub(crate) struct KeptFrames {
 }
 
 impl KeptFrames {
-    /// Keeps a frame that the guest has made at `position`, in replay or as the live copy.
+    /// Keeps a frame that was made at `position`.
     ///
     /// # Errors
     /// When the host refuses. What was kept before stays.
-    pub(crate) fn note(&mut self, position: ExitOrdinal, in_replay: bool, frame: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-        let head = [
-            &position.get().to_le_bytes()[..],
-            &[u8::from(in_replay)],
-            &length.to_le_bytes(),
-        ];
-        let record = [&head.concat(), frame].concat();
+    pub(crate) fn note(&mut self, position: ExitOrdinal, kept: Kept<'_>) -> io::Result<()> {
+        let digest;
+        let (kind, content) = match kept {
+            Kept::Live(frame) => (0, frame),
+            Kept::Replayed(frame) => (1, frame),
+            Kept::Told(told) => {
+                digest = told.to_le_bytes();
+                (2, &digest[..])
+            }
+        };
+        let length = u32::try_from(content.len()).map_err(io::Error::other)?;
+        let head = [&position.get().to_le_bytes()[..], &[kind], &length.to_le_bytes()];
+        let record = [&head.concat(), content].concat();
         if self.byte_count + record.len() as u64 > self.place.bytes_max / 2 {
             let folder = &self.place.folder;
             fs::rename(folder.file(NAME), folder.file(OLD_NAME))?;
@@ -104,12 +122,14 @@ mod tests {
     fn a_frame_is_kept_as_it_is_drawn() {
         let (_state, place) = place(1 << 20);
         let mut kept = place.begin().unwrap();
-        kept.note(ExitOrdinal::new(7), true, b"abc").unwrap();
-        kept.note(ExitOrdinal::new(0x1_02), false, b"").unwrap();
+        kept.note(ExitOrdinal::new(7), Kept::Replayed(b"abc")).unwrap();
+        kept.note(ExitOrdinal::new(0x1_02), Kept::Live(b"")).unwrap();
+        kept.note(ExitOrdinal::new(3), Kept::Told(0x0203)).unwrap();
         let expected = [
             &b"ANTIFRAM\0\0\0\0\0\0\0\0"[..],
             b"\x07\0\0\0\0\0\0\0\x01\x03\0\0\0abc",
             b"\x02\x01\0\0\0\0\0\0\0\0\0\0\0",
+            b"\x03\0\0\0\0\0\0\0\x02\x08\0\0\0\x03\x02\0\0\0\0\0\0",
         ];
         assert_eq!(fs::read(place.folder.file(NAME)).unwrap(), expected.concat());
     }
@@ -119,7 +139,8 @@ mod tests {
         let (_state, place) = place(1_000);
         let mut kept = place.begin().unwrap();
         for round in 0..100_u8 {
-            kept.note(ExitOrdinal::new(1), true, &[round; 50]).unwrap();
+            kept.note(ExitOrdinal::new(1), Kept::Replayed(&[round; 50]))
+                .unwrap();
         }
         let files = [OLD_NAME, NAME].map(|name| fs::read(place.folder.file(name)).unwrap());
         assert!(files.iter().all(|file| file.len() <= 500));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::kept_frames::KeptFrames;
+use super::kept_frames::{Kept, KeptFrames};
 use super::orders::FromVcpu;
 use crate::base::clock::thread_cpu_time;
 use crate::base::limits::LOG_BUFFER_BYTES_MAX;
@@ -124,10 +124,12 @@ impl LogSink for Outgoing {
         let frame = self.framer.frame(batch)?;
         self.room.take(frame.len());
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
+        let is_epoch = |(_, entry): &&(ExitOrdinal, Entry)| matches!(entry, Entry::Epoch(_));
         let logged = FromVcpu::Logged {
             seq: self.next,
             through: batch.through,
             is_urgent: batch.entries.iter().any(has_output),
+            epochs: u32::try_from(batch.entries.iter().filter(is_epoch).count()).unwrap_or(u32::MAX),
             frame,
         };
         self.next = self.next.next();
@@ -160,6 +162,8 @@ struct Waiting {
     batches: VecDeque<(LogSeq, Batch)>,
     /// Nothing more will come, and this copy goes on alone.
     has_ended: bool,
+    /// A copy that waits to be repaired waits for no more than is there.
+    is_given_up: bool,
 }
 
 /// The driver's end of a backup's log.
@@ -179,6 +183,13 @@ impl Feeder {
     /// Ends the log: the copy goes live once it has executed all of it.
     pub(crate) fn end(&self) {
         locked(&self.waiting).has_ended = true;
+        self.waker.wake();
+    }
+
+    /// Nothing more will come: a copy that waits to be repaired, and is not by what is there, never will be (H2). For any
+    /// other it changes nothing.
+    pub(crate) fn give_up(&self) {
+        locked(&self.waiting).is_given_up = true;
         self.waker.wake();
     }
 }
@@ -236,6 +247,10 @@ impl LogSource for Incoming {
             None => Feed::Waiting,
         })
     }
+
+    fn is_given_up(&self) -> bool {
+        locked(&self.waiting).is_given_up
+    }
 }
 
 /// Passes outputs to the driver, which knows when they may leave.
@@ -247,13 +262,25 @@ pub(crate) struct ToDriver {
     pub(crate) kept: Option<KeptFrames>,
 }
 
-impl OutputKeeper for ToDriver {
-    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
-        if let (Some(kept), HeldOutput::Frame(frame)) = (&mut self.kept, &output)
-            && let Err(error) = kept.note(position, release == Release::Never, &frame.0)
+impl ToDriver {
+    fn note(&mut self, position: ExitOrdinal, frame: Kept<'_>) {
+        if let Some(kept) = &mut self.kept
+            && let Err(error) = kept.note(position, frame)
         {
             tracing::warn!(%error, "the guest's frames are kept no more");
             self.kept = None;
+        }
+    }
+}
+
+impl OutputKeeper for ToDriver {
+    fn keep(&mut self, position: ExitOrdinal, release: Release, output: HeldOutput) {
+        match &output {
+            HeldOutput::Frame(frame) if release == Release::Never => {
+                self.note(position, Kept::Replayed(&frame.0));
+            }
+            HeldOutput::Frame(frame) => self.note(position, Kept::Live(&frame.0)),
+            HeldOutput::Console(_) => {}
         }
         let seq = match release {
             Release::Never => return,
@@ -261,5 +288,9 @@ impl OutputKeeper for ToDriver {
             Release::After(seq) => seq,
         };
         let _ = self.reports.send(FromVcpu::Output { seq, output });
+    }
+
+    fn left_out(&mut self, position: ExitOrdinal, digest: u64) {
+        self.note(position, Kept::Told(digest));
     }
 }

@@ -12,7 +12,8 @@ use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
 use crate::machine::workers::{DiskHandle, Round};
-use crate::machine::{HeldOutput, Outcome, RamCopy, RamDigest};
+use crate::machine::{HeldOutput, Outcome, RamCopy, RamDigest, Touched};
+use crate::protocol::repair::{Cause, Done};
 use crate::transfer::Stunned;
 
 /// Something to be done at the next position, while the VM is held there.
@@ -66,6 +67,15 @@ pub(crate) enum Order {
         /// Which.
         slice: Slice,
     },
+    /// Log what makes the copy at the other site the same again, which wishes for it; of a VM that leads.
+    Repair {
+        /// Which of its wishes.
+        number: u64,
+        /// What it may have written.
+        theirs: Touched,
+    },
+    /// Become what was staged.
+    BeRepaired,
     /// Run on as it was.
     GoOn,
     /// It is about to be ended: stand no more.
@@ -101,6 +111,8 @@ pub(crate) enum FromVcpu {
         through: ExitOrdinal,
         /// Whether an output waits for it.
         is_urgent: bool,
+        /// Epochs that end in it.
+        epochs: u32,
         /// The frame.
         frame: Vec<u8>,
     },
@@ -125,12 +137,48 @@ pub(crate) enum FromVcpu {
         /// Where.
         position: ExitOrdinal,
     },
+    /// This copy is another machine than the one that it follows, and waits to be made the same again.
+    Differs(Box<Differs>),
+    /// It waits in vain.
+    Unrepaired {
+        /// Where the first output of its primary was made that this copy has not made.
+        first_output: Option<ExitOrdinal>,
+    },
+    /// All that makes it the same is there.
+    Staged {
+        /// Which of its wishes that answers.
+        number: u64,
+    },
+    /// It is the same machine again.
+    Repaired(Done),
+    /// What makes the copy at the other site the same again is in the log; or there is nothing that could.
+    Captured {
+        /// Which of its wishes that answers.
+        number: u64,
+        /// Where, and what is carried of RAM and disk; or why not.
+        outcome: Result<(ExitOrdinal, u64), String>,
+    },
     /// From here on it is known what is written to a slice of the disk.
     Watches(Round),
     /// The copy leads now; here its outputs leave.
     Leads(Exits),
     /// The VM has ended, and at which exit; or could not begin.
     Ended(Result<(Outcome, ExitOrdinal), Ending>),
+}
+
+/// A copy that was found to be another machine.
+#[derive(Debug)]
+pub(crate) struct Differs {
+    /// How often that was so.
+    pub(crate) number: u64,
+    /// Where it shows first.
+    pub(crate) position: ExitOrdinal,
+    /// What differs, in words.
+    pub(crate) what: String,
+    /// Why, as far as it is known by now.
+    pub(crate) cause: Cause,
+    /// What it may have written since it was the same.
+    pub(crate) touched: Touched,
 }
 
 /// Why a VM ended otherwise than its guest wished.

@@ -48,6 +48,8 @@ pub(super) enum LogEnd {
         consumed: (LogSeq, ExitOrdinal),
         /// A replay to the end that was asked for: up to which frame.
         wanted: Option<(ReplayId, LogSeq)>,
+        /// The copy is another machine: it acknowledges nothing, and comes to the end of no replay (H2).
+        differs: bool,
     },
 }
 
@@ -80,6 +82,7 @@ impl LogEnd {
             ends: BTreeMap::new(),
             consumed: (LogSeq::NONE, at),
             wanted: None,
+            differs: false,
         }
     }
 }
@@ -253,7 +256,7 @@ impl Pair {
         {
             *consumed = first.remove_entry();
         }
-        receiver.consumed(seq);
+        receiver.consumed(now, seq);
         receiver.replayed(now, consumed.1);
         self.replay_over()
     }
@@ -267,7 +270,13 @@ impl Pair {
 
     /// The replay that was asked for, if it is over.
     pub(super) fn replay_over(&mut self) -> Option<(ReplayId, ExitOrdinal)> {
-        let LogEnd::Following { consumed, wanted, .. } = &mut self.log else {
+        let LogEnd::Following {
+            consumed,
+            wanted,
+            differs: false,
+            ..
+        } = &mut self.log
+        else {
             return None;
         };
         let (replay, _) = wanted.take_if(|(_, upto)| *upto <= consumed.0)?;
@@ -298,7 +307,11 @@ impl Pair {
     /// An Ack that is due, of a backup.
     pub(super) fn ack(&mut self, now: Duration) -> Option<Ack> {
         match &mut self.log {
-            LogEnd::Following { receiver, .. } => receiver.ack(now),
+            LogEnd::Following {
+                receiver,
+                differs: false,
+                ..
+            } => receiver.ack(now),
             _ => None,
         }
     }
@@ -306,8 +319,37 @@ impl Pair {
     /// When an Ack is due.
     pub(super) fn ack_due(&self) -> Option<Duration> {
         match &self.log {
-            LogEnd::Following { receiver, .. } => receiver.ack_due(),
+            LogEnd::Following {
+                receiver,
+                differs: false,
+                ..
+            } => receiver.ack_due(),
             _ => None,
+        }
+    }
+
+    /// The copy is another machine, or is that no more: then what it holds is said at once.
+    pub(super) fn set_differs(&mut self, now: Duration, is_another: bool) {
+        if let LogEnd::Following {
+            receiver, differs, ..
+        } = &mut self.log
+        {
+            *differs = is_another;
+            receiver.resumed(now);
+        }
+    }
+
+    /// Whether the primary is told at once what was executed that it waits for.
+    pub(super) fn say_executed(&mut self, at_once: bool) {
+        if let LogEnd::Following { receiver, .. } = &mut self.log {
+            receiver.say_executed(at_once);
+        }
+    }
+
+    /// Nothing more of the log will come: a copy that waits to be repaired by more waits in vain.
+    pub(super) fn give_up_repair(&self) {
+        if let LogEnd::Following { feeder, .. } = &self.log {
+            feeder.give_up();
         }
     }
 
@@ -391,6 +433,7 @@ mod tests {
     fn a_backup_that_claims_what_cannot_be_moves_nothing() {
         let ack = |received, replayed, durable| Ack {
             received: LogSeq::new(received),
+            executed: LogSeq::NONE,
             replayed: exit(replayed),
             durable: exit(durable),
         };

@@ -24,7 +24,6 @@ use super::begin::{self, Begin};
 use super::driver::{Driver, Parts};
 use super::happening::Happening;
 use super::inbound::Inbound;
-use super::kept_frames::KeepFrames;
 use super::orders::FromVcpu;
 use crate::base::clock::{HostClock, SystemClock};
 use crate::base::scheduling::let_others_run_on;
@@ -112,11 +111,8 @@ pub fn run(
         config: config.clone(),
     };
     let driver = drive(parts, join, socket, happened, told).map_err(in_words)?;
-    let keep_frames = config.keep_frames_bytes.map(|bytes_max| KeepFrames {
-        folder: folder.clone(),
-        bytes_max,
-    });
-    begin::serve(&begins, vm_config, &reports, &position, keep_frames.as_ref());
+    let checks = begin::Checks::of(&config, &folder);
+    begin::serve(&begins, vm_config, &reports, &position, &checks);
     // One that panicked has taken the process with it.
     let _ = driver.join();
     let _ = std::fs::remove_file(folder.control());

@@ -1,6 +1,7 @@
 //! Two copies of a tiny guest on two threads of this machine's `/dev/kvm`: one is copied while it runs, the other follows
 //! its log and goes on when that ends. Where KVM is missing, each test says so and is skipped.
 
+mod repairing;
 mod turning;
 mod watching;
 
@@ -13,6 +14,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, ax, dx, eax, ptr, rax, rbx, rcx};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::kept_frames::KeepFrames;
 use super::log_ends::{Feeder, Room};
 use super::orders::{Ending, FromVcpu, Order};
 use super::vcpu::{Handle, Ways, boot, receive};
@@ -100,6 +102,7 @@ fn ways(reports: tokio::sync::mpsc::UnboundedSender<FromVcpu>) -> Ways {
         reports,
         position: Arc::default(),
         keep_frames: None,
+        lead_astray_every: None,
     }
 }
 
@@ -123,7 +126,10 @@ fn started(rounds: u64) -> Copy {
 }
 
 /// A copy of what arrives from `pieces`, where it stands, and its log.
-fn arrived(pieces: std::sync::mpsc::Receiver<Arriving>) -> (Copy, ExitOrdinal, Feeder) {
+fn arrived(
+    pieces: std::sync::mpsc::Receiver<Arriving>,
+    keep_frames: Option<KeepFrames>,
+) -> (Copy, ExitOrdinal, Feeder) {
     let (sender, mut reports) = unbounded_channel();
     let thread = std::thread::spawn(move || {
         let kvm = KvmHost::open().expect("there is a KVM");
@@ -134,7 +140,10 @@ fn arrived(pieces: std::sync::mpsc::Receiver<Arriving>) -> (Copy, ExitOrdinal, F
                 StartedVm::bare(&kvm, memory, Beginning::Saved(parts))
             },
             &pieces,
-            ways(sender),
+            Ways {
+                keep_frames,
+                ..ways(sender)
+            },
         );
     });
     let mut handle = None;
@@ -165,8 +174,9 @@ fn asked<T>(copy: &Copy, order: impl FnOnce(std::sync::mpsc::Sender<T>) -> Order
     answer.recv().expect("it is done")
 }
 
-/// Copies RAM while the guest runs, then the rest; answers the other copy, its log, and a deframer of it.
-fn cloned(primary: &Copy, room: &Arc<Room>) -> (Copy, Feeder, Deframer) {
+/// Copies RAM while the guest runs, then the rest; answers the other copy, which keeps its frames if it is told where, its
+/// log, and a deframer of it.
+fn cloned(primary: &Copy, room: &Arc<Room>, keep_frames: Option<KeepFrames>) -> (Copy, Feeder, Deframer) {
     let (send, pieces) = channel();
     let ask_written = || asked(primary, |reply| Order::TakeWritten { reply });
     let mut copy = asked(primary, |reply| Order::BeginCopy { reply });
@@ -199,7 +209,7 @@ fn cloned(primary: &Copy, room: &Arc<Room>) -> (Copy, Feeder, Deframer) {
     });
     send.send(Arriving::Machine(Box::new(arrived_machine)))
         .expect("it is taken");
-    let (backup, restored_at, feeder) = arrived(pieces);
+    let (backup, restored_at, feeder) = arrived(pieces, keep_frames);
     assert_eq!(restored_at, position);
     primary.handle.order(Order::Lead {
         anchor: ANCHOR.to_vec(),
@@ -225,7 +235,7 @@ fn kvm_a_backup_follows_to_the_end_and_shows_nothing() {
         return;
     }
     let mut primary = started(60_000);
-    let (backup, feeder, mut deframer) = cloned(&primary, &Arc::default());
+    let (backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), None);
     let mut outputs = 0;
     let how = loop {
         match primary.next() {
@@ -253,7 +263,7 @@ fn kvm_a_backup_goes_on_where_the_log_ends_and_shows_what_was_not_released() {
     }
     for frames in [0, 1, 2, 7, 40] {
         let mut primary = started(40_000);
-        let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default());
+        let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), None);
         // The primary's outputs up to the last frame that the backup has, and what it would show after.
         let (mut held, mut lost) = (Vec::new(), Vec::new());
         let how = loop {
@@ -303,7 +313,7 @@ fn kvm_a_primary_waits_where_there_is_no_room_and_goes_on_alone() {
     }
     let primary = started(200_000);
     let room = Arc::<Room>::default();
-    let (backup, _, _) = cloned(&primary, &room);
+    let (backup, _, _) = cloned(&primary, &room, None);
     backup.handle.destroy();
     let (_, how) = backup.ended();
     assert!(matches!(how, Ok((Outcome::Stopped, _))), "{how:?}");

@@ -11,11 +11,15 @@
 //!
 //!   leading ── StandStill ──▶ stands ── Follow ──▶ following          GoOn: as it was; GoAlone
 //!   following ── the log says so ──▶ stands ── Lead ──▶ leading       GoOn: as it was
+//!
+//!   following ── it differs ──▶ waits ── staged, BeRepaired ──▶ following
 //! ```
 //!
 //! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`] and
 //! [`Order::StandStill`].
 
+mod repairing;
+mod standing;
 mod watching;
 
 use std::sync::Arc;
@@ -33,8 +37,8 @@ use crate::base::parts::Parts;
 use crate::base::units::ExitOrdinal;
 use crate::machine::launch::{LaunchError, PreparedVm, StartedVm};
 use crate::machine::workers::{Event, HostEntropy, Inbox};
-use crate::machine::{EpochDigests, Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
-use crate::replay::{MachineDigests, Recorder, Reserve, Standby, differences};
+use crate::machine::{Filling, Live, Outcome, RamSums, RestoreError, RunError, TimelineError};
+use crate::replay::{MachineDigests, Recorder, Reserve, Standby};
 use crate::transfer::{Arrived, Arriving, Stunned};
 
 /// The way to a VM that runs on its thread.
@@ -88,6 +92,8 @@ pub(crate) struct Ways {
     pub(crate) position: Arc<AtomicU64>,
     /// Where the guest's frames are kept, if they are.
     pub(crate) keep_frames: Option<KeepFrames>,
+    /// A copy is led astray once in so many exits, on purpose.
+    pub(crate) lead_astray_every: Option<u64>,
 }
 
 /// What the VM is at present.
@@ -147,6 +153,7 @@ fn reserve_of(vm: &StartedVm, exit_cost: Duration, ways: &Ways) -> Result<Reserv
         entropy: open_entropy()?,
         exit_cost,
         position: Arc::clone(&ways.position),
+        lead_astray_every: ways.lead_astray_every,
     })
 }
 
@@ -158,6 +165,7 @@ fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, exit_cost: Dur
             course,
             exit_cost,
             ways,
+            differed: 0,
         };
         thread.serve()
     });
@@ -212,6 +220,7 @@ fn restore(
     })?;
     if let Some(digest) = digest {
         vm.adopt(digest)?;
+        vm.begin_lockstep();
     }
     let found = (vm.totals().exit_count, MachineDigests::vcpu_of(&mut vm)?);
     match expected {
@@ -229,20 +238,13 @@ fn differs_in(sent: &RamSums, found: &RamSums) -> Result<(), RestoreError> {
     }
 }
 
-/// All that a VM is where it is held.
-fn digests_of(vm: &mut StartedVm) -> Result<EpochDigests, LaunchError> {
-    let mut digests = vm.stand()?;
-    let mut vcpu = [0; 8];
-    vcpu.copy_from_slice(&MachineDigests::vcpu_of(vm)?[..8]);
-    digests.parts.push(("vCPU".to_owned(), u64::from_le_bytes(vcpu)));
-    Ok(digests)
-}
-
 struct Thread {
     vm: StartedVm,
     course: Course,
     exit_cost: Duration,
     ways: Ways,
+    /// How often this copy was found to differ from the one that it follows.
+    differed: u64,
 }
 
 impl Thread {
@@ -270,11 +272,15 @@ impl Thread {
 
     fn serve(mut self) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         loop {
-            let report = match &mut self.course {
+            let ran = match &mut self.course {
                 Course::Alone(live) => self.vm.run(&mut **live),
                 Course::Leading(recorder) => self.vm.run(&mut **recorder),
                 Course::Following(standby) => self.vm.run(&mut **standby),
-            }?;
+            };
+            let Some(report) = self.be_repaired_if_it_differs(ran)? else {
+                self = self.do_orders()?;
+                continue;
+            };
             if report.outcome != Outcome::Held {
                 return self.finish(report.outcome);
             }
@@ -341,7 +347,8 @@ impl Thread {
             }
             Order::Follow { log } => self = self.follow(log)?,
             Order::Verify { slice } => self.verify(slice),
-            Order::GoOn | Order::End => {}
+            Order::Repair { number, theirs } => self.repair_the_other(number, &theirs)?,
+            Order::GoOn | Order::End | Order::BeRepaired => {}
         }
         Ok(self)
     }
@@ -357,32 +364,6 @@ impl Thread {
             position: self.vm.totals().exit_count,
             vcpu: MachineDigests::vcpu_of(&mut self.vm)?,
         })
-    }
-
-    /// Waits until it is said how to go on.
-    fn stand_still(mut self) -> Result<Self, LaunchError> {
-        loop {
-            match self.ways.orders.recv() {
-                Ok(
-                    order @ (Order::Lead { .. }
-                    | Order::GoAlone
-                    | Order::Follow { .. }
-                    | Order::GoOn
-                    | Order::End),
-                ) => return self.carry_out(order),
-                Ok(Order::Adopt { digest }) => self.vm.adopt(*digest)?,
-                // It stands still already.
-                Ok(
-                    Order::BeginCopy { .. }
-                    | Order::TakeWritten { .. }
-                    | Order::Rest { .. }
-                    | Order::StandStill
-                    | Order::Verify { .. }
-                    | Order::Stun { .. },
-                ) => {}
-                Err(_) => return Ok(self),
-            }
-        }
     }
 
     fn lead(
@@ -406,37 +387,6 @@ impl Thread {
         let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
         self.course = Course::Leading(Box::new(Recorder::new(live, log, &self.vm.totals())));
         Ok(self)
-    }
-
-    /// What a VM is that leads goes into its log where it is held, and its disk does all that it was asked for. False if
-    /// it does not lead.
-    fn stand(&mut self) -> Result<bool, LaunchError> {
-        let position = self.vm.totals().exit_count;
-        let Course::Leading(recorder) = &mut self.course else {
-            return Ok(false);
-        };
-        let digests = digests_of(&mut self.vm)?;
-        recorder.stand(position, digests).map_err(RunError::from)?;
-        self.settle_disk("making the disk durable where the guest stands still")?;
-        let _ = self.ways.reports.send(FromVcpu::Stands { position });
-        Ok(true)
-    }
-
-    /// Whether the VM is held because the log says that the other copy stands here. It is the same machine then.
-    fn stands_with_the_other(&mut self) -> Result<bool, LaunchError> {
-        let Course::Following(standby) = &mut self.course else {
-            return Ok(false);
-        };
-        let Some(there) = standby.take_stood() else {
-            return Ok(false);
-        };
-        let position = self.vm.totals().exit_count;
-        if let Some(what) = differences(&there, &digests_of(&mut self.vm)?) {
-            let what = format!("where both stand still, {what}");
-            return Err(RunError::from(TimelineError::Diverged { exit: position, what }).into());
-        }
-        let _ = self.ways.reports.send(FromVcpu::Stands { position });
-        Ok(true)
     }
 
     /// From where it stands still it takes in nothing any more but what `log` tells.
@@ -500,7 +450,11 @@ mod tests {
     fn a_disk_that_fails_a_copy_is_no_divergence() {
         let ending = |error: TimelineError| ending_by(&RunError::from(error).into());
         let (exit, what) = (ExitOrdinal::new(7), "RAX".to_owned());
-        let diverged = ending(TimelineError::Diverged { exit, what });
+        let diverged = ending(TimelineError::Diverged {
+            exit,
+            what,
+            state: None,
+        });
         assert!(
             matches!(&diverged, Ending::Diverged(why) if why.contains("RAX")),
             "{diverged:?}"

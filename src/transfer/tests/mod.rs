@@ -42,6 +42,7 @@ fn offer() -> Offer {
         initrd: None,
         disk: None,
         network: None,
+        verifies_output: false,
         birth: Birth {
             random_seed: [0; 32],
             wall_clock_unix_seconds: 7,

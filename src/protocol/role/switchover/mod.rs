@@ -77,6 +77,7 @@ impl Role {
         self.reading = None;
         self.acknowledged = Acknowledged::default();
         self.disk_fails = false;
+        self.backup_differs = false;
         match (side, self.pairing) {
             (Side::Primary, Some(pairing)) => {
                 self.enter(Phase::Primary, None);

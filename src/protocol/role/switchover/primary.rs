@@ -206,7 +206,7 @@ impl Role {
             return;
         };
         // What is not acknowledged yet could not leave here any more.
-        if stands != position || self.acknowledged.received < logged || self.doubt.is_some() {
+        if stands != position || self.releasable() < logged || self.doubt.is_some() {
             return;
         }
         self.enter(Phase::Swapping, None);

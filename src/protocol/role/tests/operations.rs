@@ -37,6 +37,20 @@ fn a_primary_whose_disk_fails_keeps_the_vm_if_there_is_no_backup_to_take_it() {
 }
 
 #[test]
+fn a_primary_whose_disk_fails_does_not_leave_the_vm_to_a_copy_that_differs() {
+    let mut story = Story::primary();
+    story.tell(Event::RepairBegins);
+    story.tell(Event::DiskFailed);
+    story.pass_hearing(Duration::from_millis(400));
+    assert_eq!(story.effects(), [""; 0]);
+    assert_eq!(story.role.phase(), Phase::Primary);
+    story.tell(Event::RepairEnds);
+    story.pass_hearing(Duration::from_millis(40));
+    assert_eq!(story.role.phase(), Phase::Stopped);
+    assert!(story.effects().contains(&"tell Left".to_owned()));
+}
+
+#[test]
 fn a_backup_takes_over_what_it_is_left() {
     let mut story = Story::backup();
     let why = Leaving::DiskFailed;

@@ -377,6 +377,7 @@ impl Driver {
             tokio::spawn(writer.leave(ByeReason::Ended));
         }
         self.datagrams = None;
+        self.give_up_repair();
         if let Some(pair) = &mut self.pair {
             pair.is_closed = true;
             pair.line = None;

@@ -15,6 +15,7 @@ mod effects;
 mod figures;
 mod news;
 mod operator;
+mod repairing;
 mod turning;
 mod verifying;
 
@@ -30,6 +31,7 @@ use antipode_tiebreaker::limits::SITE_SILENT_MS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::figures::Figures;
+use self::repairing::Repairing;
 use self::turning::Standing;
 use self::verifying::Verifying;
 use super::asker::Asker;
@@ -111,6 +113,7 @@ pub(super) struct Driver {
     trouble: Option<String>,
     reprotect: Reprotect,
     verifying: Verifying,
+    repairing: Repairing,
     /// What is noted of what shall become of the VM after an outage.
     intent: Intent,
     /// What the last one's disk needs, or took.
@@ -166,6 +169,7 @@ impl Driver {
             transfers: 0,
             trouble: None,
             reprotect,
+            repairing: Repairing::default(),
             verifying: Verifying::new(Moment::from_nanos(SystemClock.monotonic_ns())),
             intent,
             resync: None,
@@ -300,6 +304,7 @@ impl Driver {
         self.figures.ticked(now);
         self.watch_protection();
         self.watch_verification(now);
+        self.watch_repair();
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
     }
@@ -328,8 +333,15 @@ impl Driver {
     fn gauges(&self) -> Gauges {
         let moment = self.moment();
         let flush_since = self.disk().and_then(|disk| disk.flushes().wait_since());
+        let output_since = match self.pair.as_ref().map(|pair| &pair.log) {
+            // They wait for the replay, which is judged by whether it moves.
+            Some(LogEnd::Sending { sender, .. }) if self.repairing.verifies_outputs() => {
+                sender.output_waits_since().map(|since| Moment::default() + since)
+            }
+            _ => self.outputs.waits_since(),
+        };
         let waits = Waits {
-            output_since: self.outputs.waits_since(),
+            output_since,
             flush_since: flush_since.map(|since| Moment::default() + since),
         };
         match self.pair.as_ref().map(|pair| &pair.log) {

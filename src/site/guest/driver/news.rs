@@ -14,8 +14,8 @@ use crate::base::clock::wall_clock_unix_seconds;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::channel::{Heartbeats, Message, Misbehaviour, Opened, Tag};
 use crate::devices::DiskOutcome;
-use crate::machine::Outcome;
 use crate::machine::workers::Disk;
+use crate::machine::{Outcome, config};
 use crate::protocol::detector::Heard;
 use crate::protocol::role::{Acknowledged, Event, Progress, ReplayId, Word};
 use crate::transfer::News;
@@ -88,6 +88,9 @@ impl Driver {
             FromVcpu::Ready { handle, exits, disk } => {
                 self.ended_at = None;
                 self.standing = Standing::default();
+                self.repairing.begin_anew();
+                let defined = config::load(&self.parts.folder.definition());
+                self.choose_output(defined.is_ok_and(|config| config.verifies_output));
                 self.running = Some(Running { handle, exits, disk });
             }
             FromVcpu::Born(birth) => self.birth = Some(*birth),
@@ -99,8 +102,12 @@ impl Driver {
                 seq,
                 through,
                 is_urgent,
+                epochs,
                 frame,
-            } => self.logged(seq, through, is_urgent, frame),
+            } => {
+                self.epochs_logged(seq, epochs);
+                self.logged(seq, through, is_urgent, frame);
+            }
             FromVcpu::Consumed { seq } => {
                 let now = self.now();
                 let over = self.pair.as_mut().and_then(|pair| pair.consumed(now, seq));
@@ -121,6 +128,11 @@ impl Driver {
                 self.announce_from_now_on();
             }
             FromVcpu::Stands { position } => self.stands(position),
+            FromVcpu::Differs(differs) => self.copy_differs(&differs),
+            FromVcpu::Unrepaired { first_output } => self.copy_unrepaired(first_output),
+            FromVcpu::Staged { number } => self.repair_staged(number),
+            FromVcpu::Repaired(done) => self.copy_repaired(done),
+            FromVcpu::Captured { number, outcome } => self.repair_captured(number, outcome),
             FromVcpu::Watches(round) => self.watches(round),
             FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
@@ -288,6 +300,7 @@ impl Driver {
         }
         self.writer = Some(writer);
         self.verifying.tell_anew();
+        self.tell_of_repair_anew();
         self.expect_turned_again();
         self.todo.push_back(Event::ChannelResumed);
     }
@@ -345,8 +358,10 @@ impl Driver {
             Message::Ack(ack) => match pair.acknowledge(ack) {
                 Ok(false) => None,
                 Ok(true) => {
+                    self.copy_executed(ack.executed);
                     self.todo.push_back(Event::Acked(Acknowledged {
                         received: ack.received,
+                        executed: ack.executed,
                         replayed: ack.replayed,
                         durable: ack.durable,
                     }));
@@ -368,6 +383,7 @@ impl Driver {
                 Err(error) => Some(Fault::refused("no-word", format!("a word that is none: {error}"))),
             },
             Message::Check(check) => self.checked(check).err(),
+            Message::Repair(word) => self.told_of_repair(&word).err(),
             Message::Pong(stamp) => {
                 self.figures.echoed(now, stamp);
                 None

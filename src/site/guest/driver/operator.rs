@@ -120,6 +120,8 @@ impl Driver {
             protect_again: self.reprotect.shown(self.moment()),
             measured,
             verification: verification.as_ref(),
+            repairs: self.repairing.shown(),
+            output: self.repairing.output(),
             refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)

@@ -209,7 +209,8 @@ impl Driver {
         }
     }
 
-    fn leads_log(&self) -> bool {
+    /// This site writes the log of a pairing.
+    pub(super) fn leads_log(&self) -> bool {
         let log = self.pair.as_ref().map(|pair| &pair.log);
         matches!(log, Some(LogEnd::Sending { .. }))
     }

@@ -1,6 +1,8 @@
 //! A guest's frames as a cable carries them. A guest leaves work to its host (virtio 1.2 § 5.1.6): a checksum, and to cut
 //! what it hands over at once into segments. A host whose own card does neither has done both when the frame leaves, as
 //! the kernel's `skb_checksum_help` and `tcp_gso_segment` do them.
+//!
+//! The other way round, what is on a cable may have been handed over as it is, or with that work left, as Linux leaves it.
 
 /// The virtio-net header before each frame.
 const HEADER_BYTES: usize = 12;
@@ -16,9 +18,14 @@ const IP_CHECKSUM: usize = 10;
 const IP_ADDRESSES: std::ops::Range<usize> = 12..20;
 const TCP_SEQUENCE: usize = 4;
 const TCP_DATA_OFFSET: usize = 12;
+/// Of a header without options.
+const TCP_WORDS_MIN: usize = 5;
 const TCP_FLAGS: usize = 13;
 const TCP_CHECKSUM: usize = 16;
 const TCP_PROTOCOL: u8 = 6;
+const UDP_PROTOCOL: u8 = 17;
+const IP_PROTOCOL: usize = 9;
+const UDP_CHECKSUM: usize = 6;
 /// Only in the last segment.
 const FIN_AND_PUSH: u8 = 0x01 | 0x08;
 /// Only in the first.
@@ -89,6 +96,73 @@ fn segments(frame: &[u8], size: usize) -> Option<Vec<Vec<u8>>> {
         cut.push(segment);
     }
     Some(cut)
+}
+
+/// All that a guest may have handed over at once, with the virtio-net header, that is these `frames` on a cable. None where
+/// they were not handed over at once.
+#[must_use]
+pub fn as_made(frames: &[&[u8]]) -> Vec<Vec<u8>> {
+    let possible = match frames {
+        [frame] => vec![
+            Some([&[0; HEADER_BYTES], *frame].concat()),
+            left_to_host(frame, &[], 0),
+        ],
+        [first, rest @ ..] => vec![joined(first, rest)],
+        [] => Vec::new(),
+    };
+    let is_so = |made: &Vec<u8>| as_on_a_cable(made)[..] == *frames;
+    possible.into_iter().flatten().filter(is_so).collect()
+}
+
+/// What was cut into these segments.
+fn joined(first: &[u8], rest: &[&[u8]]) -> Option<Vec<u8>> {
+    let tcp = ETHERNET_BYTES + usize::from(first.get(ETHERNET_BYTES)? & 0xf) * 4;
+    let words = usize::from(first.get(tcp + TCP_DATA_OFFSET)? >> 4);
+    if words < TCP_WORDS_MIN {
+        return None;
+    }
+    let payload = tcp + words * 4;
+    let data: Option<Vec<&[u8]>> = rest.iter().map(|segment| segment.get(payload..)).collect();
+    let last_flags = *rest.last()?.get(tcp + TCP_FLAGS)?;
+    let mut head = first.to_vec();
+    *head.get_mut(tcp + TCP_FLAGS)? |= last_flags & FIN_AND_PUSH;
+    left_to_host(&head, &data?.concat(), first.get(payload..)?.len())
+}
+
+/// `frame` with `more` data of its protocol, its checksum left to the host and, where it has to be cut into segments of
+/// `segment` bytes of data, that as well.
+fn left_to_host(frame: &[u8], more: &[u8], segment: usize) -> Option<Vec<u8>> {
+    let ip = ETHERNET_BYTES;
+    let start = ip + usize::from(frame.get(ip)? & 0xf) * 4;
+    let protocol = *frame.get(ip + IP_PROTOCOL)?;
+    let place = match (frame[ip] >> 4, protocol) {
+        (4, TCP_PROTOCOL) => TCP_CHECKSUM,
+        (4, UDP_PROTOCOL) if segment == 0 => UDP_CHECKSUM,
+        _ => return None,
+    };
+    let mut whole = [frame, more].concat();
+    let length = u16::try_from(whole.len().checked_sub(start)?).ok()?;
+    let addresses = sum(whole.get(ip + IP_ADDRESSES.start..ip + IP_ADDRESSES.end)?);
+    let of_pseudo_header = folded(addresses + u32::from(protocol) + u32::from(length));
+    put(whole.get_mut(start + place..)?, of_pseudo_header)?;
+    let mut header = [0; HEADER_BYTES];
+    header[0] = NEEDS_CHECKSUM;
+    if segment > 0 {
+        put(
+            &mut whole[ip + IP_TOTAL_LENGTH..],
+            u16::try_from(frame.len() + more.len() - ip).ok()?,
+        )?;
+        put(&mut whole[ip + IP_CHECKSUM..], 0)?;
+        let sum_of_ip = !folded(sum(&whole[ip..start]));
+        put(&mut whole[ip + IP_CHECKSUM..], sum_of_ip)?;
+        header[1] = SEGMENTS_TCP4;
+        let heads = u16::try_from(frame.len() - segment).ok()?;
+        header[2..4].copy_from_slice(&heads.to_le_bytes());
+        header[4..6].copy_from_slice(&u16::try_from(segment).ok()?.to_le_bytes());
+    }
+    header[6..8].copy_from_slice(&u16::try_from(start).ok()?.to_le_bytes());
+    header[8..10].copy_from_slice(&u16::try_from(place).ok()?.to_le_bytes());
+    Some([&header[..], &whole].concat())
 }
 
 fn put(place: &mut [u8], value: u16) -> Option<()> {
@@ -172,6 +246,28 @@ mod tests {
         assert_eq!(verified(&frames[0]), 0xffff);
         assert_eq!(&frames[0][TCP + 20..], b"odd");
         assert!(as_on_a_cable(&made([1, 0, 0, 0, 0, 0, 200, 0, 16, 0, 0, 0], b"short")).is_empty());
+    }
+
+    #[test]
+    fn what_is_on_a_cable_is_led_back_to_what_was_made() {
+        let back = |made: &[u8]| {
+            let frames = as_on_a_cable(made);
+            as_made(&frames.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        };
+        let whole = made([0; 12], b"no packet");
+        assert_eq!(back(&whole), [&whole[..]]);
+        let checksum_left = made([1, 0, 0, 0, 0, 0, START, 0, 16, 0, 0, 0], &segment(b"odd", 0x18));
+        assert!(back(&checksum_left).contains(&checksum_left));
+        let mut to_be_cut = segment(b"0123456789", 0x19);
+        let sum_of_ip = !folded(sum(&to_be_cut[ETHERNET_BYTES..TCP]));
+        put(&mut to_be_cut[ETHERNET_BYTES + IP_CHECKSUM..], sum_of_ip).unwrap();
+        let to_be_cut = made([1, SEGMENTS_TCP4, 54, 0, 4, 0, START, 0, 16, 0, 0, 0], &to_be_cut);
+        assert_eq!(back(&to_be_cut), [&to_be_cut[..]]);
+        let cut = as_on_a_cable(&to_be_cut);
+        assert!(as_made(&[&cut[0], &cut[2]]).is_empty(), "one is missing");
+        assert!(as_made(&[&cut[1], &cut[0]]).is_empty(), "in another order");
+        assert!(as_made(&[b"no packet", b"no other"]).is_empty());
+        assert!(as_made(&[]).is_empty());
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //! ```
 //!
 //! Where the winner has followed from before the first frame, every frame of the loser must be one that the winner has
-//! made in replay: one that is not was let out without being held by whoever took over (P1), and is *unbacked*. What a site
+//! made in replay: one that is not was let out without being held by whoever took over (P1), and is *unbacked*. A winner that
+//! was repaired became the machine that had made what it left out (H2): what it was told of there counts as made, and nothing
+//! else. What a site
 //! says by itself in its reign, that the VM is there now (reverse ARP), no guest makes.
 
 use super::frames::Sighting;
@@ -44,6 +46,8 @@ pub struct Judgement {
     pub first_wrong: Option<Sighting>,
     /// Frames of a site whose reign was over that the winner has made in replay.
     pub echoes: u64,
+    /// Frames of other sites that the winner was told of, and counted as made.
+    pub told: u64,
 }
 
 impl Judgement {
@@ -93,7 +97,11 @@ pub fn judge(sightings: &[Sighting], granted: &[&str], winner: Winner) -> Judgem
     } = winner;
     let checks_all = follows_throughout && made.is_whole();
     let winner = granted.last().copied().unwrap_or_default();
-    let mut judgement = Judgement::default();
+    let others = sightings.iter().filter(|sighting| sighting.port != winner);
+    let mut judgement = Judgement {
+        told: made.recognise(&others.map(|sighting| &*sighting.frame).collect::<Vec<_>>()),
+        ..Judgement::default()
+    };
     let mut ahead = granted.iter();
     for sighting in sightings {
         let reigns = judgement.reigns.last_mut();
@@ -141,7 +149,7 @@ fn is_announcement(frame: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::made::tests::file;
+    use super::super::made::tests::{file, tell};
     use super::*;
 
     /// One letter a site, one character a frame: `a1` is frame 1 of a.
@@ -280,6 +288,33 @@ mod tests {
             unbacked("a1 a7 a2 b4", false),
             0,
             "it may be of before the lockstep"
+        );
+    }
+
+    #[test]
+    fn what_a_winner_that_was_repaired_was_told_of_counts_and_nothing_else() {
+        let judged = |text, told: &str| {
+            let mut kept = file(0, &[(true, b"1"), (false, b"4")]);
+            for frame in told.bytes() {
+                tell(&mut kept, &[&[0; 12][..], &[frame]].concat());
+            }
+            let winner = Winner {
+                made: Made::read(None, &kept).unwrap(),
+                follows_throughout: true,
+            };
+            let judgement = judge(&seen(text), &["a", "b"], winner);
+            let (split, echoes) = (judgement.split_frames, judgement.echoes);
+            (judgement.told, judgement.unbacked_frames, split, echoes)
+        };
+        assert_eq!(judged("a1 a2 a3 b4", "23"), (2, 0, 0, 0));
+        assert_eq!(judged("a1 a2 b4 a3", "23"), (2, 0, 0, 1), "it was on its way");
+        assert_eq!(judged("a1 a2 a3 b4", "2"), (1, 1, 0, 0), "in neither");
+        assert_eq!(judged("a1 a2 b4 a3", "2"), (1, 0, 1, 0), "in neither, and late");
+        assert_eq!(judged("a1 a2 a2 b4 a2", "2"), (1, 1, 1, 0), "told of once");
+        assert_eq!(
+            judged("a1 b4 a4", "2"),
+            (0, 0, 1, 0),
+            "the winner's own excuses nothing"
         );
     }
 

@@ -1,19 +1,30 @@
 //! What a copy's guest has made, by the frames that its site keeps (`[check]` of the site's configuration), as a cable
 //! would carry them.
+//!
+//! A copy that was repaired has become, at some exit, the machine that the other one was there, and has left out what that had
+//! made by then: of those frames its log has told it the digests. What was let out by the other site is recognised by them.
 
-use super::cable::as_on_a_cable;
+use super::cable::{as_made, as_on_a_cable};
 use std::collections::HashMap;
 use std::io::{self, Error};
+use twox_hash::XxHash3_64;
 
 const MAGIC: &[u8] = b"ANTIFRAM";
 const HEAD_BYTES: usize = 16;
 const RECORD_HEAD_BYTES: usize = 13;
+const IN_REPLAY: u8 = 1;
+const TOLD: u8 = 2;
+
+/// As many as Linux hands over at once, 64 KiB, are cut into.
+const SEGMENTS_MAX: usize = 46;
 
 /// What a guest has made in replay, while another site's copy of it was live. How often counts: what has been let out
 /// there once cannot be seen twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Made {
     replayed: HashMap<Vec<u8>, u64>,
+    /// Digests of what it was told of instead, as it was handed over.
+    told: HashMap<u64, u64>,
     /// Nothing is lacking at the beginning.
     is_whole: bool,
 }
@@ -42,6 +53,39 @@ impl Made {
         self.is_whole
     }
 
+    /// Counts those of `frames`, which another site has let out in this order, as made in replay that this copy was told of
+    /// instead; each as often as it was told of it. Answers how many these are.
+    pub fn recognise(&mut self, frames: &[&[u8]]) -> u64 {
+        let (mut rest, mut recognised) = (frames, 0);
+        while !self.told.is_empty() && !rest.is_empty() {
+            let count = self.take_told(rest);
+            for frame in &rest[..count] {
+                *self.replayed.entry(frame.to_vec()).or_default() += 1;
+                recognised += 1;
+            }
+            rest = &rest[count.max(1)..];
+        }
+        recognised
+    }
+
+    /// How many of the first of `frames` are one that it was told of; takes that out.
+    fn take_told(&mut self, frames: &[&[u8]]) -> usize {
+        for count in 1..=frames.len().min(SEGMENTS_MAX) {
+            let possible = as_made(&frames[..count]);
+            if possible.is_empty() {
+                return 0;
+            }
+            for made in possible {
+                let digest = XxHash3_64::oneshot(&made);
+                if let Some(left) = self.told.get_mut(&digest).filter(|left| **left > 0) {
+                    *left -= 1;
+                    return count;
+                }
+            }
+        }
+        0
+    }
+
     /// How many frames were made in replay.
     #[must_use]
     pub fn replayed(&self) -> u64 {
@@ -61,24 +105,31 @@ impl Made {
             .and_then(|rest| rest.first_chunk::<8>())
             .ok_or_else(|| Error::other("no file of kept frames"))?;
         let mut rest = &bytes[HEAD_BYTES..];
-        while let Some((in_replay, frame, after)) = record(rest) {
+        while let Some((kind, content, after)) = record(rest) {
             rest = after;
-            if in_replay {
-                for frame in as_on_a_cable(frame) {
-                    *self.replayed.entry(frame).or_default() += 1;
+            match kind {
+                IN_REPLAY => {
+                    for frame in as_on_a_cable(content) {
+                        *self.replayed.entry(frame).or_default() += 1;
+                    }
                 }
+                TOLD => {
+                    let digest = content.try_into().map_err(Error::other)?;
+                    *self.told.entry(u64::from_le_bytes(digest)).or_default() += 1;
+                }
+                _ => {}
             }
         }
         Ok(u64::from_le_bytes(*number))
     }
 }
 
-/// Whether the first record is of a replay, its frame, and what comes after; none if it is not whole.
-fn record(bytes: &[u8]) -> Option<(bool, &[u8], &[u8])> {
+/// The first record's kind, its content, and what comes after; none if it is not whole.
+fn record(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(RECORD_HEAD_BYTES)?;
     let length = u32::from_le_bytes(*head.last_chunk()?);
-    let (frame, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some((head[8] == 1, frame, after))
+    let (content, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    Some((head[8], content, after))
 }
 
 #[cfg(test)]
@@ -89,14 +140,43 @@ pub(crate) mod tests {
     pub(crate) fn file(number: u64, frames: &[(bool, &[u8])]) -> Vec<u8> {
         let mut file = [MAGIC, &number.to_le_bytes()].concat();
         for (position, (in_replay, frame)) in (1_u64..).zip(frames) {
-            let length = u32::try_from(12 + frame.len()).unwrap();
-            file.extend(position.to_le_bytes());
-            file.push(u8::from(*in_replay));
-            file.extend(length.to_le_bytes());
-            file.extend([0; 12]);
-            file.extend(*frame);
+            put(
+                &mut file,
+                position,
+                u8::from(*in_replay),
+                &[&[0; 12], *frame].concat(),
+            );
         }
         file
+    }
+
+    /// Adds to `file` what it was told of: of a frame that was handed over as `made`.
+    pub(crate) fn tell(file: &mut Vec<u8>, made: &[u8]) {
+        put(file, 1, TOLD, &XxHash3_64::oneshot(made).to_le_bytes());
+    }
+
+    fn put(file: &mut Vec<u8>, position: u64, kind: u8, content: &[u8]) {
+        let length = u32::try_from(content.len()).unwrap();
+        file.extend(position.to_le_bytes());
+        file.push(kind);
+        file.extend(length.to_le_bytes());
+        file.extend(content);
+    }
+
+    #[test]
+    fn what_it_was_told_of_is_recognised_as_often_as_it_was_told() {
+        let mut last = file(0, &[(true, b"a")]);
+        let made = |frame: &[u8]| [&[0; 12], frame].concat();
+        for frame in [b"a", b"b", b"b"] {
+            tell(&mut last, &made(frame));
+        }
+        let mut known = Made::read(None, &last).unwrap();
+        assert_eq!(known.recognise(&[b"a", b"b", b"c", b"b", b"b", b"a"]), 3);
+        assert_eq!(known.replayed(), 4, "each a was made or told of, and two of b");
+        let taken = [&b"a"[..], b"a", b"a", b"b", b"b", b"b", b"c"].map(|frame| known.take_replayed(frame));
+        assert_eq!(taken, [true, true, false, true, true, false, false]);
+        last[16 + 13 + 13 + 9] = 7;
+        assert!(Made::read(None, &last).is_err(), "a digest has eight bytes");
     }
 
     #[test]

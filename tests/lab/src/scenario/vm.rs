@@ -43,6 +43,8 @@ pub struct VmSettings {
     pub mac: [u8; 6],
     /// Keys typed ([`Vm::type_text`]) reach the guest.
     pub interactive: bool,
+    /// Outputs of a protected VM leave when its copy has made them too.
+    pub verifies_output: bool,
 }
 
 impl VmSettings {
@@ -61,6 +63,7 @@ impl VmSettings {
             tap: Some(TAP.to_owned()),
             mac: GUEST_MAC,
             interactive: setup.service().port().is_none(),
+            verifies_output: false,
         }
     }
 
@@ -75,8 +78,13 @@ impl VmSettings {
             cmdline,
             ..
         } = self;
+        let output = if self.verifies_output {
+            "output = \"verified\"\n"
+        } else {
+            ""
+        };
         let mut text = format!(
-            "name = \"{name}\"\nmemory_mib = {memory_mib}\n\n[kernel]\npath = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
+            "name = \"{name}\"\nmemory_mib = {memory_mib}\n{output}\n[kernel]\npath = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
              cmdline = \"{cmdline}\"\n"
         );
         if let Some(disk) = &self.disk {
@@ -412,10 +420,14 @@ mod tests {
             tap: None,
             mac: GUEST_MAC,
             interactive: false,
+            verifies_output: false,
         };
         let text = settings.toml();
         assert!(!text.contains("[disk]") && !text.contains("[network]"), "{text}");
         assert!(text.contains("mode = \"output-only\""), "{text}");
+        assert!(!text.contains("output = "), "{text}");
+        settings.verifies_output = true;
+        assert!(settings.toml().contains("\noutput = \"verified\"\n\n[kernel]"));
         settings.disk = Some("/d".to_owned());
         settings.tap = Some("tap0".to_owned());
         let text = settings.toml();

@@ -6,7 +6,7 @@ use super::report::{Gap, Protected, Samples, Trial};
 use crate::image::Service;
 use crate::scenario::Setup;
 use crate::scenario::boot::READY_TIMEOUT;
-use crate::scenario::sites::{Site, Sites, SitesPlan, TWIN_ADDRESS, Watcher};
+use crate::scenario::sites::{Copies, Site, Sites, SitesPlan, TWIN_ADDRESS, Watcher};
 use crate::scenario::stage::GUEST_ADDRESS;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::thread;
@@ -52,6 +52,7 @@ impl<'a> Stage<'a> {
             twin: true,
             keep_frames: false,
             mortal_disks: false,
+            copies: Copies::default(),
         };
         let sites = Sites::open(setup, &name, plan)?;
         let logs = sites.logs().to_owned();

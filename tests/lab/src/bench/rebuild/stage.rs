@@ -4,7 +4,7 @@ use super::report::{Return, Samples, Switchover};
 use crate::image::Service;
 use crate::scenario::Setup;
 use crate::scenario::boot::READY_TIMEOUT;
-use crate::scenario::sites::{PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use crate::scenario::sites::{Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use anyhow::{Context, Result, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,6 +60,7 @@ impl<'a> Stage<'a> {
             twin: false,
             keep_frames: false,
             mortal_disks: false,
+            copies: Copies::default(),
         };
         let sites = Sites::open(setup, "bench-rebuild", plan)?;
         let logs = sites.logs().to_owned();

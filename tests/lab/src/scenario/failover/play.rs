@@ -2,7 +2,9 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, WRITES_TIMEOUT, Watcher};
+use super::super::sites::{
+    Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, WRITES_TIMEOUT, Watcher,
+};
 use super::view::View;
 use crate::image::Service;
 use crate::judge::live::Judgement;
@@ -141,6 +143,7 @@ pub(super) fn play(setup: &Setup, view: &View, rtt: Duration, seed: u64) -> Resu
             twin: false,
             keep_frames: true,
             mortal_disks: false,
+            copies: Copies::default(),
         },
     )?;
     let played = play_at(&mut sites, service, view);

@@ -2,7 +2,7 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Asked, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::super::sites::{Asked, Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use super::breaking::Ailing;
 use super::plan::{Moment, Scenario, Step, Who};
 use super::verdict::Found;
@@ -39,6 +39,7 @@ pub(super) struct Played {
 pub(super) struct Campaign<'a> {
     pub(super) sites: Sites<'a>,
     service: crate::image::Service,
+    copies: Copies,
     pub(super) ailing: Ailing,
     /// Of what happens within a fault.
     pub(super) random: Random,
@@ -46,19 +47,21 @@ pub(super) struct Campaign<'a> {
 
 impl<'a> Campaign<'a> {
     /// Boots everything and starts the VM at site-a, unprotected.
-    pub(super) fn open(setup: &'a Setup, seed: u64) -> Result<Self> {
+    pub(super) fn open(setup: &'a Setup, seed: u64, copies: Copies) -> Result<Self> {
         let plan = SitesPlan {
             rtt: RTT,
             seed,
             twin: false,
             keep_frames: true,
             mortal_disks: true,
+            copies,
         };
         let sites = Sites::open(setup, "faults", plan)?;
         sites.start_vm(Site::A)?;
         let campaign = Self {
             sites,
             service: setup.service(),
+            copies,
             ailing: Ailing::default(),
             random: Random::new(seed, "faults"),
         };
@@ -110,6 +113,11 @@ impl<'a> Campaign<'a> {
             Moment::Protected => Some(self.sites.status(before)?),
             _ => None,
         };
+        let is_by_rule = |told: &VmStatus| told.output.verified || !self.copies.verified;
+        ensure!(
+            told.iter().all(is_by_rule),
+            "outputs leave before the copy has made them"
+        );
         self.sites.narrow_wan(scenario.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
             Moment::Protected | Moment::Parked(_) | Moment::Forced => (None, "primary".to_owned()),
@@ -232,6 +240,15 @@ impl<'a> Campaign<'a> {
                 .wait_status(site, "not stopped", PATIENCE, |status| status.role == "stopped")?;
         }
         Ok(())
+    }
+
+    /// Repairs of a copy, as both sites tell of them since their VM's process began, and what the last one was.
+    pub(super) fn repairs(&self) -> (u64, String) {
+        let told = Site::ALL.map(|site| self.sites.status(site).ok().and_then(|status| status.repairs));
+        let told = told.into_iter().flatten().max_by_key(|repairs| repairs.count);
+        told.map_or((0, String::new()), |repairs| {
+            (repairs.count, repairs.last.to_string())
+        })
     }
 
     /// Something is wrong: what the product has logged on the hosts is kept with the other logs.

@@ -21,6 +21,7 @@ mod verdict;
 
 use super::Setup;
 use super::report::{Form, conclude};
+use super::sites::Copies;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use anyhow::{Result, bail, ensure};
@@ -45,6 +46,8 @@ pub struct Args {
     /// How many seeds, from that one on, each scenario is played with
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    #[command(flatten)]
+    copies: Copies,
     /// What the guest runs
     #[arg(long, value_enum, default_value = "redis")]
     service: Service,
@@ -58,6 +61,8 @@ struct Summary {
     ok: bool,
     /// Pairs of scenario and seed that were played.
     scenarios: u64,
+    /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
+    repairs: u64,
     violations: u64,
     took_s: u64,
 }
@@ -81,7 +86,7 @@ fn play(args: &Args) -> Result<Summary> {
     let mut campaign = None;
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
         for scenario in &scenarios {
-            campaign = tally.play(&setup, campaign, scenario, seed)?;
+            campaign = tally.play(&setup, campaign, scenario, (seed, args.copies))?;
         }
     }
     if let Some(mut campaign) = campaign {
@@ -96,6 +101,11 @@ fn play(args: &Args) -> Result<Summary> {
                 .push(format!("comparing the replicas: {error:#}")),
         }
     }
+    if args.copies.lead_astray.is_some() && tally.repairs == 0 {
+        tally
+            .violations
+            .push("copies were led astray, and none was repaired".to_owned());
+    }
     ensure!(
         tally.violations.is_empty(),
         "{} violations in {} scenarios:\n{}",
@@ -106,6 +116,7 @@ fn play(args: &Args) -> Result<Summary> {
     Ok(Summary {
         ok: true,
         scenarios: tally.played,
+        repairs: tally.repairs,
         violations: 0,
         took_s: begun.elapsed().as_secs(),
     })
@@ -127,6 +138,7 @@ fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
 #[derive(Debug, Default)]
 struct Tally {
     played: u64,
+    repairs: u64,
     violations: Vec<String>,
 }
 
@@ -137,17 +149,19 @@ impl Tally {
         setup: &'a Setup,
         campaign: Option<Campaign<'a>>,
         scenario: &Scenario,
-        seed: u64,
+        (seed, copies): (u64, Copies),
     ) -> Result<Option<Campaign<'a>>> {
         let begun = Instant::now();
         let mut campaign = match campaign {
             Some(campaign) => campaign,
-            None => Campaign::open(setup, seed)?,
+            None => Campaign::open(setup, seed, copies)?,
         };
         self.played += 1;
         let name = format!("{} --seed {seed}", scenario.name);
+        let mut told = 0;
         let violations = match campaign.play(scenario, seed) {
             Ok((found, hit)) => {
+                told = found.judgement.told;
                 let violations = found.violations(scenario);
                 let told = if violations.is_empty() {
                     "holds"
@@ -173,6 +187,13 @@ impl Tally {
         };
         if !violations.is_empty() {
             campaign.collect_logs();
+        }
+        if copies.lead_astray.is_some() {
+            let (repairs, last) = campaign.repairs();
+            eprintln!(
+                "lab: {name:<44} {repairs} repairs, {told} frames known by their digests; the last: {last}"
+            );
+            self.repairs += repairs;
         }
         let mended = campaign.mend();
         let is_fit = violations.is_empty() && mended.is_ok();

@@ -95,6 +95,19 @@ pub(crate) struct SitesPlan {
     pub(crate) keep_frames: bool,
     /// Whether the sites' disks are such as can fail.
     pub(crate) mortal_disks: bool,
+    /// How copies are treated.
+    pub(crate) copies: Copies,
+}
+
+/// How the VM's copies are treated.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Copies {
+    /// Lead each copy astray once in so many exits of its guest, which must be repaired
+    #[arg(long, value_name = "EXITS", value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) lead_astray: Option<u64>,
+    /// Have outputs leave when the copy has made them too
+    #[arg(long)]
+    pub(crate) verified: bool,
 }
 
 impl SitesPlan {
@@ -114,6 +127,7 @@ impl SitesPlan {
         let cmdline = format!("{words} {}", settings.cmdline);
         VmSettings {
             cmdline: cmdline.trim_start().to_owned(),
+            verifies_output: self.copies.verified,
             ..settings
         }
         .toml()
@@ -427,9 +441,15 @@ fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
             "\n[[tiebreaker.node]]\nname = \"{node}\"\naddress = \"{OUTSIDE_ADDRESS}:{port}\"\n"
         );
     }
+    if plan.keep_frames || plan.copies.lead_astray.is_some() {
+        text.push_str("\n[check]\n");
+    }
     if plan.keep_frames {
         // Far more than a guest sends between two scenarios.
-        text.push_str("\n[check]\nkeep_frames_mib = 64\n");
+        text.push_str("keep_frames_mib = 64\n");
+    }
+    if let Some(exits) = plan.copies.lead_astray {
+        let _ = writeln!(text, "lead_astray_every_exits = {exits}");
     }
     text
 }
@@ -446,9 +466,14 @@ mod tests {
             twin: false,
             keep_frames: true,
             mortal_disks: false,
+            copies: Copies {
+                lead_astray: Some(5000),
+                ..Copies::default()
+            },
         };
         let text = site_config(plan, Site::B, &[1, 2, 3]);
-        assert!(text.ends_with("[check]\nkeep_frames_mib = 64\n"), "{text}");
+        let checks = "[check]\nkeep_frames_mib = 64\nlead_astray_every_exits = 5000\n";
+        assert!(text.ends_with(checks), "{text}");
         assert!(text.contains("listen = \"10.8.0.12:7400\""), "{text}");
         assert!(
             text.contains("[peer]\nname = \"site-a\"\naddress = \"10.8.0.11:7400\""),

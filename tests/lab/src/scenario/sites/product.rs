@@ -53,6 +53,22 @@ fn follow(mut channel: Channel, mut log: File) {
     }
 }
 
+/// By which word outputs leave.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub(crate) struct OutputRule {
+    /// When the copy has made them too.
+    pub(crate) verified: bool,
+}
+
+/// What the status tells of repairs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Repairs {
+    /// How many there were.
+    pub(crate) count: u64,
+    /// The last one, as it is told.
+    pub(crate) last: Value,
+}
+
 /// What `vm status` says.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct VmStatus {
@@ -85,6 +101,12 @@ pub(crate) struct VmStatus {
     /// How long flushes waited for the other site.
     #[serde(default)]
     pub(crate) flush_hold_ms_p50: Option<f64>,
+    /// When outputs leave.
+    #[serde(default)]
+    pub(crate) output: OutputRule,
+    /// Repairs of a copy that differed.
+    #[serde(default)]
+    pub(crate) repairs: Option<Repairs>,
     /// An echo over the log's own connection.
     #[serde(default)]
     pub(crate) echo_ms_p50: Option<f64>,
