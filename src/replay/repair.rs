@@ -10,6 +10,7 @@ use super::catalogue::RepairPiece;
 use crate::base::limits::{REPAIR_BYTES_MAX, REPAIR_PIECE_BYTES_MAX, STATE_PART_BYTES_MAX};
 use crate::base::parts::{Part, Parts};
 use crate::base::units::PAGE_SIZE;
+use crate::base::zeros::is_zero;
 use crate::machine::{Capture, EpochDigests};
 
 /// What is staged of one at the most: beside RAM and disk the longest part of a machine.
@@ -51,10 +52,14 @@ impl Repair {
             })
         });
         let pages = self.capture.pages.iter().map(|(address, content)| {
-            let is_zero = content.iter().all(|byte| *byte == 0);
+            let bytes = if is_zero(&content[..]) {
+                &[][..]
+            } else {
+                &content[..]
+            };
             RepairPiece::Page {
                 address: *address,
-                content: if is_zero { Vec::new() } else { content.to_vec() },
+                content: bytes.to_vec(),
             }
         });
         let leaves = self.leaves.iter().map(|(number, content)| RepairPiece::Leaf {
