@@ -3,7 +3,7 @@
 //! What a file is stands beside it (`kernel.digest`), with what the file system said of it when it was read. While that is
 //! the same, nothing is read again: a site that is back knows at once what it has (P6), and no driver waits for a hash.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
@@ -63,8 +63,7 @@ pub(super) fn find(folder: &VmFolder, file: BootFile) -> io::Result<FileOffer> {
 /// When the host refuses.
 pub(super) fn keep(folder: &VmFolder, file: BootFile, content: &[u8], is: FileOffer) -> io::Result<()> {
     folder.write(file.name(), content)?;
-    let written = File::open(folder.file(file.name()))?.metadata()?;
-    let of = Mark::of(&written);
+    let of = Mark::of(&fs::metadata(folder.file(file.name()))?);
     note(folder, file, Digest { of, is })
 }
 
