@@ -37,7 +37,6 @@ fn its_claim_is_asked_again_with_the_next_number() {
         assert_eq!(story.role.phase(), Phase::Claiming(Side::Backup));
         story.recall_asked();
         story.answer();
-        story.done.push(Effect::ReadRecord(story.role.reads));
         // The tiebreaker is silent for a while.
         story.tell(Event::RecordRead {
             read: story.role.reads,
