@@ -193,7 +193,7 @@ impl Vm {
     }
 
     /// Whether the guest runs at privilege level 0: a program with I/O privilege gets no trap port.
-    fn is_kernel_mode(&self) -> Result<bool, KvmError> {
+    pub(super) fn is_kernel_mode(&self) -> Result<bool, KvmError> {
         Ok(self.vcpu.system_registers()?.ss.dpl == 0)
     }
 

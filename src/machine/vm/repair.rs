@@ -8,15 +8,14 @@
 
 use std::collections::BTreeSet;
 
+use antipode_disk_sync::units::LEAF_BYTES;
+
 use super::copy::CopiedPage;
 use super::{RestoreError, RunError, Vm};
 use crate::base::limits::{REPAIR_BYTES_MAX, REPAIR_CODE_BYTES};
 use crate::base::parts::Parts;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_BYTES, PAGE_SIZE};
 use crate::machine::paging::read_virtual;
-
-/// Lowest two bits of a code selector: the privilege level.
-const PRIVILEGE_MASK: u16 = 3;
 
 /// What a machine may have written since a position at which both copies were the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,11 +69,11 @@ impl Touched {
         self.leaves.extend(&other.leaves);
     }
 
-    /// Bytes that it takes to carry it, before compression, with leaves of `leaf_bytes`.
+    /// Bytes that it takes to carry it, before compression.
     #[must_use]
-    pub fn byte_count(&self, leaf_bytes: u64) -> u64 {
+    pub fn byte_count(&self) -> u64 {
         let count = |set: &BTreeSet<u64>| u64::try_from(set.len()).unwrap_or(u64::MAX);
-        let leaves = count(&self.leaves).saturating_mul(leaf_bytes);
+        let leaves = count(&self.leaves).saturating_mul(LEAF_BYTES);
         count(&self.pages)
             .saturating_mul(PAGE_BYTES)
             .saturating_add(leaves)
@@ -138,7 +137,7 @@ impl Vm {
         }
         Ok(CodeAround {
             before,
-            is_user: system.cs.selector & PRIVILEGE_MASK == PRIVILEGE_MASK,
+            is_user: !self.is_kernel_mode()?,
         })
     }
 

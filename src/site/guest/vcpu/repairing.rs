@@ -1,7 +1,7 @@
 //! A copy that was found to be another machine becomes the same again (H2): on the side that leads, and on its own.
 
 use antipode_disk_sync::image::Image;
-use antipode_disk_sync::units::{LEAF_BYTES, Run};
+use antipode_disk_sync::units::Run;
 
 use super::{Course, Thread};
 use crate::base::limits::REPAIR_BYTES_MAX;
@@ -187,7 +187,7 @@ impl Thread {
             return Ok(Err(NoCapture::TooLongAgo(theirs.since).to_string()));
         };
         touched.unite(theirs);
-        let byte_count = touched.byte_count(LEAF_BYTES);
+        let byte_count = touched.byte_count();
         if byte_count > REPAIR_BYTES_MAX {
             return Ok(Err(NoCapture::TooMuch(byte_count).to_string()));
         }
