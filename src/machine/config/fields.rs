@@ -117,14 +117,19 @@ pub(super) fn output(value: &DeValue<'_>) -> Result<bool, Wrong> {
     match text(value)? {
         "received" => Ok(false),
         "verified" => Ok(true),
-        other => Err(Wrong::new(
-            format!("{other:?} is no word by which outputs leave"),
-            match nearest(other, OUTPUTS) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!("use one of {}", OUTPUTS.join(", ")),
-            },
-        )),
+        other => Err(none_of(OUTPUTS, other, "word by which outputs leave")),
     }
+}
+
+/// What is written is no `what`, which are these.
+fn none_of(these: &[&str], written: &str, what: &str) -> Wrong {
+    Wrong::new(
+        format!("{written:?} is no {what}"),
+        match nearest(written, these) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("use one of {}", these.join(", ")),
+        },
+    )
 }
 
 pub(super) fn console_mode(value: &DeValue<'_>) -> Result<ConsoleMode, Wrong> {
@@ -132,13 +137,7 @@ pub(super) fn console_mode(value: &DeValue<'_>) -> Result<ConsoleMode, Wrong> {
         "interactive" => Ok(ConsoleMode::Interactive),
         "output-only" => Ok(ConsoleMode::OutputOnly),
         "off" => Ok(ConsoleMode::Off),
-        other => Err(Wrong::new(
-            format!("{other:?} is no console mode"),
-            match nearest(other, CONSOLE_MODES) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!("use one of {}", CONSOLE_MODES.join(", ")),
-            },
-        )),
+        other => Err(none_of(CONSOLE_MODES, other, "console mode")),
     }
 }
 
