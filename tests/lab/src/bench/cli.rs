@@ -8,7 +8,7 @@ use crate::debian::{Cache, KernelFlavour, requirements};
 use crate::host::{Disk, DiskMode, Host, HostFile, HostSpec, Materials, RunDirectory};
 use crate::image;
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,9 +68,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn boot(args: &BootArgs) -> Result<ExitCode> {
     requirements::ensure()?;
     let setting = Setting::prepare(args.antipode.as_deref())?;
-    let started = Instant::now();
+    let begun = Begun::now();
     let mut trials = Vec::new();
-    let load_before = load_average();
     for round in 0..args.rounds {
         let mut order = [Contestant::Antipode, Contestant::Qemu];
         if round % 2 == 1 {
@@ -97,11 +96,10 @@ fn boot(args: &BootArgs) -> Result<ExitCode> {
             "ok": broken.is_empty(),
             "out_of_bounds": &broken,
             "rounds": args.rounds,
-            "seconds": started.elapsed().as_secs(),
-            "load_average": { "before": load_before, "after": load_average() },
             "figures": figures,
             "trials": trials,
         });
+        begun.tell(&mut line);
         for (name, value) in bounded {
             line[name] = json!(value);
         }
@@ -128,8 +126,29 @@ fn show(figures: &BTreeMap<&'static str, Figure>, bounded: &BTreeMap<&'static st
     }
 }
 
+/// When a bench began, and how busy the machine was.
+pub(super) struct Begun {
+    at: Instant,
+    load: Vec<f64>,
+}
+
+impl Begun {
+    pub(super) fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            load: load_average(),
+        }
+    }
+
+    /// Adds to `line` how long it took, and how busy the machine was before and after.
+    pub(super) fn tell(&self, line: &mut Value) {
+        line["seconds"] = json!(self.at.elapsed().as_secs());
+        line["load_average"] = json!({ "before": self.load, "after": load_average() });
+    }
+}
+
 /// One, five and fifteen minutes.
-pub(super) fn load_average() -> Vec<f64> {
+fn load_average() -> Vec<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace()
         .take(3)

@@ -38,7 +38,7 @@ mod load;
 mod report;
 mod stage;
 
-use super::cli::load_average;
+use super::cli::Begun;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
@@ -48,7 +48,7 @@ use report::{Plan, Report, Samples};
 use serde_json::json;
 use stage::Stage;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between the sites, in milliseconds.
 const RTTS_MS: [u64; 4] = [0, 10, 40, 80];
@@ -92,7 +92,7 @@ impl FtArgs {
 /// Carries the command out. The exit code is 1 if a bound is broken.
 pub(super) fn run(args: &FtArgs) -> Result<ExitCode> {
     let plan = args.plan();
-    let (started, load_before) = (Instant::now(), load_average());
+    let begun = Begun::now();
     let mut samples = Samples::default();
     for service in [Service::Redis, Service::Compute] {
         let loads = plan.of(service);
@@ -110,16 +110,15 @@ pub(super) fn run(args: &FtArgs) -> Result<ExitCode> {
             }
         }
     }
-    let beside = json!({
+    let mut beside = json!({
         "rtt_ms": plan.rtts_ms,
         "loads": plan.loads,
         "rounds": args.rounds,
-        "seconds": started.elapsed().as_secs(),
-        "load_average": { "before": load_before, "after": load_average() },
         "failures": samples.failures,
         "trials": samples.trials,
         "gaps": samples.gaps,
     });
+    begun.tell(&mut beside);
     Ok(Report::of(&plan, &samples).conclude(args.json, beside))
 }
 

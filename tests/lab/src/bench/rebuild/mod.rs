@@ -25,7 +25,7 @@
 mod report;
 mod stage;
 
-use super::cli::load_average;
+use super::cli::Begun;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
@@ -34,7 +34,7 @@ use report::Samples;
 use serde_json::json;
 use stage::{Line, Stage};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RebuildArgs {
@@ -54,7 +54,7 @@ pub(super) struct RebuildArgs {
 
 /// Carries the command out. The exit code is 1 if a bound is broken.
 pub(super) fn run(args: &RebuildArgs) -> Result<ExitCode> {
-    let (started, load_before) = (Instant::now(), load_average());
+    let begun = Begun::now();
     let setup = Setup::prepare(Service::Redis, KernelFlavour::Cloud)?;
     let line = Line {
         rtt: Duration::from_millis(args.rtt_ms),
@@ -65,15 +65,14 @@ pub(super) fn run(args: &RebuildArgs) -> Result<ExitCode> {
         eprintln!("lab: {error:#}");
         samples.failures.push(format!("{error:#}"));
     }
-    let beside = json!({
+    let mut beside = json!({
         "rounds": args.rounds,
         "rtt_ms": args.rtt_ms,
         "line_mbit": args.line_mbit,
-        "seconds": started.elapsed().as_secs(),
-        "load_average": { "before": load_before, "after": load_average() },
         "failures": samples.failures,
         "returns": samples.returns,
         "switchovers": samples.switchovers,
     });
+    begun.tell(&mut beside);
     Ok(samples.figures().conclude(args.json, beside))
 }
