@@ -10,10 +10,13 @@
 //! A copy that was repaired has not made what it has left out: the log has told it what the other one has put out there.
 //! Integers are little-endian. `frames` is renamed to `frames.old` when it holds half of what may be kept, and the next
 //! number begins. The last record is cut short if the process ended while it was written. Each VM that a process begins,
-//! begins anew.
+//! begins anew. The room for a file is taken when it begins: a disk that is full is one of the things that are checked.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::base::units::ExitOrdinal;
 use crate::site::store::VmFolder;
@@ -53,6 +56,12 @@ impl KeepFrames {
         let mut file = self.folder.create(NAME)?;
         let head = [MAGIC.as_slice(), &number.to_le_bytes()].concat();
         file.write_all(&head)?;
+        let room = i64::try_from(self.bytes_max / 2).unwrap_or(i64::MAX);
+        match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room) {
+            // Where that cannot be, room is taken as it is needed.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok((file, head.len() as u64))
     }
 }
@@ -132,6 +141,17 @@ mod tests {
             b"\x03\0\0\0\0\0\0\0\x02\x08\0\0\0\x03\x02\0\0\0\0\0\0",
         ];
         assert_eq!(fs::read(place.folder.file(NAME)).unwrap(), expected.concat());
+    }
+
+    #[test]
+    fn room_is_taken_before_it_is_needed() {
+        use std::os::linux::fs::MetadataExt;
+
+        let (_state, place) = place(1 << 20);
+        let _kept = place.begin().unwrap();
+        let file = fs::metadata(place.folder.file(NAME)).unwrap();
+        assert_eq!(file.st_size(), 16);
+        assert!(file.st_blocks() * 512 >= 1 << 19, "{}", file.st_blocks());
     }
 
     #[test]
