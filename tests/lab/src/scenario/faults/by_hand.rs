@@ -60,6 +60,9 @@ impl Campaign<'_> {
         let watcher = self.watch(name)?;
         watcher.wait_acked(WRITES)?;
         self.sites.power_on(before)?;
+        // Before it has heard that it has lost, it is about to start, and another site is refused for that.
+        self.sites
+            .wait_status(before, "not stale", PATIENCE, |status| status.role == "stale")?;
         let refused = self.sites.ask(other, &format!("vm protect {vm}"));
         let why = refused
             .err()
