@@ -461,6 +461,21 @@ fn a_node_whose_disk_is_full_stops_voting_says_so_and_loses_nothing() {
     assert_eq!(done, ["register", "configure", "configure"]);
 }
 
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let mut town = Town::new(6);
+    for node in NODES {
+        town.done(&["init", "--config", &format!("{node}.toml")]);
+        let mut mute = Command::new("sh");
+        mute.args(["-c", "exec \"$@\" 2>/dev/full", "sh", env!("CARGO_BIN_EXE_antipode")])
+            .args(["--log", "trace", "tiebreaker", "run", "--config", &format!("{node}.toml")])
+            .current_dir(town.path());
+        town.start_as(node, mute);
+    }
+    town.status(0);
+    NODES.into_iter().for_each(|node| town.stop(node));
+}
+
 /// There is no site's daemon yet: its part is played by the client library.
 fn register(town: &Town) {
     use antipode_certs::tls::LiveCredentials;

@@ -43,6 +43,8 @@ pub(super) fn start(filter: EnvFilter) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would be told on the same full disk, by a macro that panics there: in whichever thread had something to log.
+        .log_internal_errors(false)
         // A file or a journal is read later, without a terminal's colours.
         .with_ansi(io::stderr().is_terminal())
         .try_init();
