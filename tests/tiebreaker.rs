@@ -467,9 +467,21 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     for node in NODES {
         town.done(&["init", "--config", &format!("{node}.toml")]);
         let mut mute = Command::new("sh");
-        mute.args(["-c", "exec \"$@\" 2>/dev/full", "sh", env!("CARGO_BIN_EXE_antipode")])
-            .args(["--log", "trace", "tiebreaker", "run", "--config", &format!("{node}.toml")])
-            .current_dir(town.path());
+        mute.args([
+            "-c",
+            "exec \"$@\" 2>/dev/full",
+            "sh",
+            env!("CARGO_BIN_EXE_antipode"),
+        ])
+        .args([
+            "--log",
+            "trace",
+            "tiebreaker",
+            "run",
+            "--config",
+            &format!("{node}.toml"),
+        ])
+        .current_dir(town.path());
         town.start_as(node, mute);
     }
     town.status(0);

@@ -35,7 +35,7 @@ pub(crate) mod report;
 pub mod setup;
 pub(crate) mod sites;
 pub mod stage;
-mod store;
+pub(crate) mod store;
 pub mod summary;
 pub mod vm;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the site mounts it.
-pub(super) const DIRECTORY: &str = "/srv/vm";
+pub(crate) const DIRECTORY: &str = "/srv/vm";
 /// Names in it.
 pub(super) const KERNEL: &str = "vmlinuz";
 pub(super) const INITRD: &str = "initrd.cpio";

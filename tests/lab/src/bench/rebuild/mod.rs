@@ -13,7 +13,8 @@
 //! What is measured, and why so:
 //! - **The line is narrow** while a site returns: emulated hosts pack and encrypt a few MiB in a second, so on a wide one their
 //!   processors would be measured. How long the bytes that travelled take on it, and the hashing of what could differ, is what a
-//!   return is held against. How fast a host hashes is measured on that host.
+//!   return is held against. How fast that is, is measured before: both hosts at once, beside the guest and its client, as the
+//!   emulated hosts share this machine's processors then too.
 //! - **Bytes that travelled** are counted by the switch, the log and all heartbeats with them: all that the live site sent the
 //!   other one from its return until the VM was protected.
 //! - **What could differ** is what either site has marked, and what its activity log names: the product says so, and how much of

@@ -5,7 +5,8 @@ use crate::image::Service;
 use crate::scenario::Setup;
 use crate::scenario::boot::READY_TIMEOUT;
 use crate::scenario::sites::{Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
-use anyhow::{Context, Result, ensure};
+use crate::scenario::store;
+use anyhow::{Context, Result, anyhow, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,16 +156,39 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// How fast a site's host hashes what is no zeros, alone.
+    /// How fast both hosts at once hash what is no zeros, beside a guest that is written to: one has it in memory, the other on
+    /// its disk alone, as after a boot.
     fn hashing_bytes_per_second(&self) -> Result<f64> {
-        let host = self.sites.host(Site::B)?;
-        host.shell(&format!(
-            "dd if=/dev/urandom of=/tmp/hashed bs=1M count={HASHED_MIB} 2>&1"
-        ))?;
+        let watcher = self.watch("hashing")?;
+        let file = format!("{}/hashed", store::DIRECTORY);
+        let on = |site, command: &str| -> Result<()> {
+            self.sites.host(site)?.shell(command)?;
+            Ok(())
+        };
+        for site in Site::ALL {
+            on(
+                site,
+                &format!("dd if=/dev/urandom of={file} bs=1M count={HASHED_MIB} 2>&1 && sync"),
+            )?;
+        }
+        on(Site::B, "echo 3 > /proc/sys/vm/drop_caches")?;
         let begun = Instant::now();
-        host.shell("antipode disk digest /tmp/hashed")?;
+        thread::scope(|scope| {
+            let digest = format!("antipode disk digest {file}");
+            let other = scope.spawn({
+                let digest = digest.clone();
+                move || on(Site::B, &digest)
+            });
+            on(Site::A, &digest)?;
+            other
+                .join()
+                .map_err(|_| anyhow!("the other host's thread has died"))?
+        })?;
         let took = begun.elapsed().as_secs_f64();
-        host.shell("rm /tmp/hashed")?;
+        for site in Site::ALL {
+            on(site, &format!("rm {file}"))?;
+        }
+        watcher.finish_unharmed()?;
         Ok(f64::from(HASHED_MIB << 20) / took)
     }
 
