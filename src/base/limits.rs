@@ -87,9 +87,8 @@ pub const TOLD_PAGES_MAX: usize = 16 * 1024;
 /// Epochs of which it is remembered what was written in them: a backup is far fewer behind.
 pub const HISTORY_EPOCHS_MAX: usize = 64;
 
-/// Bytes of pages and disk that repair a copy, before compression: above it a copy is begun anew. Compressed, as they travel,
-/// they fit the log's buffer with what else is in it.
-pub const REPAIR_BYTES_MAX: u64 = 128 * MEBIBYTE;
+/// Bytes of pages and disk that repair a copy, before compression: above it a copy is begun anew.
+pub const REPAIR_BYTES_MAX: u64 = 64 * MEBIBYTE;
 
 /// Bytes of one piece of a repair: a leaf of the disk is the longest.
 pub const REPAIR_PIECE_BYTES_MAX: usize = 64 * 1024;
@@ -137,6 +136,10 @@ pub const CHANNEL_FRAME_BYTES_MAX: usize = LOG_FRAME_BYTES_MAX + 64;
 /// and what is under way at 80 ms, several times over.
 pub const LOG_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bytes of log that either end holds: a buffer that is full, and behind it a repair that does not compress. No room is made
+/// while a copy waits for a repair, so that waits for none.
+pub const LOG_HELD_BYTES_MAX: usize = LOG_BUFFER_BYTES_MAX + 160 * 1024 * 1024;
+
 /// Bytes of what one role says to the other at once.
 pub const CHANNEL_WORD_BYTES_MAX: usize = 4096;
 
@@ -183,6 +186,10 @@ pub const CPU_PROFILE_BYTES_MAX: usize = 64;
 const _: () = assert!(GUEST_RAM_BYTES_MIN < LOW_RAM_END);
 const _: () = assert!(KERNEL_FILE_BYTES_MAX <= KERNEL_IMAGE_BYTES_MAX);
 const _: () = assert!(VIRTQUEUE_SIZE_MAX.is_power_of_two());
+const _: () = assert!(
+    (LOG_HELD_BYTES_MAX - LOG_BUFFER_BYTES_MAX) as u64
+        > REPAIR_BYTES_MAX + STATE_PART_BYTES_MAX as u64 + REPAIR_BYTES_MAX / 64
+);
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= DISK_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(LOG_BATCH_BYTES_TARGET + FRAME_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(DISK_REQUEST_BYTES_MAX <= POOLED_BYTES_MAX);

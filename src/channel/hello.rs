@@ -22,7 +22,7 @@ use super::session::{LogSeq, Session, Side};
 use crate::base::limits::{CPU_PROFILE_BYTES_MAX, VM_NAME_BYTES_MAX};
 
 /// The version of the channel that this program speaks.
-pub const CHANNEL_VERSION: u16 = 2;
+pub const CHANNEL_VERSION: u16 = 3;
 
 const MAGIC: [u8; 8] = *b"ANTICHAN";
 const FLAG_CLAIMED: u8 = 1;

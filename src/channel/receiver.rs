@@ -15,11 +15,11 @@ use super::fault::Misbehaviour;
 use super::frame::{Ack, LogFrame};
 use super::sender::cost_of;
 use super::session::LogSeq;
-use crate::base::limits::{ACK_DELAY_MS_MAX, LOG_BUFFER_BYTES_MAX, LOG_FRAME_BYTES_MAX};
+use crate::base::limits::{ACK_DELAY_MS_MAX, LOG_FRAME_BYTES_MAX, LOG_HELD_BYTES_MAX};
 use crate::base::units::ExitOrdinal;
 
-/// What a sender may at most have under way: it begins a frame only while there is room.
-const HELD_BYTES_MAX: usize = LOG_BUFFER_BYTES_MAX + cost_of(LOG_FRAME_BYTES_MAX);
+/// What a sender may at most have under way: it takes a frame whole, if any.
+const HELD_BYTES_MAX: usize = LOG_HELD_BYTES_MAX + cost_of(LOG_FRAME_BYTES_MAX);
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - Both stages count against one buffer ([`LOG_BUFFER_BYTES_MAX`]), because both are in some host's memory and both
-//!   are lag. Where it is full the VM waits ([`Sender::room`]); a frame that is begun while there is room is taken whole.
+//!   are lag. Where it is full the VM waits ([`Sender::room`]), but not with what repairs its copy, which makes no room
+//!   before it has that: up to [`LOG_HELD_BYTES_MAX`] is taken.
 //! - An acknowledgement stands for everything before it. It never goes back, is never ahead of what was sent, and never
 //!   tells of a position that what was received does not reach: a backup that says so is not in lockstep, and nothing
 //!   that it says releases an output any more.
@@ -20,7 +21,9 @@ use super::fault::Misbehaviour;
 use super::frame::{Ack, LogFrame};
 use super::hello::Refusal;
 use super::session::LogSeq;
-use crate::base::limits::{LOG_BUFFER_BYTES_MAX, LOG_FRAME_BYTES_MAX, LOG_FRAME_OVERHEAD_BYTES};
+use crate::base::limits::{
+    LOG_BUFFER_BYTES_MAX, LOG_FRAME_BYTES_MAX, LOG_FRAME_OVERHEAD_BYTES, LOG_HELD_BYTES_MAX,
+};
 use crate::base::units::ExitOrdinal;
 
 /// What a frame with a batch of `bytes` takes of the buffer, at either end.
@@ -103,7 +106,7 @@ impl Sender {
     /// sent; while there is no connection that may be dropped, since [`Self::resume`] sends it.
     ///
     /// # Errors
-    /// [`Full`], with the batch, where there is no room.
+    /// [`Full`], with the batch, where [`LOG_HELD_BYTES_MAX`] are held.
     ///
     /// # Panics
     /// Where the batch is empty, longer than [`LOG_FRAME_BYTES_MAX`], or ends before the one before it: the recorder makes
@@ -117,7 +120,7 @@ impl Sender {
     ) -> Result<LogFrame, Full> {
         assert!((1..=LOG_FRAME_BYTES_MAX).contains(&batch.len()));
         assert!(through >= self.last_through, "a log goes forwards");
-        if self.room() == 0 {
+        if self.held_bytes >= LOG_HELD_BYTES_MAX {
             return Err(Full(batch));
         }
         let cost = cost_of(batch.len());

@@ -110,7 +110,7 @@ fn described(entry: &Entry) -> String {
         Entry::Disk { id, is_done } => {
             format!("request {} {}", id.0, if *is_done { "done" } else { "failed" })
         }
-        Entry::PowerButton | Entry::Stop | Entry::Flush => String::new(),
+        Entry::PowerButton | Entry::Stop | Entry::Flush | Entry::Replays => String::new(),
         Entry::Verify(slice) => format!("{} leaves of extent {}", slice.leaves.count_ones(), slice.extent),
         Entry::Page { address, delta } if delta.is_empty() => format!("{address:#x}, as told before"),
         Entry::Page { address, .. } => format!("{address:#x}"),
@@ -121,7 +121,7 @@ fn described(entry: &Entry) -> String {
                 posted.len()
             )
         }
-        Entry::Epoch(digests) | Entry::Stand(digests) => {
+        Entry::Epoch(digests) | Entry::Stand(digests) | Entry::Checkpoints { digests, .. } => {
             format!("registers, RAM and {} parts", digests.parts.len())
         }
         Entry::Repair(piece) => match piece {

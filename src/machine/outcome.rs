@@ -24,7 +24,7 @@ pub enum Outcome {
         /// True for a write.
         is_write: bool,
     },
-    /// KVM could not go on.
+    /// KVM could not go on, here or at the other site.
     Refused(String),
     /// The operator stopped it.
     Stopped,
@@ -47,6 +47,16 @@ impl Outcome {
             Self::Refused(_) => "refused",
             Self::Stopped => "stopped",
             Self::Held => "held",
+        }
+    }
+
+    /// Of the other copy of the machine, which has ended so: its name.
+    #[must_use]
+    pub fn of_the_other(name: &str) -> Self {
+        if name == Self::PowerOff.name() {
+            Self::PowerOff
+        } else {
+            Self::Refused(format!("at the other site: {name}"))
         }
     }
 

@@ -55,6 +55,24 @@ pub const REPAIR_PATIENCE: Duration = Duration::from_secs(5);
 /// After a copy has differed, so many epochs must be the same at their ends before outputs leave by its word again that it
 /// has received what tells of them (H3).
 pub const CLEAN_EPOCHS: u32 = 100;
+/// How long a copy is kept the same in one way, by replay or by checkpoints, at least (H4).
+pub const MODE_STAY_MIN: Duration = Duration::from_secs(60);
+/// And at the longest before the other way is tried again.
+pub const MODE_STAY_MAX: Duration = Duration::from_secs(3600);
+/// A way that has lasted for so long beyond that was no try that failed.
+pub const MODE_LASTS: Duration = Duration::from_secs(600);
+/// What it costs is measured over so long, but for repairs.
+pub const MODE_RATES_SPAN: Duration = Duration::from_secs(10);
+/// Repairs are counted over so long.
+pub const MODE_REPAIRS_SPAN: Duration = Duration::from_secs(60);
+/// Outputs whose hold is remembered for that.
+pub const MODE_HOLDS_MAX: usize = 512;
+/// Log frames of which it is remembered that they carry what a machine is, for the outputs in them.
+pub const MODE_FRAMES_MAX: usize = 1024;
+/// Checkpoints are no closer to each other than this, whatever waits for them (H4).
+pub const CHECKPOINT_AFTER_MIN: Duration = Duration::from_millis(20);
+/// And no farther, whether anything waits or not.
+pub const CHECKPOINT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// The lag above which the guest is slowed (P3).
 pub const LAG_TARGET: Duration = Duration::from_millis(100);
 /// Between two steps of the guest's share.
@@ -88,5 +106,10 @@ const _: () = {
     assert!(
         ALONE_GAP_MAX.as_millis() >= FAILURE_TIMEOUT_FLOOR.as_millis(),
         "who runs alone is trusted for longer than one whose peer may claim"
+    );
+    assert!(
+        MODE_RATES_SPAN.as_nanos() < MODE_STAY_MIN.as_nanos()
+            && MODE_REPAIRS_SPAN.as_nanos() <= MODE_STAY_MIN.as_nanos(),
+        "what is measured when a stay is over is of that stay"
     );
 };

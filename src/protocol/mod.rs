@@ -12,6 +12,7 @@
 //!        Reprotect: when to protect again what has lost its backup   ◀── the role's state
 //!        Verifier: are the two disks equal, and what is done where they are not?  (D5)
 //!        Copy, Mender: a copy that is another machine becomes the same again  (H2)
+//!        Policy: is a copy kept the same by replay, or by checkpoints?  Account: what does it cost?  (H4)
 //!        Status: what an operator is shown  (O3)
 //! ```
 //!
@@ -21,6 +22,7 @@
 pub mod detector;
 pub mod lag;
 pub mod limits;
+pub mod mode;
 pub mod moment;
 pub mod output_rule;
 pub mod repair;

@@ -137,11 +137,11 @@ impl<T> OutputRule<T> {
         }
     }
 
-    /// The next output that may leave now, and how long it was held.
+    /// The next output that may leave now, the log frame that it was written in, and how long it was held.
     ///
     /// # Panics
     /// Where an output would leave that the backup has not acknowledged: the assertion of P1.
-    pub fn take(&mut self, now: Moment) -> Option<(T, Duration)> {
+    pub fn take(&mut self, now: Moment) -> Option<(T, LogSeq, Duration)> {
         if !self.leaves_at(now) || !self.permits(self.waiting.front()?.written) {
             return None;
         }
@@ -158,7 +158,7 @@ impl<T> OutputRule<T> {
             ),
             Gate::Held(None) | Gate::Discarded => panic!("an output would leave through {:?}", self.gate),
         }
-        Some((output, now.saturating_since(since)))
+        Some((output, written, now.saturating_since(since)))
     }
 
     /// Whether the role has acted lately enough for anything to leave at `now`.
@@ -200,7 +200,7 @@ mod tests {
 
     fn leaving(rule: &mut OutputRule<u64>, now: Moment) -> Vec<u64> {
         std::iter::from_fn(|| rule.take(now))
-            .map(|(output, _)| output)
+            .map(|(output, ..)| output)
             .collect()
     }
 
@@ -231,7 +231,10 @@ mod tests {
         );
         assert_eq!(rule.waits_since(), Some(at(3)));
         rule.open();
-        assert_eq!(rule.take(at(10)), Some((3, Duration::from_millis(7))));
+        assert_eq!(
+            rule.take(at(10)),
+            Some((3, LogSeq::new(3), Duration::from_millis(7)))
+        );
     }
 
     #[test]

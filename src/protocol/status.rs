@@ -11,6 +11,7 @@ use antipode_tiebreaker::{Flush, Generation, PairingId};
 use serde::Serialize;
 
 use super::lag::Lag;
+use super::mode::Modes;
 use super::moment::Moment;
 use super::repair::{Output, Repairs};
 use super::reprotect::ShownReprotect;
@@ -77,6 +78,8 @@ pub struct Surroundings<'a> {
     pub repairs: Option<&'a Repairs>,
     /// By which word of the backup outputs leave.
     pub output: Output,
+    /// What keeping the backup's copy the same has cost.
+    pub modes: Option<Modes>,
     /// What was refused.
     pub refused: &'a [Refusal],
 }
@@ -219,6 +222,8 @@ pub struct Status {
     pub repairs: Option<Repairs>,
     /// By which word of the backup outputs leave.
     pub output: Output,
+    /// What keeping the backup's copy the same has cost since this site leads; none if it does not.
+    pub modes: Option<Modes>,
     /// What was refused. It harms nothing; so it makes nothing less green.
     pub refused: Vec<Refusal>,
     /// Whether there is no gap.
@@ -292,6 +297,7 @@ impl Status {
             verify: around.verification.cloned(),
             repairs: around.repairs.cloned(),
             output: around.output,
+            modes: around.modes,
             refused: around.refused.to_vec(),
             green: view.green && away.is_none() && differ.is_none() && !repaired,
             cause: cause.map(word),
@@ -317,7 +323,7 @@ pub fn because(cause: Cause, trouble: Option<&str>) -> String {
 }
 
 /// Milliseconds with three places: more is noise in what people read.
-fn milliseconds(span: Duration) -> f64 {
+pub(super) fn milliseconds(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
@@ -363,9 +369,12 @@ mod tests {
     use super::*;
     use antipode_disk_sync::units::{ImageLength, LEAF_BYTES};
 
+    use crate::base::units::LogSeq;
     use crate::machine::workers::{Hashes, Round};
     use crate::protocol::detector::Suspicion;
+    use crate::protocol::mode::Account;
     use crate::protocol::verify::{Effect, Event, Verifier};
+    use crate::replay::Carried;
     use crate::transfer::ResyncKind;
 
     fn view(role: PhaseName, cause: Option<Cause>) -> View {
@@ -387,6 +396,15 @@ mod tests {
             progress: None,
             cpu_share_percent: 100,
         }
+    }
+
+    /// A second of replay, and one output.
+    fn modes() -> Modes {
+        let at = |ms: u64| Moment::from_nanos(ms * 1_000_000);
+        let mut account = Account::from(at(0));
+        account.logged(at(900), LogSeq::new(1), 700, &Carried::default());
+        account.let_out(at(1000), LogSeq::new(1), Duration::from_micros(41_500));
+        account.shown(None)
     }
 
     fn shown(view: &View) -> serde_json::Value {
@@ -420,6 +438,7 @@ mod tests {
             verification,
             repairs: None,
             output: Output::default(),
+            modes: Some(modes()),
             refused: &[Refusal {
                 what: "log-gap",
                 because: "log frame 4 came where 2 is due".to_owned(),
@@ -432,6 +451,18 @@ mod tests {
 
     #[test]
     fn a_healthy_primary_is_shown_in_full() {
+        let nothing = serde_json::json!({
+            "share": 0.0, "bytes": 0, "outputs": 0,
+            "hold_ms_sum": 0.0, "hold_ms_p50": null, "hold_ms_p99": null,
+        });
+        let modes_shown = serde_json::json!({
+            "mode": "replay", "cause": null, "preemptions": 0,
+            "replay": {
+                "share": 1.0, "bytes": 700, "outputs": 1,
+                "hold_ms_sum": 41.5, "hold_ms_p50": 41.5, "hold_ms_p99": 41.5,
+            },
+            "resume": nothing, "repair": nothing, "checkpoint": nothing,
+        });
         let expected = serde_json::json!({
             "vm": "redis-1", "role": "primary", "peer": "west", "generation": 7, "pairing": 9, "flush": "both",
             "position": 123,
@@ -445,6 +476,7 @@ mod tests {
             "memory_sent": { "once_bytes": 4_096, "sent_bytes": 8_192 },
             "protect_again": null, "verify": null, "repairs": null,
             "output": { "verified": false, "chosen": false, "clean_epochs_left": 0 },
+            "modes": modes_shown,
             "refused": [{
                 "what": "log-gap", "because": "log frame 4 came where 2 is due", "count": 1, "last": 1_000_007,
             }],

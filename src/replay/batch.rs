@@ -96,6 +96,9 @@ const REPAIR_PART: u8 = 18;
 const REPAIR_PAGE: u8 = 19;
 const REPAIR_LEAF: u8 = 20;
 const REPAIR_END: u8 = 21;
+const CHECKPOINTS: u8 = 22;
+const REPLAYS: u8 = 23;
+const CHECKPOINTS_FLUSHED: u8 = 24;
 
 /// Bounds of an epoch's list of devices.
 const EPOCH_PARTS_MAX: usize = 64;
@@ -127,6 +130,13 @@ fn kind_of(entry: &Entry) -> u8 {
             RepairPiece::Leaf { .. } => REPAIR_LEAF,
             RepairPiece::End { .. } => REPAIR_END,
         },
+        Entry::Checkpoints {
+            flushes_wait: false, ..
+        } => CHECKPOINTS,
+        Entry::Checkpoints {
+            flushes_wait: true, ..
+        } => CHECKPOINTS_FLUSHED,
+        Entry::Replays => REPLAYS,
         Entry::Output { kind, .. } => match kind {
             OutputKind::Frame => OUTPUT_FRAME,
             OutputKind::Console => OUTPUT_CONSOLE,
@@ -156,7 +166,7 @@ impl Base {
                 put_bytes(bytes, content)
             }
             Entry::Disk { id, .. } => put_number(bytes, id.0),
-            Entry::PowerButton | Entry::Stop | Entry::Flush => {}
+            Entry::PowerButton | Entry::Stop | Entry::Flush | Entry::Replays => {}
             Entry::Verify(slice) => {
                 put_number(bytes, slice.extent);
                 bytes.extend_from_slice(&slice.leaves.to_le_bytes());
@@ -178,7 +188,9 @@ impl Base {
                     put_bytes(bytes, write.data());
                 }
             }
-            Entry::Epoch(digests) | Entry::Stand(digests) => encode_epoch(bytes, digests),
+            Entry::Epoch(digests) | Entry::Stand(digests) | Entry::Checkpoints { digests, .. } => {
+                encode_epoch(bytes, digests);
+            }
             Entry::Repair(piece) => encode_repair(bytes, piece),
             Entry::Output { digest, .. } => bytes.extend_from_slice(&digest.to_le_bytes()),
         }
@@ -217,6 +229,11 @@ impl Base {
             REPAIR_PART | REPAIR_PAGE | REPAIR_LEAF | REPAIR_END => {
                 Entry::Repair(decode_repair(kind, reader)?)
             }
+            CHECKPOINTS | CHECKPOINTS_FLUSHED => Entry::Checkpoints {
+                digests: Box::new(decode_epoch(reader)?),
+                flushes_wait: kind == CHECKPOINTS_FLUSHED,
+            },
+            REPLAYS => Entry::Replays,
             OUTPUT_FRAME => output(OutputKind::Frame, reader)?,
             OUTPUT_CONSOLE => output(OutputKind::Console, reader)?,
             OUTPUT_POWER_OFF => output(OutputKind::PowerOff, reader)?,
@@ -452,23 +469,30 @@ mod tests {
             Just(Entry::PowerButton),
             Just(Entry::Stop),
             Just(Entry::Flush),
+            Just(Entry::Replays),
             any::<(u64, u64)>().prop_map(|(extent, leaves)| Entry::Verify(Slice { extent, leaves })),
             (any::<u64>(), content()).prop_map(|(address, delta)| Entry::Page { address, delta }),
             (content(), prop::collection::vec(posted(), 0..5))
                 .prop_map(|(vcpu, posted)| Entry::Resume { vcpu, posted }),
-            (
-                any::<[u64; 18]>(),
-                any::<[u8; RamSums::BYTES]>(),
-                prop::collection::vec(("[a-z-]{1,20}", any::<u64>()), 0..5)
-            )
-                .prop_map(|(registers, ram, parts)| Entry::Epoch(Box::new(EpochDigests {
-                    registers,
-                    ram: RamSums::from_bytes(&ram),
-                    parts
-                }))),
+            digests().prop_map(|digests| Entry::Epoch(Box::new(digests))),
+            (digests(), any::<bool>()).prop_map(|(digests, flushes_wait)| Entry::Checkpoints {
+                digests: Box::new(digests),
+                flushes_wait,
+            }),
             (kind, any::<u64>()).prop_map(|(kind, digest)| Entry::Output { kind, digest }),
             piece().prop_map(Entry::Repair),
         ]
+    }
+
+    fn digests() -> impl Strategy<Value = EpochDigests> {
+        let parts = prop::collection::vec(("[a-z-]{1,20}", any::<u64>()), 0..5);
+        (any::<[u64; 18]>(), any::<[u8; RamSums::BYTES]>(), parts).prop_map(|(registers, ram, parts)| {
+            EpochDigests {
+                registers,
+                ram: RamSums::from_bytes(&ram),
+                parts,
+            }
+        })
     }
 
     fn piece() -> impl Strategy<Value = RepairPiece> {

@@ -55,8 +55,19 @@ pub enum Entry {
     /// A slice of the disk is compared as it is here, all that came before at this exit asked for (D5). The replay holds the VM
     /// for as long as it takes to begin to watch its own disk.
     Verify(Slice),
-    /// A piece of what makes a copy the same again that was found to differ (H2). The replay stages it, if it waits for that.
+    /// A piece of what makes a copy the same again that was found to differ (H2), or of a checkpoint (H4). The replay stages
+    /// it, if it waits for that.
     Repair(RepairPiece),
+    /// From here on the log tells what leaves, and checkpoints, and nothing that enters (H4). The replay compares what it is,
+    /// executes nothing more, and becomes what the checkpoints say.
+    Checkpoints {
+        /// What the machine is here.
+        digests: Box<EpochDigests>,
+        /// No flush of the guest ends before a checkpoint behind it is durable at the other site (P8).
+        flushes_wait: bool,
+    },
+    /// The log tells again what enters, from where the last checkpoint is of. The replay goes on.
+    Replays,
     /// The guest asked its disk to make durable what it wrote. The replay has its own disk do that. A backup need not know
     /// what else comes at this exit to begin (P8).
     Flush,
@@ -97,7 +108,7 @@ pub enum RepairPiece {
     },
     /// The last one.
     End {
-        /// Which of the copy's wishes it answers.
+        /// Which of the copy's wishes it answers; none for a checkpoint, as [`crate::replay::CHECKPOINT`].
         number: u64,
         /// Digest of what was written to the disk.
         disk_writes: u64,
@@ -152,6 +163,8 @@ impl Entry {
             | Self::Epoch(_)
             | Self::Stand(_)
             | Self::Verify(_)
+            | Self::Checkpoints { .. }
+            | Self::Replays
             | Self::Flush
             | Self::Repair(RepairPiece::End { .. })
             | Self::Output { .. } => 0,
@@ -177,6 +190,8 @@ impl Entry {
             Self::Verify(_) => "verify",
             Self::Flush => "flush",
             Self::Repair(_) => "repair",
+            Self::Checkpoints { .. } => "checkpoints",
+            Self::Replays => "replays",
             Self::Output { .. } => "output",
         }
     }

@@ -24,7 +24,7 @@ use crate::base::units::ExitOrdinal;
 use crate::machine::{Release, TimelineError};
 
 const MAGIC: [u8; 8] = *b"ANTIPLOG";
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// Virtual time that a power cut can take.
 const BATCH_SPAN: Duration = Duration::from_secs(1);
@@ -230,7 +230,7 @@ impl<R: Read> LogReader<R> {
 }
 
 impl LogSink for LogWriter {
-    fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+    fn append(&mut self, batch: &Batch, _: Duration) -> std::io::Result<()> {
         Self::append(self, batch)
     }
 

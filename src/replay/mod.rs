@@ -34,6 +34,7 @@
 //! digest of its own, at its position. At the end, RAM and registers are compared whole.
 
 mod batch;
+mod carried;
 mod catalogue;
 mod checks;
 mod codec;
@@ -54,6 +55,7 @@ mod state_file;
 mod time_rule;
 
 pub use batch::{Batch, End};
+pub use carried::Carried;
 pub use catalogue::{Entry, OutputKind, RepairPiece};
 pub(crate) use checks::differences;
 pub use codec::CodecError;
@@ -65,7 +67,8 @@ pub use noise::NoiseCounts;
 pub use position::{NoPosition, Position};
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};
 pub use recorder::{Cadence, LogSink, Logged, Recorder};
-pub use repair::Repair;
+pub use repair::{CHECKPOINT, Repair};
+pub use replayer::Awaited;
 pub use replayer::Replayer;
 pub use standby::{Reserve, Standby};
 pub use state_file::{SavedMachine, StateError, StateHead, save_machine};

@@ -50,11 +50,11 @@ pub struct Cadence {
 
 /// Where batches go.
 pub trait LogSink: std::fmt::Debug {
-    /// Appends `batch`. May wait while there is no room.
+    /// Appends `batch`, of whose stretch so much was the guest's time before pre-emptions. May wait while there is no room.
     ///
     /// # Errors
     /// When nothing more can be appended.
-    fn append(&mut self, batch: &Batch) -> std::io::Result<()>;
+    fn append(&mut self, batch: &Batch, resumed: Duration) -> std::io::Result<()>;
 
     /// When a batch is closed however small it is.
     fn cadence(&self) -> Cadence;
@@ -88,6 +88,8 @@ pub struct Recorder<L> {
     batch: Batch,
     batch_bytes: usize,
     batch_began: VirtualTime,
+    /// The guest's time that no replay of the batch executes.
+    resumed: Duration,
     /// The time that the guest was last seen to be shown.
     shown: VirtualTime,
     /// Since when something has waited while the guest computes.
@@ -98,6 +100,8 @@ pub struct Recorder<L> {
     digesting_since: VirtualTime,
     patience: Patience,
     told_pages: ToldPages,
+    /// The other copy executes nothing: what enters is not told (H4).
+    rests: bool,
     logged: Logged,
 }
 
@@ -136,12 +140,14 @@ impl<L: LogSink> Recorder<L> {
             batch: Batch::starting_at(begun.exit_count),
             batch_bytes: 0,
             batch_began: begun.virtual_time,
+            resumed: Duration::ZERO,
             shown: begun.virtual_time,
             waiting_since: None,
             preempting_since: VirtualTime::ZERO,
             digesting_since: VirtualTime::ZERO,
             patience: Patience::default(),
             told_pages: ToldPages::default(),
+            rests: false,
             logged: Logged::default(),
         }
     }
@@ -161,7 +167,7 @@ impl<L: LogSink> Recorder<L> {
             virtual_time,
             digests,
         });
-        self.log.append(&self.batch)?;
+        self.log.append(&self.batch, self.resumed)?;
         Ok((self.log, self.logged))
     }
 
@@ -189,7 +195,46 @@ impl<L: LogSink> Recorder<L> {
         self.is_awaited = true;
     }
 
-    /// Tells of `repair`, of the VM as it is at `exit`, where it is held (H2). Both copies are compared anew from there on.
+    /// The other copy executes nothing from `exit` on, where the VM is held and is what `digests` say: what it becomes is told by
+    /// checkpoints (H4).
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn begin_checkpoints(
+        &mut self,
+        exit: ExitOrdinal,
+        digests: EpochDigests,
+    ) -> Result<(), TimelineError> {
+        let flushes_wait = self.cadence.at_flushes;
+        self.note(
+            exit,
+            Entry::Checkpoints {
+                digests: Box::new(digests),
+                flushes_wait,
+            },
+        );
+        self.rests = true;
+        self.close_batch()
+    }
+
+    /// It executes again what it is told, from `exit` on, where the VM is held and a checkpoint was just told of.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn end_checkpoints(&mut self, exit: ExitOrdinal) -> Result<(), TimelineError> {
+        self.rests = false;
+        self.note(exit, Entry::Replays);
+        self.close_batch()
+    }
+
+    /// Whether the other copy executes nothing.
+    #[must_use]
+    pub const fn rests_on_checkpoints(&self) -> bool {
+        self.rests
+    }
+
+    /// Tells of `repair`, of the VM as it is at `exit`, where it is held (H2); or of a checkpoint (H4). Both copies are compared
+    /// anew from there on.
     ///
     /// # Errors
     /// When the log cannot be written.
@@ -207,6 +252,10 @@ impl<L: LogSink> Recorder<L> {
     }
 
     fn note(&mut self, exit: ExitOrdinal, entry: Entry) {
+        let is_for_any_copy = matches!(entry, Entry::Output { .. } | Entry::Repair(_) | Entry::Verify(_));
+        if self.rests && !is_for_any_copy {
+            return;
+        }
         self.logged.entries += 1;
         self.logged.expiries += u64::from(matches!(entry, Entry::Expiry(_)));
         self.batch_bytes += ENTRY_BYTES + entry.content_bytes();
@@ -238,7 +287,8 @@ impl<L: LogSink> Recorder<L> {
         self.batch_bytes = 0;
         self.is_awaited = false;
         self.batch_began = self.shown;
-        self.log.append(&closed).map_err(host("writing the log"))
+        let resumed = std::mem::take(&mut self.resumed);
+        self.log.append(&closed, resumed).map_err(host("writing the log"))
     }
 }
 
@@ -323,6 +373,10 @@ impl<L: LogSink> Timeline for Recorder<L> {
 
     fn preempted(&mut self, standing: Standing, done: Resumption) -> Result<(), TimelineError> {
         self.logged.preemptions += 1;
+        if self.rests {
+            return Ok(());
+        }
+        self.resumed += self.preempting_since.saturating_since(standing.now);
         let page_count = done.pages.len();
         for (address, content) in done.pages {
             let delta = self.told_pages.tell(address, &content);
@@ -341,7 +395,8 @@ impl<L: LogSink> Timeline for Recorder<L> {
     }
 
     fn begins_epoch(&mut self, standing: Standing) -> Result<bool, TimelineError> {
-        let begins = self.patience.begins_epoch(standing.now);
+        // Each checkpoint is one.
+        let begins = !self.rests && self.patience.begins_epoch(standing.now);
         if begins {
             self.digesting_since = self.live.now();
         }
@@ -360,7 +415,9 @@ impl<L: LogSink> Timeline for Recorder<L> {
 
     fn exited(&mut self, trace: &ExitTrace<'_>) -> Result<(), TimelineError> {
         self.waiting_since = None;
-        self.batch.checks.push(self.rolling.exited(trace));
+        // Nobody executes it; zeros take no room.
+        let check = if self.rests { 0 } else { self.rolling.exited(trace) };
+        self.batch.checks.push(check);
         self.batch.through = trace.ordinal;
         if self.is_full() {
             self.close_batch()
@@ -371,14 +428,15 @@ impl<L: LogSink> Timeline for Recorder<L> {
 
     fn flush(&mut self, standing: Standing) -> Result<(), TimelineError> {
         self.note(standing.exit, Entry::Flush);
-        self.is_awaited |= self.cadence.at_flushes;
+        self.is_awaited |= self.cadence.at_flushes && !self.rests;
         Ok(())
     }
 
     fn output(&mut self, standing: Standing, output: Output<'_>) -> Result<Release, TimelineError> {
         let (kind, digest) = digest_of(output);
         self.note(standing.exit, Entry::Output { kind, digest });
-        self.is_awaited |= self.cadence.at_outputs;
+        // What waits for a checkpoint waits for no frame.
+        self.is_awaited |= self.cadence.at_outputs && !self.rests;
         Ok(self.log.release())
     }
 }

@@ -13,13 +13,16 @@ use crate::base::units::PAGE_SIZE;
 use crate::base::zeros::is_zero;
 use crate::machine::{Capture, EpochDigests};
 
+/// The number of a repair that no copy has wished for: a checkpoint (H4).
+pub const CHECKPOINT: u64 = 0;
+
 /// What is staged of one at the most: beside RAM and disk the longest part of a machine.
 const STAGED_BYTES_MAX: u64 = REPAIR_BYTES_MAX + STATE_PART_BYTES_MAX as u64;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Repair {
-    /// Which of the copy's wishes it answers.
+    /// Which of the copy's wishes it answers, or [`CHECKPOINT`].
     pub number: u64,
     /// The machine.
     pub capture: Capture,

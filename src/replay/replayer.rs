@@ -9,6 +9,7 @@
 //!
 //! Its disk requests are its own. A logged completion waits for the request of the same name here.
 
+mod checkpoints;
 mod repairing;
 mod waiting;
 
@@ -24,6 +25,7 @@ use super::feed::{Feed, LogSource};
 use super::noise::{Noise, NoiseCounts};
 use super::page_delta::ToldPages;
 use super::recorder::digest_of;
+use super::repair::Staging;
 use super::{End, Position, time_rule};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::devices::{DiskCompletion, DiskOutcome, DiskRequestId, Frame, Input};
@@ -33,6 +35,8 @@ use crate::machine::{
     Arrival, EpochDigests, ExitTrace, Kick, Output, Release, Rest, Resumption, Standing, Timeline,
     TimelineError, Turn,
 };
+
+pub use self::checkpoints::Awaited;
 
 /// A timeline that replays.
 #[derive(Debug)]
@@ -52,6 +56,16 @@ pub struct Replayer<S> {
     hold_at: Option<Position>,
     /// What the machine was where the log has it stand, which is here.
     stood: Option<Box<EpochDigests>>,
+    /// What the machine was where the log has it execute nothing more, which is here (H4).
+    rested: Option<Box<EpochDigests>>,
+    /// It executes nothing: what it becomes is told by checkpoints.
+    rests: bool,
+    /// No flush of the guest ends before the checkpoint behind it is durable here.
+    flushes_wait: bool,
+    /// Where it does so: the last checkpoint's exit.
+    rests_at: ExitOrdinal,
+    /// Pieces of the next one.
+    staging: Staging,
     /// What is to be compared where it is held, if that is why.
     slice: Option<Slice>,
     /// Exits from which it is stepped to the next.
@@ -82,6 +96,11 @@ impl<S: LogSource> Replayer<S> {
             through,
             hold_at: None,
             stood: None,
+            rested: None,
+            rests: false,
+            flushes_wait: false,
+            rests_at: through,
+            staging: Staging::default(),
             slice: None,
             stepped: ExitOrdinal::default()..ExitOrdinal::default(),
             end: None,
@@ -272,9 +291,14 @@ impl<S: LogSource> Timeline for Replayer<S> {
             return Ok(Some(Arrival::Stop));
         }
         let arrival = match self.entry_here(standing)? {
-            None | Some(Entry::Page { .. } | Entry::Resume { .. } | Entry::Stand(_) | Entry::Verify(_)) => {
-                return Ok(None);
-            }
+            None
+            | Some(
+                Entry::Page { .. }
+                | Entry::Resume { .. }
+                | Entry::Stand(_)
+                | Entry::Verify(_)
+                | Entry::Checkpoints { .. },
+            ) => return Ok(None),
             Some(Entry::Disk { id, is_done }) => {
                 let (id, is_done) = (*id, *is_done);
                 self.entries.pop_front();
@@ -291,6 +315,7 @@ impl<S: LogSource> Timeline for Replayer<S> {
                 | Entry::Epoch(_)
                 | Entry::Flush
                 | Entry::Repair(_)
+                | Entry::Replays
                 | Entry::Output { .. }),
             ) => {
                 let entry = entry.name();

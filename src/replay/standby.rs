@@ -22,7 +22,7 @@ use antipode_disk_sync::online::Slice;
 use super::catalogue::OutputKind;
 use super::feed::LogSource;
 use super::repair::Repair;
-use super::replayer::Replayer;
+use super::replayer::{Awaited, Replayer};
 use crate::base::units::{ExitOrdinal, VirtualTime};
 use crate::machine::kvm::{Disturbance, Kicker, PostedWrite};
 use crate::machine::workers::{HostEntropy, Inbox};
@@ -138,6 +138,47 @@ impl<S: LogSource> Standby<S> {
         match &mut self.phase {
             Phase::Following(replayer, _) => replayer.await_repair(number, left_out),
             Phase::Live(_) => Err(TimelineError::Stopped),
+        }
+    }
+
+    /// What the primary was where its copy was to execute nothing more, if that is why the VM is held here (H4).
+    pub fn take_rested(&mut self) -> Option<Box<EpochDigests>> {
+        match &mut self.phase {
+            Phase::Following(replayer, _) => replayer.take_rested(),
+            Phase::Live(_) => None,
+        }
+    }
+
+    /// Whether it executes nothing, and becomes what checkpoints say.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        match &self.phase {
+            Phase::Following(replayer, _) => replayer.rests(),
+            Phase::Live(_) => false,
+        }
+    }
+
+    /// Whether no flush of the guest ends before the checkpoint behind it is durable here.
+    #[must_use]
+    pub fn flushes_wait(&self) -> bool {
+        match &self.phase {
+            Phase::Following(replayer, _) => replayer.flushes_wait(),
+            Phase::Live(_) => false,
+        }
+    }
+
+    /// Waits for the next checkpoint, or for the end of them. Each output on the way, which nobody makes here, is told to
+    /// `left_out`: where, and its digest.
+    ///
+    /// # Errors
+    /// When the operator stops the VM; or what comes is no checkpoint.
+    pub fn await_checkpoint(
+        &mut self,
+        left_out: &mut dyn FnMut(ExitOrdinal, OutputKind, u64),
+    ) -> Result<Awaited, TimelineError> {
+        match &mut self.phase {
+            Phase::Following(replayer, _) => replayer.await_checkpoint(left_out),
+            Phase::Live(_) => Ok(Awaited::Nothing),
         }
     }
 

@@ -34,16 +34,17 @@ pub(super) fn text_of(offer: &Offer, replica: &Paths) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "name = {}\nmemory_mib = {}\n",
+        "name = {}\nmemory_mib = {}\nmode = {}",
         string(&offer.vm),
-        offer.memory_bytes >> 20
+        offer.memory_bytes >> 20,
+        string(offer.kept.name())
     );
     if offer.verifies_output {
-        let _ = writeln!(text, "output = \"verified\"\n");
+        let _ = writeln!(text, "output = \"verified\"");
     }
     let _ = writeln!(
         text,
-        "[kernel]\npath = \"kernel\"\ncmdline = {}",
+        "\n[kernel]\npath = \"kernel\"\ncmdline = {}",
         string(&offer.cmdline)
     );
     if offer.initrd.is_some() {
@@ -120,6 +121,7 @@ pub(super) fn offer_of(folder: &VmFolder, config: &VmConfig) -> Result<Offer, St
             .as_ref()
             .map(|network| (network.tap.as_str().to_owned(), network.mac.octets())),
         verifies_output: config.verifies_output,
+        kept: config.kept,
         birth: Birth {
             random_seed: [0; RANDOM_SEED_BYTES],
             wall_clock_unix_seconds: 0,
@@ -193,4 +195,55 @@ pub(super) fn ensure_replica(
 /// In words, that the host has none.
 pub(super) fn no_random_bytes(error: std::io::Error) -> String {
     format!("the host has no random bytes: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::config::Kept;
+
+    #[test]
+    fn what_an_offer_says_the_definition_says_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = Paths::new(folder.path().join("disk.img"), None);
+        for (kept, verifies_output) in [
+            (Kept::Auto, true),
+            (Kept::Checkpoint, false),
+            (Kept::Replay, true),
+        ] {
+            let offer = Offer {
+                vm: "redis-1".to_owned(),
+                memory_bytes: 64 << 20,
+                cmdline: "quiet".to_owned(),
+                kernel: FileOffer::of(b"kernel"),
+                initrd: Some(FileOffer::of(b"initrd")),
+                disk: None,
+                network: Some(("tap0".to_owned(), [2, 0, 0, 0, 0, 7])),
+                verifies_output,
+                kept,
+                birth: Birth {
+                    random_seed: [0; RANDOM_SEED_BYTES],
+                    wall_clock_unix_seconds: 0,
+                    offloads: None,
+                },
+            };
+            let text = text_of(&offer, &replica);
+            let config =
+                config::parse(&text, folder.path()).unwrap_or_else(|error| panic!("{error:?}: {text}"));
+            assert_eq!((config.kept, config.verifies_output), (kept, verifies_output));
+            assert_eq!(
+                (
+                    config.name.as_str(),
+                    config.memory_bytes,
+                    config.kernel.cmdline.as_str()
+                ),
+                ("redis-1", 64 << 20, "quiet")
+            );
+            let network = config.network.unwrap();
+            assert_eq!(
+                (network.tap.as_str(), network.mac.octets()),
+                ("tap0", [2, 0, 0, 0, 0, 7])
+            );
+        }
+    }
 }

@@ -14,6 +14,7 @@ use antipode_disk_sync::replica::{GenerationId, Lineage};
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::{STATE_PART_BYTES_MAX, TRANSFER_HEAD_BYTES_MAX};
+use crate::machine::config::Kept;
 use crate::machine::launch::Birth;
 
 /// What is sent is seldom sent twice, and the line is faster than a dear compression.
@@ -78,6 +79,8 @@ pub struct Offer {
     pub network: Option<(String, [u8; 6])>,
     /// Whether its outputs leave only when the other copy has made them too.
     pub verifies_output: bool,
+    /// How that is kept the same.
+    pub kept: Kept,
     /// What chance and the host gave the machine.
     pub birth: Birth,
 }

@@ -82,7 +82,7 @@ struct Closed {
 }
 
 impl LogSink for Closed {
-    fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+    fn append(&mut self, batch: &Batch, _: Duration) -> std::io::Result<()> {
         self.batches.send(batch.clone()).map_err(std::io::Error::other)
     }
 

@@ -177,7 +177,7 @@ fn hellos_that_are_none_are_refused() {
     type Change = fn(&mut Vec<u8>);
     let cases: [(Change, HelloError); 11] = [
         (|body| body[0] ^= 1, HelloError::Magic),
-        (|body| body[8] = 3, HelloError::Version(3)),
+        (|body| body[8] = 2, HelloError::Version(2)),
         (|body| body.truncate(9), HelloError::Length),
         (|body| body.truncate(75), HelloError::Length),
         (|body| body.push(0), HelloError::Length),

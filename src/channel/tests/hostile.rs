@@ -89,7 +89,7 @@ async fn what_is_no_hello_ends_the_connection() {
         "{magic}"
     );
     let mut later = bytes_of(tag, Message::Hello(hello(Side::Backup)));
-    later[HEAD_BYTES + 8] = 3;
+    later[HEAD_BYTES + 8] = 4;
     let version = outcome_of_first(&town, &later).await;
     assert!(
         matches!(version, TransportError::Refused(Refusal::Version)),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::ms;
 use crate::base::limits::{
-    ACK_DELAY_MS_MAX, LOG_BUFFER_BYTES_MAX, LOG_FRAME_BYTES_MAX, LOG_FRAME_OVERHEAD_BYTES,
+    ACK_DELAY_MS_MAX, LOG_BUFFER_BYTES_MAX, LOG_FRAME_BYTES_MAX, LOG_FRAME_OVERHEAD_BYTES, LOG_HELD_BYTES_MAX,
 };
 use crate::base::units::ExitOrdinal;
 use crate::channel::{Ack, Arrival, Full, LogFrame, LogSeq, Misbehaviour, Receiver, Refusal, Sender};
@@ -176,6 +176,10 @@ fn a_full_buffer_refuses_and_hands_the_batch_back() {
     assert_eq!(refused, Full(vec![1; LOG_FRAME_BYTES_MAX]));
     assert_eq!(sender.room(), 0);
     assert_eq!(sender.last(), LogSeq(pushed));
+    assert!(
+        sender.held_bytes() >= LOG_HELD_BYTES_MAX,
+        "a repair waits for no room"
+    );
     // A receiver holds all that a sender may send, and one frame more is a flood.
     let mut receiver = Receiver::new(START);
     let frames = sender.resume(LogSeq::NONE).unwrap();
@@ -192,10 +196,9 @@ fn a_full_buffer_refuses_and_hands_the_batch_back() {
         receiver.log(ms(0), &more(pushed + 1, LOG_FRAME_BYTES_MAX)),
         Err(Misbehaviour::Flood(_))
     ));
-    // Once one is replayed there is room again, at both ends.
+    // Once one is replayed another one is taken again, at both ends.
     receiver.consumed(ms(0), LogSeq(1));
     sender.acknowledge(ack(pushed, 101, 100)).unwrap();
-    assert!(sender.room() > 0);
     let next = sender.push(ms(1), exit(1000), false, vec![2; LOG_FRAME_BYTES_MAX]);
     assert_eq!(receiver.log(ms(1), &next.unwrap()), Ok(Arrival::New));
 }
@@ -207,7 +210,7 @@ fn tiny_frames_fill_the_buffer_too() {
     while sender.push(ms(0), START, false, vec![1]).is_ok() {
         count += 1;
     }
-    assert_eq!(count, LOG_BUFFER_BYTES_MAX.div_ceil(1 + LOG_FRAME_OVERHEAD_BYTES));
+    assert_eq!(count, LOG_HELD_BYTES_MAX.div_ceil(1 + LOG_FRAME_OVERHEAD_BYTES));
 }
 
 #[test]

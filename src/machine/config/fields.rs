@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 use toml::value::{Date, Datetime, Offset, Time};
 
-use super::{ConsoleMode, MacAddress, TapName, UnixSeconds, VmName};
+use super::{ConsoleMode, Kept, MacAddress, TapName, UnixSeconds, VmName};
 use crate::base::configuration::values::text;
 use crate::base::configuration::{Wrong, described, nearest};
 use crate::base::limits::{
@@ -119,6 +119,16 @@ pub(super) fn output(value: &DeValue<'_>) -> Result<bool, Wrong> {
         "verified" => Ok(true),
         other => Err(none_of(OUTPUTS, other, "word by which outputs leave")),
     }
+}
+
+/// How a copy is kept the same.
+pub(super) fn mode(value: &DeValue<'_>) -> Result<Kept, Wrong> {
+    let written = text(value)?;
+    let meant = Kept::ALL.iter().find(|kept| kept.name() == written);
+    meant.copied().ok_or_else(|| {
+        let names: Vec<&str> = Kept::ALL.iter().map(|kept| kept.name()).collect();
+        none_of(&names, written, "way in which a copy is kept the same")
+    })
 }
 
 /// What is written is no `what`, which are these.

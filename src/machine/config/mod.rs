@@ -15,6 +15,8 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 pub use parse::parse;
 
 use crate::base::configuration::{self, ConfigError};
@@ -36,6 +38,8 @@ pub struct VmConfig {
     pub console: ConsoleMode,
     /// Whether an output of a protected VM leaves only when the other copy has made it too (H3).
     pub verifies_output: bool,
+    /// How the copy of a protected VM is kept the same (H4).
+    pub kept: Kept,
     /// What the guest's real-time clock shows when the VM is created; `None` for the host's time of day.
     pub clock_start: Option<UnixSeconds>,
 }
@@ -81,6 +85,33 @@ pub enum ConsoleMode {
     OutputOnly,
     /// Nowhere.
     Off,
+}
+
+/// How a copy is kept the same (H4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Kept {
+    /// As it costs least.
+    Auto,
+    /// By replay, always.
+    #[default]
+    Replay,
+    /// By checkpoints, always.
+    Checkpoint,
+}
+
+impl Kept {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Auto, Self::Replay, Self::Checkpoint];
+
+    /// As a definition says it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Replay => "replay",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
 }
 
 /// A VM's name: 1 to 63 of `a`–`z`, `0`–`9` and `-`, neither beginning nor ending with `-`.

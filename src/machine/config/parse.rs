@@ -23,6 +23,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         "name",
         "memory_mib",
         "output",
+        "mode",
         "kernel",
         "disk",
         "network",
@@ -33,6 +34,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
     let name = root.required("name", "name = \"redis-1\"", mistakes, fields::vm_name);
     let memory_bytes = root.required("memory_mib", "memory_mib = 512", mistakes, fields::memory_bytes);
     let verifies_output = root.optional("output", mistakes, fields::output);
+    let kept = root.optional("mode", mistakes, fields::mode);
     let kernel = read_kernel(root, folder, mistakes);
     let disk = root
         .subsection("disk", &["path", "metadata", "read_only"], mistakes)
@@ -55,6 +57,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         network: whole(network)?,
         console,
         verifies_output: verifies_output.unwrap_or(false),
+        kept: kept.unwrap_or_default(),
         clock_start,
     })
 }

@@ -51,6 +51,7 @@ fn the_documented_sample_parses() {
             }),
             console: ConsoleMode::Interactive,
             verifies_output: false,
+            kept: Kept::Replay,
             clock_start: Some(UnixSeconds(1_769_860_800)),
         }
     );
@@ -101,7 +102,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     (
         "memory_mib = 64\nsmbios = 3",
         &[
-            "3:1: unknown key \"smbios\"; remove it; known here: name, memory_mib, output, kernel, disk, network, console, clock",
+            "3:1: unknown key \"smbios\"; remove it; known here: name, memory_mib, output, mode, kernel, disk, network, console, clock",
         ],
     ),
     (

@@ -3,7 +3,7 @@
 //! ```text
 //!   submitted ──▶ waiting ──▶ under way ──▶ ended
 //!       │            └── a write to the leaf that is being mended waits on
-//!       └── the leaves of a write are no more as they were where the watch began
+//!       └── the leaves of a write are no more as they were where the watch began: nor are those that a repair writes
 //! ```
 
 use std::collections::VecDeque;
@@ -34,10 +34,17 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn submit(&mut self, at: ExitOrdinal, request: DiskRequest) {
-        if let (Some((_, watch)), Some(bytes)) = (&mut self.watch, request.operation.written()) {
-            watch.touch(&bytes);
+        if let Some(bytes) = request.operation.written() {
+            self.touch(&bytes);
         }
         self.waiting.push_back((at, request));
+    }
+
+    /// `bytes` are about to be written: they are not as they were where a watch began.
+    pub(super) fn touch(&mut self, bytes: &Range<u64>) {
+        if let Some((_, watch)) = &mut self.watch {
+            watch.touch(bytes);
+        }
     }
 
     /// The next request that a thread may carry out; it tells when that is done.

@@ -90,6 +90,15 @@ impl DiskHandle {
         self.queue().unwatch();
     }
 
+    /// The leaves at `numbers` are about to be written by other hands than the guest's.
+    pub(crate) fn touch(&self, numbers: impl IntoIterator<Item = u64>) {
+        let length = self.image().length();
+        let mut queue = self.queue();
+        for number in numbers.into_iter().filter(|number| *number < length.leaves()) {
+            queue.touch(&length.bytes_of(&Run::new(number, 1)));
+        }
+    }
+
     /// Reads the slice, and tells what it held where the round began: of all leaves that nobody has written to before they
     /// were read. Takes its time.
     pub(crate) fn hashes(&self, round: Round) -> Hashes {

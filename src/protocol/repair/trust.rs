@@ -29,6 +29,8 @@ pub enum TrustEvent {
     Logged(LogSeq, u32),
     /// The copy has come to the end of this frame, and was the same.
     Executed(LogSeq),
+    /// The copy executes nothing and becomes what checkpoints say (H4); or that no more.
+    Rests(bool),
     /// There is no copy any more, or another one.
     Over,
 }
@@ -48,6 +50,7 @@ pub struct Shown {
 #[derive(Debug, Default)]
 pub struct Trust {
     is_chosen: bool,
+    rests: bool,
     /// Epochs that are still to be clean; 0 if none needs to.
     left: u32,
     /// Frames in which epochs ended, and how many, which the copy has not executed.
@@ -67,7 +70,7 @@ impl Trust {
     /// Whether an output leaves only when the copy has made it.
     #[must_use]
     pub const fn is_verified(&self) -> bool {
-        self.is_chosen || self.left > 0
+        self.is_chosen || self.rests || self.left > 0
     }
 
     /// How it stands.
@@ -101,8 +104,9 @@ impl Trust {
                     self.ends.pop_front();
                 }
             }
+            TrustEvent::Rests(rests) => self.rests = rests,
             TrustEvent::Over => {
-                self.left = 0;
+                (self.left, self.rests) = (0, false);
                 self.ends.clear();
             }
         }
@@ -145,6 +149,17 @@ mod tests {
         trust.step(TrustEvent::Executed(seq(1)));
         assert_eq!(trust.shown().clean_epochs_left, CLEAN_EPOCHS);
         assert!(trust.step(TrustEvent::Over));
+    }
+
+    #[test]
+    fn a_copy_that_rests_has_made_nothing_that_it_has_not_become() {
+        let mut trust = Trust::new(false);
+        assert!(trust.step(TrustEvent::Rests(true)));
+        assert!(!trust.step(TrustEvent::Differed), "it is verified already");
+        assert!(!trust.step(TrustEvent::Rests(false)), "and stays so for that");
+        assert!(trust.step(TrustEvent::Over));
+        trust.step(TrustEvent::Rests(true));
+        assert!(trust.step(TrustEvent::Rests(false)));
     }
 
     #[test]

@@ -191,6 +191,18 @@ pub struct Gauges {
     pub lag: Lag,
     /// Since when the oldest output, and the oldest flush, have waited for the other site.
     pub waits: Waits,
+    /// The copy is kept the same by checkpoints: for how long one has been under way.
+    pub checkpoint: Option<Duration>,
+}
+
+impl Gauges {
+    /// The lag that a slower guest would make shorter. A copy that becomes checkpoints is behind by what lies between two, too:
+    /// that is nobody's fault (H4).
+    #[must_use]
+    pub fn lateness(&self) -> Duration {
+        self.checkpoint
+            .map_or(self.lag.time, |under_way| under_way.min(self.lag.time))
+    }
 }
 
 /// What the backup has acknowledged, in this pairing; cumulative.

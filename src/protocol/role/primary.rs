@@ -66,7 +66,7 @@ impl Role {
         let gauges = self.gauges;
         self.detector.waits(self.now, gauges.position, gauges.waits);
         // The way there and back is in what this site sees, and a slower guest makes it no shorter.
-        let behind = gauges.lag.time.saturating_sub(self.detector.round_trip_p50());
+        let behind = gauges.lateness().saturating_sub(self.detector.round_trip_p50());
         if let Some(share) = self.lag.step(self.now, behind) {
             self.emit(Effect::Throttle(share));
         }

@@ -15,6 +15,7 @@ use crate::machine::workers::FlushGate;
 use crate::protocol::detector::Waits;
 use crate::protocol::lag::Lag;
 use crate::protocol::limits::FAILURE_TIMEOUT_FLOOR;
+use crate::protocol::mode::{CheckpointEvent, Checkpointer};
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::{Gate, OutputRule};
 use crate::protocol::reprotect::Reprotect;
@@ -55,6 +56,11 @@ pub(super) struct Process {
     pub(super) heard_at: u64,
     /// The copy is another machine.
     pub(super) differs: Option<Differing>,
+    /// A copy that becomes checkpoints.
+    pub(super) rests: bool,
+    /// A replay to the end that was asked of it meanwhile.
+    pub(super) wanted: Option<ReplayId>,
+    pub(super) checkpointer: Checkpointer,
     pub(super) reprotect: Reprotect,
 }
 
@@ -64,7 +70,7 @@ impl Process {
         self.memory.clear();
         self.inbox.clear();
         self.stands = false;
-        self.differs = None;
+        (self.differs, self.rests, self.wanted) = (None, false, None);
         self.flushes.open();
         if self.rule.gate() != Gate::Discarded {
             self.rule.hold();
@@ -117,6 +123,9 @@ impl World {
             durable: 0,
             heard_at: at,
             differs: None,
+            rests: false,
+            wanted: None,
+            checkpointer: Checkpointer::default(),
             reprotect: Reprotect::new(true, host.is_protected),
         });
         self.after(1, Happening::Tick(id));
@@ -214,7 +223,7 @@ impl World {
             return;
         };
         let waits_for_copy = self.verifies && matches!(process.rule.gate(), Gate::Held(_));
-        while let Some((index, _)) = process.rule.take(now) {
+        while let Some((index, ..)) = process.rule.take(now) {
             if waits_for_copy {
                 self.checker.verified(process.memory[index]);
             }
@@ -228,6 +237,7 @@ impl World {
         for _ in 0..2 {
             self.replay_one(site);
         }
+        self.watch_mode(site);
         let process = self.process(site);
         let waits = Waits {
             output_since: process.rule.waits_since(),
@@ -241,6 +251,7 @@ impl World {
             position: ExitOrdinal::new(process.memory.len() as u64),
             lag: Lag::default(),
             waits,
+            checkpoint: None,
         };
         let joins = process.role.phase() == Phase::Joining;
         let open = process.channel_open;
@@ -289,6 +300,7 @@ impl World {
             Message::Ack(pairing, acknowledged) => {
                 if process.channel_open && process.pairing == pairing {
                     process.heard_at = now;
+                    self.carry(site, CheckpointEvent::Executed(acknowledged.executed));
                     self.step(site, Event::Acked(acknowledged));
                 }
             }
@@ -364,6 +376,7 @@ impl World {
                 self.run_guest(site);
             }
             Effect::StopGuest => {
+                self.carry(site, CheckpointEvent::Stands);
                 self.process(site).runs = false;
                 let position = ExitOrdinal::new(self.process(site).memory.len() as u64);
                 self.after(5, Happening::Role(id, Event::GuestStopped { position }));
@@ -472,28 +485,5 @@ impl World {
                 disk,
             },
         );
-    }
-
-    pub(super) fn replay_to_end(&mut self, site: usize, replay: ReplayId) {
-        if self.waits_for_repair(site, replay) {
-            return;
-        }
-        let flaw = self.flaw;
-        let process = self.process(site);
-        if flaw == Flaw::ReplayNotToEnd {
-            process.inbox.clear();
-        }
-        while !self.process(site).inbox.is_empty() {
-            self.replay_one(site);
-        }
-        let Process { memory, id, .. } = self.process(site);
-        let id = *id;
-        let event = Event::ReplayReachedEnd {
-            replay,
-            position: ExitOrdinal::new(memory.len() as u64),
-            agrees: true,
-        };
-        let delay = self.random.between(0, 20);
-        self.after(delay, Happening::Role(id, event));
     }
 }

@@ -8,6 +8,7 @@ use super::Flaw;
 use super::driver::Process;
 use super::world::{Happening, Logged, Message, World};
 use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::protocol::mode::CheckpointEvent;
 use crate::protocol::moment::Moment;
 use crate::protocol::role::{Acknowledged, Event, Replica};
 
@@ -42,7 +43,7 @@ impl World {
     pub(super) fn run_guest(&mut self, site: usize) {
         let replica = self.hosts[site].replica.unwrap_or(Replica::Stale);
         let process = self.hosts[site].process.as_mut().unwrap();
-        process.runs = true;
+        (process.runs, process.rests) = (true, false);
         self.checker.goes_live(site, &process.memory, replica);
     }
 
@@ -63,19 +64,22 @@ impl World {
         if flaw == Flaw::OutputBeforePair {
             process.rule.open();
         }
+        self.carry(site, CheckpointEvent::Over);
     }
 
     /// The copy executes the next thing that it has received, its own flush too.
     pub(super) fn replay_one(&mut self, site: usize) {
         let process = self.process(site);
-        if process.differs.is_some() {
+        if process.differs.is_some() || self.becomes_next(site) {
             return;
         }
-        let output = match process.inbox.pop_front() {
+        let output = match self.process(site).inbox.pop_front() {
             None => return,
             Some(Logged::Stand) => return self.stands(site),
+            Some(Logged::Checkpoint(_)) => return self.begins_to_rest(site),
             Some(Logged::Output(output)) => output,
         };
+        let process = self.process(site);
         process.stands = false;
         process.memory.push(output);
         self.checker.copy_makes(output);
@@ -158,12 +162,13 @@ impl World {
         self.write_disk(site, length);
         if logs {
             self.send_log(site, Logged::Output(output));
+            self.carry(site, CheckpointEvent::Waits);
         }
         self.tell_flushed(site, told);
         self.drain(site);
     }
 
-    fn write_disk(&mut self, site: usize, length: usize) {
+    pub(super) fn write_disk(&mut self, site: usize, length: usize) {
         let host = &mut self.hosts[site];
         let Some(process) = &host.process else { return };
         if host.disk.get(length.wrapping_sub(1)) == process.memory[..length].last() {

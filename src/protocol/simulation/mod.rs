@@ -18,6 +18,7 @@
 //! hold at every moment. The driver can break a rule that it is told to keep ([`Flaw`]): then the checker must find the harm.
 
 mod checker;
+mod checkpoints;
 mod driver;
 mod faults;
 mod guest;
@@ -71,6 +72,8 @@ enum Flaw {
     RunsOn,
     /// A copy says that it has made what it has received.
     MadeWhenReceived,
+    /// Under checkpoints outputs leave by what the copy has received.
+    CheckpointsByReceipt,
     /// A copy that is another machine comes to the end of its replay all the same.
     ClaimsThoughItDiffers,
 }
@@ -120,6 +123,8 @@ fn no_seed_does_harm_and_each_runs_twice_alike() {
         "repaired",
         "repaired before a claim",
         "replaced",
+        "became a checkpoint",
+        "dropped a checkpoint",
     ];
     let missing: Vec<&&str> = wanted.iter().filter(|what| !seen.contains(*what)).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
@@ -241,6 +246,14 @@ fn a_copy_that_claims_though_it_differs_is_caught() {
     is_caught(
         Flaw::ClaimsThoughItDiffers,
         &[Harm::OutputLost, Harm::TwoHistories, Harm::FlushLost],
+    );
+}
+
+#[test]
+fn an_output_that_leaves_before_its_checkpoint_is_there_is_caught() {
+    is_caught(
+        Flaw::CheckpointsByReceipt,
+        &[Harm::OutputLost, Harm::TwoHistories],
     );
 }
 

@@ -20,7 +20,8 @@ impl World {
         let Some(process) = &mut self.hosts[site].process else {
             return;
         };
-        if process.role.phase() != Phase::Backup || process.differs.is_some() || process.stands {
+        let stands = process.stands || process.rests;
+        if process.role.phase() != Phase::Backup || process.differs.is_some() || stands {
             return;
         }
         process.memory.push(ASTRAY);

@@ -5,6 +5,7 @@ use antipode_tiebreaker::{Answer, Flush, PairingId, State};
 use super::Flaw;
 use super::world::{Happening, Logged, Message, World, site_name};
 use crate::base::units::{ExitOrdinal, LogSeq};
+use crate::protocol::mode::CheckpointEvent;
 use crate::protocol::role::{Ask, Event, Word};
 
 impl World {
@@ -17,6 +18,7 @@ impl World {
     }
 
     pub(super) fn stand_still(&mut self, site: usize) {
+        self.carry(site, CheckpointEvent::Stands);
         let flaw = self.flaw;
         let process = self.process(site);
         process.runs = flaw == Flaw::RunsOn;
@@ -76,6 +78,7 @@ impl World {
         (process.pairing, process.received, process.heard_at) = (pairing, 0, at);
         process.flushes_wait = false;
         process.durable = process.memory.len();
+        (process.rests, process.wanted) = (false, None);
         process.inbox.clear();
         process.flushes.open();
         // What a primary that had learnt it before has logged comes over the next connection.

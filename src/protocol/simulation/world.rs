@@ -12,6 +12,7 @@ use super::checker::{Checker, Harm, History};
 use super::driver::Process;
 use crate::base::units::ExitOrdinal;
 use crate::protocol::detector::Heard;
+use crate::protocol::mode::Step;
 use crate::protocol::moment::Moment;
 use crate::protocol::reprotect::Called;
 use crate::protocol::role::{Acknowledged, Ask, Command, Event, Notes, Phase, ReadId, Replica, Word};
@@ -56,6 +57,8 @@ pub(super) enum Logged {
     Output(u64),
     /// The guest stands still.
     Stand,
+    /// The copy executes nothing from here on, becomes what this site is, or follows again.
+    Checkpoint(Step),
 }
 
 /// What goes over the ordered connection between two processes.
@@ -164,6 +167,8 @@ pub(super) struct World {
     pub(super) flush: Flush,
     /// Outputs leave when the copy has made them too (H3).
     pub(super) verifies: bool,
+    /// Copies are kept the same by checkpoints, now and then (H4).
+    pub(super) carries: bool,
 }
 
 impl World {
@@ -188,6 +193,7 @@ impl World {
             preferred: [None, Some(0), Some(1)][usize::try_from(seed % 3).unwrap()],
             flush: [Flush::Site, Flush::Both][usize::try_from(seed / 3 % 2).unwrap()],
             verifies: seed / 6 % 2 == 1,
+            carries: seed / 12 % 2 == 1,
         };
         world.hosts.iter_mut().for_each(|host| host.up = true);
         world.hosts[0].replica = Some(Replica::Clean);

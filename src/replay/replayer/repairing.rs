@@ -20,7 +20,7 @@ impl<S: LogSource> Replayer<S> {
         number: u64,
         left_out: &mut dyn FnMut(ExitOrdinal, OutputKind, u64),
     ) -> Result<(ExitOrdinal, Repair), TimelineError> {
-        (self.stood, self.slice, self.hold_at) = (None, None, None);
+        (self.stood, self.slice, self.hold_at, self.rested) = (None, None, None, None);
         let mut staging = Staging::default();
         // What was read already lies before the repair was asked for.
         let mut passed = std::mem::take(&mut self.entries);
@@ -28,6 +28,10 @@ impl<S: LogSource> Replayer<S> {
             for (exit, entry) in passed {
                 match entry {
                     Entry::Output { kind, digest } => left_out(exit, kind, digest),
+                    Entry::Checkpoints { flushes_wait, .. } => {
+                        (self.rests, self.flushes_wait) = (true, flushes_wait)
+                    }
+                    Entry::Replays => self.rests = false,
                     Entry::Repair(piece) => {
                         let whole = staging.take(piece).map_err(unreadable)?;
                         if let Some(repair) = whole.filter(|repair| repair.number == number) {
@@ -46,7 +50,7 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// Reads the next batch. False where no more will come.
-    fn read_some(&mut self) -> Result<bool, TimelineError> {
+    pub(super) fn read_some(&mut self) -> Result<bool, TimelineError> {
         while self.cut_off.is_none() {
             self.look_into_inbox();
             // Asked first: what has come by then is still looked at.
@@ -62,12 +66,12 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// It is the machine of exit `at`, and the repair was the last of its batch.
-    fn go_on_from(&mut self, at: ExitOrdinal) {
+    pub(super) fn go_on_from(&mut self, at: ExitOrdinal) {
         self.rolling = Rolling::default();
         self.told_pages = ToldPages::default();
         self.checks.clear();
         self.checks_from = at.get() + 1;
-        self.through = at;
+        (self.through, self.rests_at) = (at, at);
     }
 
     /// What our own disk requests came to that the other machine made is nobody's.

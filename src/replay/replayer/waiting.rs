@@ -26,20 +26,28 @@ impl<S: LogSource> Replayer<S> {
             self.entries.pop_front();
             return Ok(true);
         }
+        if self.begins_to_rest(standing)? {
+            return Ok(true);
+        }
         if !matches!(self.entry_here(standing)?, Some(Entry::Stand(_))) {
             return Ok(false);
         }
         if let Some((_, Entry::Stand(digests))) = self.entries.pop_front() {
             self.stood = Some(digests);
         }
-        // It is the last of its batch, and who asks for more has executed all before.
+        self.say_that_all_is_executed()?;
+        Ok(true)
+    }
+
+    /// What the log told last is the last of its batch, and who asks for more has executed all before.
+    pub(super) fn say_that_all_is_executed(&mut self) -> Result<(), TimelineError> {
         if self.entries.is_empty()
             && self.cut_off.is_none()
             && let Feed::Batch(next) = self.log.next()?
         {
             self.cut_off = Some(*next);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Waits for our own disk requests `ids`.

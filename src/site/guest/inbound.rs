@@ -212,6 +212,7 @@ mod tests {
     use antipode_tiebreaker::{Generation, Incarnation, PairingId};
 
     use super::*;
+    use crate::machine::config::Kept;
     use crate::transfer::LineageOffer;
 
     const DISK_BYTES: u64 = 1 << 20;
@@ -226,6 +227,7 @@ mod tests {
             disk: Some(disk),
             network: None,
             verifies_output: false,
+            kept: Kept::Replay,
             birth: Birth {
                 random_seed: Default::default(),
                 wall_clock_unix_seconds: 0,

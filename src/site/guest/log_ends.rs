@@ -5,6 +5,8 @@
 //!   recorder ─▶ Outgoing ──FromVcpu::Logged──▶ driver ══ channel ══▶ driver ─▶ Incoming ─▶ replayer
 //!                  ▲ waits while there is no Room ◀── acknowledged ──┘            └─ drained, consumed ─▶ driver
 //! ```
+//!
+//! What repairs the other copy waits for no room: it makes none before it has that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +21,7 @@ use crate::base::limits::LOG_BUFFER_BYTES_MAX;
 use crate::base::units::{ExitOrdinal, LogSeq};
 use crate::machine::kvm::VcpuWaker;
 use crate::machine::{HeldOutput, OutputKeeper, Release, TimelineError};
-use crate::replay::{Batch, Cadence, Entry, Feed, Framer, LogSink, LogSource};
+use crate::replay::{Batch, Cadence, Carried, Entry, Feed, Framer, LogSink, LogSource};
 
 /// A guest that runs is never further ahead of what was sent.
 const BATCH_SPAN_AWAKE: Duration = Duration::from_millis(20);
@@ -50,10 +52,10 @@ struct Used {
 }
 
 impl Room {
-    /// Waits until there is room, and takes `bytes` of it.
-    fn take(&self, bytes: usize) {
+    /// Waits until there is room, unless it `repairs` the other copy, and takes `bytes` of it.
+    fn take(&self, bytes: usize, repairs: bool) {
         let mut used = locked(&self.used);
-        while used.bytes >= LOG_BUFFER_BYTES_MAX && !used.is_open {
+        while used.bytes >= LOG_BUFFER_BYTES_MAX && !used.is_open && !repairs {
             used = self.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
         }
         used.bytes += bytes;
@@ -120,9 +122,10 @@ impl Outgoing {
 }
 
 impl LogSink for Outgoing {
-    fn append(&mut self, batch: &Batch) -> std::io::Result<()> {
+    fn append(&mut self, batch: &Batch, resumed: Duration) -> std::io::Result<()> {
         let frame = self.framer.frame(batch)?;
-        self.room.take(frame.len());
+        let repairs = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Repair(_));
+        self.room.take(frame.len(), batch.entries.iter().any(repairs));
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
         let is_epoch = |(_, entry): &&(ExitOrdinal, Entry)| matches!(entry, Entry::Epoch(_));
         let logged = FromVcpu::Logged {
@@ -130,6 +133,7 @@ impl LogSink for Outgoing {
             through: batch.through,
             is_urgent: batch.entries.iter().any(has_output),
             epochs: u32::try_from(batch.entries.iter().filter(is_epoch).count()).unwrap_or(u32::MAX),
+            carried: Carried::of(batch, resumed),
             frame,
         };
         self.next = self.next.next();

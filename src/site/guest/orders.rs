@@ -13,7 +13,9 @@ use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
 use crate::machine::workers::{DiskHandle, Round};
 use crate::machine::{HeldOutput, Outcome, RamCopy, RamDigest, Touched};
+use crate::protocol::mode::Step;
 use crate::protocol::repair::{Cause, Done};
+use crate::replay::Carried;
 use crate::transfer::Stunned;
 
 /// Something to be done at the next position, while the VM is held there.
@@ -74,6 +76,8 @@ pub(crate) enum Order {
         /// What it may have written.
         theirs: Touched,
     },
+    /// Log what a copy needs that executes nothing; of a VM that leads.
+    Checkpoint(Step),
     /// Become what was staged.
     BeRepaired,
     /// Run on as it was.
@@ -113,6 +117,8 @@ pub(crate) enum FromVcpu {
         is_urgent: bool,
         /// Epochs that end in it.
         epochs: u32,
+        /// What it is made of.
+        carried: Carried,
         /// The frame.
         frame: Vec<u8>,
     },
@@ -158,6 +164,20 @@ pub(crate) enum FromVcpu {
         /// Where, and what is carried of RAM and disk; or why not.
         outcome: Result<(ExitOrdinal, u64), String>,
     },
+    /// What a copy needs that executes nothing is in the log; or it cannot be had.
+    Checkpointed {
+        /// What was wanted.
+        step: Step,
+        /// Where, and what is carried of RAM and disk; or why not.
+        outcome: Result<(ExitOrdinal, u64), String>,
+    },
+    /// This copy executes nothing. It is what its primary was here, and waits for nothing that was told before.
+    Rests {
+        /// Where.
+        position: ExitOrdinal,
+    },
+    /// It executes again what the log tells.
+    Follows,
     /// From here on it is known what is written to a slice of the disk.
     Watches(Round),
     /// The copy leads now; here its outputs leave.

@@ -50,6 +50,8 @@ pub(super) enum LogEnd {
         wanted: Option<(ReplayId, LogSeq)>,
         /// The copy is another machine: it acknowledges nothing, and comes to the end of no replay (H2).
         differs: bool,
+        /// The copy executes nothing and becomes what checkpoints say (H4): the last frame that has come of the next one.
+        rests: Option<LogSeq>,
     },
 }
 
@@ -83,6 +85,7 @@ impl LogEnd {
             consumed: (LogSeq::NONE, at),
             wanted: None,
             differs: false,
+            rests: None,
         }
     }
 }
@@ -230,12 +233,15 @@ impl Pair {
         now: Duration,
         position: ExitOrdinal,
     ) -> Result<Option<(ReplayId, ExitOrdinal)>, ExitOrdinal> {
-        let LogEnd::Following { ends, .. } = &self.log else {
+        let LogEnd::Following { ends, rests, .. } = &mut self.log else {
             return Ok(None);
         };
-        match ends.last_key_value() {
-            Some((_, through)) if *through > position => Err(*through),
-            Some((seq, _)) => Ok(self.consumed(now, *seq)),
+        // No checkpoint is waited for any more.
+        *rests = None;
+        let last = ends.last_key_value().map(|(seq, through)| (*seq, *through));
+        match last {
+            Some((_, through)) if through > position => Err(through),
+            Some((seq, _)) => Ok(self.consumed(now, seq)),
             None => Ok(None),
         }
     }
@@ -246,11 +252,17 @@ impl Pair {
             receiver,
             ends,
             consumed,
+            rests,
             ..
         } = &mut self.log
         else {
             return None;
         };
+        if let Some(staged) = rests {
+            // It is executed when the copy has become what it tells.
+            *staged = seq;
+            return None;
+        }
         while let Some(first) = ends.first_entry()
             && *first.key() <= seq
         {
@@ -259,6 +271,43 @@ impl Pair {
         receiver.consumed(now, seq);
         receiver.replayed(now, consumed.1);
         self.replay_over()
+    }
+
+    /// The copy executes nothing. It is what the primary was at `position`, durably unless it has only begun to rest, and waits for
+    /// nothing of what has come. Answers a replay to the end that is over, and where.
+    pub(super) fn rests_at(
+        &mut self,
+        now: Duration,
+        position: ExitOrdinal,
+    ) -> Option<(ReplayId, ExitOrdinal)> {
+        let LogEnd::Following {
+            receiver,
+            ends,
+            consumed,
+            rests,
+            ..
+        } = &mut self.log
+        else {
+            return None;
+        };
+        match *rests {
+            None => *rests = Some(consumed.0),
+            Some(staged) => {
+                ends.retain(|seq, _| *seq > staged);
+                *consumed = (staged, position);
+                receiver.consumed(now, staged);
+                receiver.replayed(now, position);
+                receiver.durable(now, position);
+            }
+        }
+        self.replay_over()
+    }
+
+    /// The copy executes again what the log tells.
+    pub(super) fn follows(&mut self) {
+        if let LogEnd::Following { rests, .. } = &mut self.log {
+            *rests = None;
+        }
     }
 
     /// The replica is durable at `position`, to which the replay has come.
@@ -353,6 +402,11 @@ impl Pair {
         }
     }
 
+    /// Whether the copy executes nothing.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.log, LogEnd::Following { rests: Some(_), .. })
+    }
+
     /// The next heartbeat.
     pub(super) fn vitals(&self) -> Vitals {
         match &self.log {
@@ -396,7 +450,7 @@ impl Pair {
         *bytes += frame.len() as u64;
         *reached = through;
         meter.logged(now, through, *bytes);
-        // The recorder waits for room before it makes a frame, so there is some; one frame more does no harm.
+        // The recorder waits for room before it makes a frame, but for a repair, which is bounded; one frame more does no harm.
         let pushed = sender
             .push(Duration::from_nanos(now.as_nanos()), through, is_urgent, frame)
             .ok();

@@ -1,6 +1,7 @@
 //! Two copies of a tiny guest on two threads of this machine's `/dev/kvm`: one is copied while it runs, the other follows
 //! its log and goes on when that ends. Where KVM is missing, each test says so and is skipped.
 
+mod checkpoints;
 mod repairing;
 mod turning;
 mod watching;

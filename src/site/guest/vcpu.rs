@@ -13,11 +13,13 @@
 //!   following ── the log says so ──▶ stands ── Lead ──▶ leading       GoOn: as it was
 //!
 //!   following ── it differs ──▶ waits ── staged, BeRepaired ──▶ following
+//!   following ── the log says so ──▶ rests ── a checkpoint ──▶ rests ── the log says so ──▶ following
 //! ```
 //!
 //! The VM is held at a position for each order, and runs on when the order is done, but for [`Order::Stun`] and
 //! [`Order::StandStill`].
 
+mod checkpoints;
 mod repairing;
 mod standing;
 mod watching;
@@ -166,6 +168,7 @@ fn serve_or_tell(begun: Result<(StartedVm, Course), LaunchError>, exit_cost: Dur
             exit_cost,
             ways,
             differed: 0,
+            checkpointed_at: ExitOrdinal::default(),
         };
         thread.serve()
     });
@@ -245,6 +248,8 @@ struct Thread {
     ways: Ways,
     /// How often this copy was found to differ from the one that it follows.
     differed: u64,
+    /// Where the last checkpoint was taken.
+    checkpointed_at: ExitOrdinal,
 }
 
 impl Thread {
@@ -278,6 +283,9 @@ impl Thread {
                 Course::Following(standby) => self.vm.run(&mut **standby),
             };
             let Some(report) = self.be_repaired_if_it_differs(ran)? else {
+                if let Some(outcome) = self.rest_with_the_other()? {
+                    return self.finish(outcome);
+                }
                 self = self.do_orders()?;
                 continue;
             };
@@ -289,6 +297,9 @@ impl Thread {
                 self = self.stand_still()?;
             }
             self.verify_with_the_other();
+            if let Some(outcome) = self.rest_with_the_other()? {
+                return self.finish(outcome);
+            }
             self = self.do_orders()?;
         }
     }
@@ -346,8 +357,9 @@ impl Thread {
                 }
             }
             Order::Follow { log } => self = self.follow(log)?,
-            Order::Verify { slice } => self.verify(slice),
+            Order::Verify { slice } => self.verify(slice)?,
             Order::Repair { number, theirs } => self.repair_the_other(number, &theirs)?,
+            Order::Checkpoint(step) => self.checkpoint(step)?,
             Order::GoOn | Order::End | Order::BeRepaired => {}
         }
         Ok(self)
@@ -427,6 +439,7 @@ impl Thread {
     /// Tells the other site, if this one leads, how the VM ended. Whatever the guest has written is durable then.
     fn finish(mut self, outcome: Outcome) -> Result<(Outcome, ExitOrdinal), LaunchError> {
         let position = self.vm.totals().exit_count;
+        self.bring_the_other_here()?;
         self.settle_disk("making the disk durable at the guest's end")?;
         if let Course::Leading(recorder) = self.course {
             let digests = MachineDigests::of(&mut self.vm)?;

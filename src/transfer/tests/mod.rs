@@ -27,6 +27,7 @@ use crate::base::guest_memory::GuestMemory;
 use crate::base::limits::KERNEL_FILE_BYTES_MAX;
 use crate::base::parts::Part;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
+use crate::machine::config::Kept;
 use crate::machine::launch::Birth;
 use crate::machine::workers::{Disk, DiskFile};
 use crate::machine::{RamCopy, RamDigest, RamSums};
@@ -43,6 +44,7 @@ fn offer() -> Offer {
         disk: None,
         network: None,
         verifies_output: false,
+        kept: Kept::Replay,
         birth: Birth {
             random_seed: [0; 32],
             wall_clock_unix_seconds: 7,

@@ -61,8 +61,7 @@ impl Role {
     fn why_not_turn(&self) -> Option<Refused> {
         let behind = self
             .gauges
-            .lag
-            .time
+            .lateness()
             .saturating_sub(self.detector.round_trip_p50());
         match self.phase {
             Phase::Primary if self.doubt.is_some() || self.reading.is_some() || self.stop_wanted => {

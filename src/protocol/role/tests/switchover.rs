@@ -413,6 +413,20 @@ fn a_switchover_waits_for_a_backup_that_is_behind_while_the_guest_runs() {
     hear_behind(&mut catches_up, Duration::ZERO, Duration::from_millis(10));
     assert_eq!(catches_up.effects(), ["ReadRecord"]);
 
+    let mut carried = asked_while_behind();
+    let mut gauges = Gauges {
+        checkpoint: Some(Duration::ZERO),
+        ..Gauges::default()
+    };
+    gauges.lag.time = FAR;
+    carried.tell(Event::PeerHeard(Heard::default()));
+    carried.tell(Event::Tick(gauges));
+    assert_eq!(
+        carried.effects(),
+        ["ReadRecord"],
+        "what lies between two checkpoints"
+    );
+
     let mut never = asked_while_behind();
     hear_behind(&mut never, FAR, Duration::from_secs(9));
     assert!(!never.done.contains(&Effect::Refuse(Refused::LagTooHigh)));

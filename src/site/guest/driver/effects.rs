@@ -66,6 +66,7 @@ impl Driver {
                 let _ = self.parts.begin.send(Begin::Boot);
             }
             Effect::StopGuest => {
+                self.end_checkpoints();
                 if let Some(running) = &self.running {
                     running.handle.press_power_button();
                 }
@@ -323,6 +324,7 @@ impl Driver {
         });
         let now = self.now();
         self.figures.lockstep_begins(now);
+        self.account_begins();
     }
 
     pub(super) fn abort_transfer(&mut self) {

@@ -10,9 +10,11 @@
 //!
 //! Outputs leave after the effects of what happened are done, and in no other place (P1).
 
+mod accounting;
 mod again;
 mod effects;
 mod figures;
+mod keeping;
 mod news;
 mod operator;
 mod repairing;
@@ -31,6 +33,7 @@ use antipode_tiebreaker::limits::SITE_SILENT_MS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use self::figures::Figures;
+use self::keeping::Keeping;
 use self::repairing::Repairing;
 use self::turning::Standing;
 use self::verifying::Verifying;
@@ -49,6 +52,7 @@ use crate::machine::launch::Birth;
 use crate::machine::started::Exits;
 use crate::machine::workers::DiskHandle;
 use crate::protocol::detector::Waits;
+use crate::protocol::mode::Account;
 use crate::protocol::moment::Moment;
 use crate::protocol::output_rule::OutputRule;
 use crate::protocol::reprotect::Reprotect;
@@ -99,6 +103,9 @@ pub(super) struct Driver {
     asker: Asker,
     outputs: OutputRule<HeldOutput>,
     figures: Figures,
+    /// What keeping the other copy the same has cost, since this site leads.
+    account: Option<Account>,
+    keeping: Keeping,
     refusals: Refusals,
     running: Option<Running>,
     birth: Option<Birth>,
@@ -158,6 +165,8 @@ impl Driver {
             asker,
             outputs: OutputRule::new(lease),
             figures: Figures::from(Duration::from_nanos(SystemClock.monotonic_ns())),
+            account: None,
+            keeping: Keeping::default(),
             refusals: Refusals::default(),
             running: None,
             birth: None,
@@ -302,9 +311,11 @@ impl Driver {
         self.beat(now);
         self.count_foreign_frames();
         self.figures.ticked(now);
+        self.account_of_time();
         self.watch_protection();
         self.watch_verification(now);
         self.watch_repair();
+        self.watch_mode();
         let gauges = self.gauges();
         self.todo.push_back(Event::Tick(gauges));
     }
@@ -355,6 +366,7 @@ impl Driver {
                 position: *through,
                 lag: meter.lag(moment),
                 waits,
+                checkpoint: self.keeping.checkpoint_under_way(moment),
             },
             Some(LogEnd::Following {
                 receiver, position, ..
@@ -391,9 +403,10 @@ impl Driver {
             self.tell_disk_of_doubt();
         }
         while !self.awaits_outside
-            && let Some((output, held)) = self.outputs.take(self.moment())
+            && let Some((output, written, held)) = self.outputs.take(self.moment())
         {
             self.figures.let_out(held);
+            self.account_of_output(written, held);
             if let Some(running) = &self.running {
                 running.exits.let_out(output);
             }

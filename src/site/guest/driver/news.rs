@@ -89,6 +89,7 @@ impl Driver {
                 self.ended_at = None;
                 self.standing = Standing::default();
                 self.repairing.begin_anew();
+                self.account = None;
                 let defined = config::load(&self.parts.folder.definition());
                 self.choose_output(defined.is_ok_and(|config| config.verifies_output));
                 self.running = Some(Running { handle, exits, disk });
@@ -97,16 +98,19 @@ impl Driver {
             FromVcpu::Output { seq, output } => {
                 let now = self.moment();
                 self.outputs.submit(now, output, seq);
+                self.output_waits(seq);
             }
             FromVcpu::Logged {
                 seq,
                 through,
                 is_urgent,
                 epochs,
+                carried,
                 frame,
             } => {
                 self.epochs_logged(seq, epochs);
-                self.logged(seq, through, is_urgent, frame);
+                let sent = self.logged(seq, through, is_urgent, frame);
+                self.account_of_log(seq, sent, &carried);
             }
             FromVcpu::Consumed { seq } => {
                 let now = self.now();
@@ -133,6 +137,9 @@ impl Driver {
             FromVcpu::Staged { number } => self.repair_staged(number),
             FromVcpu::Repaired(done) => self.copy_repaired(done),
             FromVcpu::Captured { number, outcome } => self.repair_captured(number, outcome),
+            FromVcpu::Checkpointed { step, outcome } => self.checkpointed(step, outcome),
+            FromVcpu::Rests { position } => self.copy_rests(position),
+            FromVcpu::Follows => self.copy_follows(),
             FromVcpu::Watches(round) => self.watches(round),
             FromVcpu::Leads(exits) => self.leads(exits),
             FromVcpu::Alone => {
@@ -211,19 +218,26 @@ impl Driver {
         }
     }
 
-    pub(super) fn logged(&mut self, seq: LogSeq, through: ExitOrdinal, is_urgent: bool, frame: Vec<u8>) {
+    /// Hands a frame of the log to the connection; answers with its bytes, 0 if nobody takes it.
+    pub(super) fn logged(
+        &mut self,
+        seq: LogSeq,
+        through: ExitOrdinal,
+        is_urgent: bool,
+        frame: Vec<u8>,
+    ) -> u64 {
         let moment = self.moment();
-        let Some(pair) = &mut self.pair else { return };
-        if pair.is_closed {
-            return;
+        let open = self.pair.as_mut().filter(|pair| !pair.is_closed);
+        let Some(frame) = open.and_then(|pair| pair.push(moment, through, is_urgent, frame)) else {
+            return 0;
+        };
+        assert_eq!(frame.seq, seq, "the recorder and the channel count alike");
+        let sent = frame.byte_count();
+        self.figures.logged(sent);
+        if let Some(writer) = &mut self.writer {
+            writer.put(Message::Log(frame));
         }
-        if let Some(frame) = pair.push(moment, through, is_urgent, frame) {
-            assert_eq!(frame.seq, seq, "the recorder and the channel count alike");
-            self.figures.logged(frame.byte_count());
-            if let Some(writer) = &mut self.writer {
-                writer.put(Message::Log(frame));
-            }
-        }
+        sent
     }
 
     pub(super) fn replay_over(&mut self, over: Option<(ReplayId, ExitOrdinal)>) {

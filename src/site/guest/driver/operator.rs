@@ -122,6 +122,10 @@ impl Driver {
             verification: verification.as_ref(),
             repairs: self.repairing.shown(),
             output: self.repairing.output(),
+            modes: self
+                .account
+                .as_ref()
+                .map(|account| account.shown(self.keeping.cause())),
             refused: &refused,
         };
         Status::new(&self.parts.role.view(), around)

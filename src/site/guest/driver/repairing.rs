@@ -5,6 +5,7 @@ use std::time::Duration;
 use antipode_disk_sync::LeafSet;
 
 use super::super::orders::{Differs, Order};
+use super::super::pair::Pair;
 use super::super::refusals::Fault;
 use super::Driver;
 use crate::base::clock::wall_clock_unix_seconds;
@@ -113,7 +114,8 @@ impl Driver {
 
     /// Nothing comes in any more: a copy that differs is made the same by what is here, or never.
     pub(super) fn give_up_repair(&mut self) {
-        if let Some(pair) = self.pair.as_ref().filter(|_| self.repairing.copy.differs()) {
+        let waits = |pair: &&Pair| self.repairing.copy.differs() || pair.rests();
+        if let Some(pair) = self.pair.as_ref().filter(waits) {
             pair.give_up_repair();
         }
     }
@@ -241,6 +243,7 @@ impl Driver {
     /// The copy has come to the end of this frame, and was the same.
     pub(super) fn copy_executed(&mut self, seq: LogSeq) {
         self.step_trust(TrustEvent::Executed(seq));
+        self.checkpoint_executed(seq);
     }
 
     /// The VM's definition says by which word outputs leave.
@@ -249,7 +252,7 @@ impl Driver {
         self.todo.push_back(Event::OutputsVerified(is_verified));
     }
 
-    fn step_trust(&mut self, event: TrustEvent) {
+    pub(super) fn step_trust(&mut self, event: TrustEvent) {
         if self.repairing.trust.step(event) {
             let is_verified = self.repairing.trust.is_verified();
             tracing::warn!(
@@ -308,8 +311,14 @@ impl Driver {
         for effect in self.repairing.mender.step(event) {
             tracing::debug!(?effect);
             match effect {
-                MendEffect::Excuse => self.todo.push_back(Event::RepairBegins),
-                MendEffect::ExcuseNoMore => self.todo.push_back(Event::RepairEnds),
+                MendEffect::Excuse => {
+                    self.account_of_repair(true);
+                    self.todo.push_back(Event::RepairBegins);
+                }
+                MendEffect::ExcuseNoMore => {
+                    self.account_of_repair(false);
+                    self.todo.push_back(Event::RepairEnds);
+                }
                 MendEffect::Capture(wish) => self.capture(&wish),
                 MendEffect::Tell(word) => {
                     self.repairing.repairs.give_up();

@@ -28,6 +28,7 @@ pub(super) struct Standing {
 impl Driver {
     pub(super) fn stand_still(&mut self) {
         self.standing = Standing::default();
+        self.end_checkpoints();
         if let Some(running) = &self.running {
             running.handle.order(Order::StandStill);
         }
@@ -125,6 +126,7 @@ impl Driver {
         }
         let now = self.now();
         self.figures.lockstep_begins(now);
+        self.account_begins();
     }
 
     /// This copy follows from where it stands.
@@ -133,6 +135,7 @@ impl Driver {
         let Some((position, handle)) = self.turns_at() else {
             return;
         };
+        self.account = None;
         let Some(pair) = &mut self.pair else { return };
         // Whoever waits for room in the old log goes on.
         if let LogEnd::Sending { room, .. } = &pair.log {

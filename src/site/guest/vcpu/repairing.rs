@@ -25,7 +25,7 @@ pub(super) fn differs(exit: ExitOrdinal, what: &str) -> LaunchError {
     .into()
 }
 
-fn disk_failed(what: &'static str) -> impl Fn(String) -> LaunchError {
+pub(super) fn disk_failed(what: &'static str) -> impl Fn(String) -> LaunchError {
     move |error| LaunchError::Host {
         what,
         source: std::io::Error::other(error),
@@ -57,7 +57,7 @@ impl Thread {
         }
     }
 
-    fn be_repaired(
+    pub(super) fn be_repaired(
         &mut self,
         exit: ExitOrdinal,
         what: &str,
@@ -123,10 +123,14 @@ impl Thread {
     }
 
     /// Disk first, all of it durable; then the rest, and all that it is then is compared.
-    fn become_the_same(&mut self, position: ExitOrdinal, repair: &Repair) -> Result<(), LaunchError> {
+    pub(super) fn become_the_same(
+        &mut self,
+        position: ExitOrdinal,
+        repair: &Repair,
+    ) -> Result<(), LaunchError> {
         if let Some(disk) = self.vm.disk() {
-            // What is written below nobody has seen the guest write: a leaf is not as it was, and not to be mended any more.
-            disk.unwatch();
+            // What is written below nobody has seen the guest write: such a leaf is not as it was, and not to be mended any more.
+            disk.touch(repair.leaves.iter().map(|(number, _)| *number));
         }
         self.vm.drain_disk();
         if let Course::Following(standby) = &mut self.course {
@@ -181,7 +185,11 @@ impl Thread {
         Ok(())
     }
 
-    fn capture(&mut self, number: u64, theirs: &Touched) -> Result<Result<Repair, String>, LaunchError> {
+    pub(super) fn capture(
+        &mut self,
+        number: u64,
+        theirs: &Touched,
+    ) -> Result<Result<Repair, String>, LaunchError> {
         self.vm.drain_disk();
         let Some(mut touched) = self.vm.touched_since(theirs.since)? else {
             return Ok(Err(NoCapture::TooLongAgo(theirs.since).to_string()));

@@ -28,6 +28,7 @@ impl Thread {
                     | Order::StandStill
                     | Order::Verify { .. }
                     | Order::Repair { .. }
+                    | Order::Checkpoint(_)
                     | Order::BeRepaired
                     | Order::Stun { .. },
                 ) => {}

@@ -3,17 +3,21 @@
 use antipode_disk_sync::online::Slice;
 
 use super::{Course, Thread};
+use crate::machine::launch::LaunchError;
 use crate::machine::workers::Round;
 use crate::site::guest::orders::FromVcpu;
 
 impl Thread {
-    /// A VM that leads puts it into its log where it is held that `slice` is compared as it is here.
-    pub(super) fn verify(&mut self, slice: Slice) {
+    /// A VM that leads puts it into its log where it is held that `slice` is compared as it is here. A copy that executes nothing is
+    /// brought here first.
+    pub(super) fn verify(&mut self, slice: Slice) -> Result<(), LaunchError> {
+        self.bring_the_other_here()?;
         let at = self.vm.totals().exit_count;
         if let Course::Leading(recorder) = &mut self.course {
             recorder.verify(at, slice);
             self.watch(Round { at, slice });
         }
+        Ok(())
     }
 
     /// Watches what the log says, if that is why the VM is held.
@@ -27,7 +31,7 @@ impl Thread {
     }
 
     /// The guest is between two exits: it has handed in all that it asks for by then, and asks for no more meanwhile.
-    fn watch(&self, round: Round) {
+    pub(super) fn watch(&self, round: Round) {
         if let Some(disk) = self.vm.disk() {
             disk.watch(round);
         }
