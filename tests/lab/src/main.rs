@@ -1,6 +1,6 @@
 //! Entry of the lab's command line.
 
-use antipode_lab::{bench, host, image, playground, scenario, switch, tiebreaker};
+use antipode_lab::{bench, heal, host, image, playground, scenario, switch, tiebreaker};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -30,6 +30,7 @@ enum Command {
     Endings(scenario::endings::Args),
     Faults(scenario::faults::Args),
     Guests(scenario::guests::Args),
+    Heal(heal::Args),
     Refusals(scenario::refusals::Args),
     Replay(scenario::replay::Args),
     Tiebreaker(tiebreaker::Args),
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Disk(args) => Ok(scenario::disk::run(&args)),
         Command::Faults(args) => Ok(scenario::faults::run(&args)),
         Command::Endings(args) => Ok(scenario::endings::run(&args)),
+        Command::Heal(args) => Ok(heal::run(&args)),
         Command::Guests(args) => Ok(scenario::guests::run(&args)),
         Command::Refusals(args) => Ok(scenario::refusals::run(&args)),
         Command::Replay(args) => Ok(scenario::replay::run(&args)),

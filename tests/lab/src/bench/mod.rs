@@ -30,7 +30,7 @@ mod contestant;
 mod disk;
 mod emulator;
 mod figures;
-mod ft;
+pub(crate) mod ft;
 mod guest;
 mod probe;
 mod rebuild;

@@ -45,6 +45,8 @@ pub struct VmSettings {
     pub interactive: bool,
     /// Outputs of a protected VM leave when its copy has made them too.
     pub verifies_output: bool,
+    /// How its copy is kept the same, if that is said.
+    pub kept: Option<Kept>,
 }
 
 impl VmSettings {
@@ -64,6 +66,7 @@ impl VmSettings {
             mac: GUEST_MAC,
             interactive: setup.service().port().is_none(),
             verifies_output: false,
+            kept: None,
         }
     }
 
@@ -83,8 +86,12 @@ impl VmSettings {
         } else {
             ""
         };
+        let kept = self
+            .kept
+            .map(|kept| format!("mode = \"{}\"\n", kept.name()))
+            .unwrap_or_default();
         let mut text = format!(
-            "name = \"{name}\"\nmemory_mib = {memory_mib}\n{output}\n[kernel]\npath = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
+            "name = \"{name}\"\nmemory_mib = {memory_mib}\n{output}{kept}\n[kernel]\npath = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
              cmdline = \"{cmdline}\"\n"
         );
         if let Some(disk) = &self.disk {
@@ -102,6 +109,29 @@ impl VmSettings {
         };
         text.push_str(&format!("\n[console]\nmode = \"{mode}\"\n"));
         text
+    }
+}
+
+/// How the copy of a protected VM is kept the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kept {
+    /// As what each costs says.
+    Auto,
+    /// It executes what the log tells.
+    Replay,
+    /// It becomes, now and then, what the other one is.
+    Checkpoint,
+}
+
+impl Kept {
+    /// As the definition and the status name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Replay => "replay",
+            Self::Checkpoint => "checkpoint",
+        }
     }
 }
 
@@ -421,6 +451,7 @@ mod tests {
             mac: GUEST_MAC,
             interactive: false,
             verifies_output: false,
+            kept: None,
         };
         let text = settings.toml();
         assert!(!text.contains("[disk]") && !text.contains("[network]"), "{text}");
@@ -428,6 +459,12 @@ mod tests {
         assert!(!text.contains("output = "), "{text}");
         settings.verifies_output = true;
         assert!(settings.toml().contains("\noutput = \"verified\"\n\n[kernel]"));
+        settings.kept = Some(Kept::Checkpoint);
+        assert!(
+            settings
+                .toml()
+                .contains("\"verified\"\nmode = \"checkpoint\"\n\n[kernel]")
+        );
         settings.disk = Some("/d".to_owned());
         settings.tap = Some("tap0".to_owned());
         let text = settings.toml();

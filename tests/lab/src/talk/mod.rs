@@ -41,7 +41,7 @@ pub fn write(service: Service, stream: &mut (impl Read + Write), pairs: &[Pair])
     match service {
         Service::Redis => redis::write(stream, pairs),
         Service::Postgres => postgres::write(stream, pairs),
-        // It keeps nothing: a line comes back behind the progress of the computation.
+        // It keeps no pairs: a line comes back behind the progress of the computation.
         Service::Compute => Ok(()),
         Service::Shell => Err(no_port()),
     }

@@ -1,6 +1,6 @@
 //! Numbers that only rise, kept by a service: what a checker of acknowledged writes needs of each protocol.
 
-use super::{no_port, postgres, redis};
+use super::{compute, no_port, postgres, redis};
 use crate::image::Service;
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Write};
@@ -31,7 +31,8 @@ impl<S: Read + Write> Sequence<S> {
         match service {
             Service::Redis => redis::open_sequence(&mut sequence.stream)?,
             Service::Postgres => postgres::open_sequence(&mut sequence.stream)?,
-            Service::Compute | Service::Shell => return Err(keeps_nothing(service)),
+            Service::Compute => compute::open_sequence(&mut sequence.stream)?,
+            Service::Shell => return Err(no_port()),
         }
         Ok(sequence)
     }
@@ -44,7 +45,8 @@ impl<S: Read + Write> Sequence<S> {
         match self.service {
             Service::Redis => redis::write_number(&mut self.stream, &self.run, number),
             Service::Postgres => postgres::write_number(&mut self.stream, &self.run, number),
-            Service::Compute | Service::Shell => Err(keeps_nothing(self.service)),
+            Service::Compute => compute::write_number(&mut self.stream, &self.run, number),
+            Service::Shell => Err(no_port()),
         }
     }
 
@@ -56,15 +58,9 @@ impl<S: Read + Write> Sequence<S> {
         match self.service {
             Service::Redis => redis::read_numbers(&mut self.stream, &self.run, last),
             Service::Postgres => postgres::read_numbers(&mut self.stream, &self.run),
-            Service::Compute | Service::Shell => Err(keeps_nothing(self.service)),
+            Service::Compute => compute::read_numbers(&mut self.stream, &self.run, last),
+            Service::Shell => Err(no_port()),
         }
-    }
-}
-
-fn keeps_nothing(service: Service) -> io::Error {
-    match service.port() {
-        Some(_) => io::Error::new(io::ErrorKind::Unsupported, format!("{service} keeps nothing")),
-        None => no_port(),
     }
 }
 
@@ -108,10 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_nothing_is_no_subject() {
-        for service in [Service::Compute, Service::Shell] {
-            let error = Sequence::open(service, Script::new(b""), "r").unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{service}");
-        }
+    fn what_has_no_port_is_no_subject() {
+        let error = Sequence::open(Service::Shell, Script::new(b""), "r").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     }
 }

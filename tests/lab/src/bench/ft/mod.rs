@@ -42,9 +42,10 @@ use super::cli::Begun;
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
-use anyhow::Result;
+use crate::scenario::report::median;
+use anyhow::{Context, Result};
 use load::Load;
-use report::{Plan, Report, Samples};
+use report::{Plan, Report, Samples, Trial};
 use serde_json::json;
 use stage::Stage;
 use std::process::ExitCode;
@@ -87,6 +88,30 @@ impl FtArgs {
             loads: Load::ALL.into_iter().filter(wanted).collect(),
         }
     }
+}
+
+/// What is left of a loop's speed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Looped {
+    /// Protected by unprotected, of the rounds the median.
+    pub(crate) ratio: f64,
+    /// Times that it was stopped to be told of.
+    pub(crate) preemptions: u64,
+}
+
+/// Measures the guest of `setup`, which computes, so far from its other site.
+///
+/// # Errors
+/// What could not be measured; or its protection was lost.
+pub(crate) fn loop_ratio(setup: &Setup, rtt: Duration, rounds: u32) -> Result<Looped> {
+    let mut samples = Samples::default();
+    Stage::play(setup, rtt, &[Load::Compute], rounds, &mut samples)?;
+    let ratios: Option<Vec<f64>> = samples.trials.iter().map(Trial::ratio).collect();
+    let protected = samples.trials.iter().filter_map(|trial| trial.protected.as_ref());
+    Ok(Looped {
+        ratio: median(&ratios.context("the protection was lost")?),
+        preemptions: protected.map(|protected| protected.preemptions).sum(),
+    })
 }
 
 /// Carries the command out. The exit code is 1 if a bound is broken.

@@ -53,6 +53,8 @@ pub(super) struct Protected {
     pub(super) echo_ms_p99: Option<f64>,
     pub(super) stun_ms: Option<f64>,
     pub(super) wan_kib_per_s: f64,
+    /// Times that the guest was stopped while it computed, since lockstep began.
+    pub(super) preemptions: u64,
 }
 
 impl Trial {
@@ -61,7 +63,8 @@ impl Trial {
         f64::midpoint(first, twin)
     }
 
-    fn ratio(&self) -> Option<f64> {
+    /// Protected by unprotected; nothing if the protection did not last.
+    pub(super) fn ratio(&self) -> Option<f64> {
         Some(self.protected.as_ref()?.per_s / self.unprotected())
     }
 
@@ -265,6 +268,7 @@ mod tests {
             echo_ms_p99: Some(60.0),
             stun_ms: Some(400.0),
             wan_kib_per_s: 30.0,
+            preemptions: 7,
         }
     }
 

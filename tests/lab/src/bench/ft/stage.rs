@@ -172,6 +172,7 @@ impl<'a> Stage<'a> {
             echo_ms_p99: status.echo_ms_p99,
             stun_ms: status.stun_ms,
             wan_kib_per_s: wan / 1_024.0 / span,
+            preemptions: status.modes.map_or(0, |modes| modes.preemptions),
         }))
     }
 

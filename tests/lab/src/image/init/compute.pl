@@ -1,4 +1,6 @@
-# Answers each line on TCP port 7000, and each datagram on UDP port 7000, with "ROUND DIGEST LINE".
+# Answers each line on TCP port 7000, and each datagram on UDP port 7000, with "ROUND DIGEST LINE"; but
+#   keep RUN NUMBER      is kept in memory, and answered with "ROUND DIGEST HEAD", the number of that run before, or 0
+#   kept RUN FROM UPTO   is answered with "ROUND DIGEST N,N,...", those of the run that are kept
 use strict;
 use warnings;
 use IO::Select;
@@ -12,6 +14,23 @@ sub progress {
     my $line = <$file> // '0 -';
     chomp $line;
     return $line;
+}
+
+my (%kept, %head);    # Numbers by run, and the last of each.
+
+sub answer {
+    my ($line) = @_;
+    if ($line =~ /\Akeep ([a-z0-9-]{1,64}) ([0-9]{1,15})\z/) {
+        my $before = $head{$1} // 0;
+        $kept{$1}{$2} = 1;
+        $head{$1} = $2;
+        return progress() . " $before";
+    }
+    if ($line =~ /\Akept ([a-z0-9-]{1,64}) ([0-9]{1,15}) ([0-9]{1,15})\z/) {
+        my $numbers = $kept{$1} // {};
+        return progress() . ' ' . join ',', grep { $numbers->{$_} } $2 .. $3;
+    }
+    return progress() . " $line";
 }
 
 my $listener = IO::Socket::INET->new(LocalPort => 7000, Proto => 'tcp', Listen => 64, ReuseAddr => 1)
@@ -37,7 +56,7 @@ while (1) {
             $select->remove($socket);
             close $socket;
         } else {
-            syswrite $socket, progress() . " $1\n" while $rest{$socket} =~ s/\A([^\n]*)\n//;
+            syswrite $socket, answer($1) . "\n" while $rest{$socket} =~ s/\A([^\n]*)\n//;
         }
     }
 }

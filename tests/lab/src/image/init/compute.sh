@@ -1,7 +1,8 @@
 # Work for the processor, and a port that tells how far it came.
 #
 # Round n compresses 16,384 lines holding the digest of round n-1 and takes the SHA-256 of the result, so the digest of
-# a round is a function of its number alone. TCP and UDP port 7000 answer a line with "ROUND DIGEST LINE".
+# a round is a function of its number alone. TCP and UDP port 7000 answer a line with "ROUND DIGEST LINE", and keep
+# numbers in memory.
 service=compute
 ready_line="compute listens"
 disk=optional

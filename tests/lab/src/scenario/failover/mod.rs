@@ -16,7 +16,7 @@ mod view;
 
 use super::Setup;
 use super::report::{Form, conclude};
-use super::sites::VmStatus;
+use super::sites::{RTT, VmStatus};
 use crate::debian::KernelFlavour;
 use crate::image::Service;
 use anyhow::{Result, ensure};
@@ -26,9 +26,6 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use view::View;
-
-/// Between the sites.
-const RTT: Duration = Duration::from_millis(40);
 
 const OPENING: &str = "\
 Each of two datacenters will lose its power and get it back, and a TCP connection into them will go on.
@@ -96,8 +93,8 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn play_all(args: &Args) -> Result<Outcome> {
     ensure!(
-        matches!(args.service, Service::Redis | Service::Postgres),
-        "the demo is played with redis or postgres: {} keeps nothing",
+        args.service.port().is_some(),
+        "the demo is played with a service that has a port: {} has none",
         args.service
     );
     let view = View::new(RTT);

@@ -2,7 +2,8 @@
 
 use super::super::Setup;
 use super::super::boot::READY_TIMEOUT;
-use super::super::sites::{Asked, Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::super::sites::{Asked, Copies, PROTECT_TIMEOUT, RTT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use super::super::vm::Kept;
 use super::breaking::Ailing;
 use super::plan::{Moment, Scenario, Step, Who};
 use super::verdict::Found;
@@ -12,9 +13,6 @@ use antipode_tiebreaker::Flush;
 use anyhow::{Context, Result, bail, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Between the sites.
-const RTT: Duration = Duration::from_millis(40);
 
 /// For anything else that the product is asked for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,6 +116,14 @@ impl<'a> Campaign<'a> {
             told.iter().all(is_by_rule),
             "outputs leave before the copy has made them"
         );
+        if let Some(kept @ (Kept::Replay | Kept::Checkpoint)) = self.copies.mode {
+            let is_kept_so =
+                |told: &VmStatus| told.modes.as_ref().is_some_and(|modes| modes.mode == kept.name());
+            ensure!(
+                told.iter().all(is_kept_so),
+                "the copy is not kept the same as it was wished"
+            );
+        }
         self.sites.narrow_wan(scenario.bandwidth_bps())?;
         let (protecting, hit) = match scenario.moment {
             Moment::Protected | Moment::Parked(_) | Moment::Forced => (None, "primary".to_owned()),
@@ -223,6 +229,12 @@ impl<'a> Campaign<'a> {
         let live = self.sites.live_site()?;
         self.sites.unprotect(live)?;
         Ok(live)
+    }
+
+    /// Protects the VM, and sees that both replicas hold the same while nobody writes.
+    pub(super) fn equal_replicas(&mut self) -> Result<()> {
+        self.protected(self.sites.flush_rule()?)?;
+        self.sites.wait_equal_replicas()
     }
 
     /// Stops the VM in order, which makes both replicas durable at one position, and compares them; leaves that differ.

@@ -15,16 +15,21 @@ use crate::tiebreaker::town::{self, Town};
 use antipode_certs::Role;
 use antipode_tiebreaker::client::Client;
 use antipode_tiebreaker::{Flush, Generation, HistoryEntry, Operation, Record, Request, RequestId, State};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 /// How long a tiebreaker that works may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often replicas are compared while both are in use, and what lies between: what a guest writes by itself comes to rest.
+const COMPARISONS: u32 = 8;
+const COMPARE_AGAIN: Duration = Duration::from_secs(2);
 
 /// The operation after which the other site of the pairing is the live one.
 const TURNS_ROUND: &str = "swap";
@@ -194,10 +199,15 @@ impl Sites<'_> {
         self.witness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where a site has the VM's definition.
+    pub(super) fn definition_at(&self) -> String {
+        format!("{STATE}/vms/{}/vm.toml", self.vm)
+    }
+
     /// Where a site's replica lies.
     fn replica_of(&self, site: Site) -> Result<String> {
         let folder = format!("{STATE}/vms/{}", self.vm);
-        let definition = self.host(site)?.get(&format!("{folder}/vm.toml"))?;
+        let definition = self.host(site)?.get(&self.definition_at())?;
         replica_path(&String::from_utf8_lossy(&definition), &folder)
             .with_context(|| format!("{site}: the VM's definition names no disk"))
     }
@@ -210,6 +220,36 @@ impl Sites<'_> {
         );
         self.host(site)?.shell(&script)?;
         Ok(())
+    }
+
+    /// Waits until both sites' replicas hold the same, as their hosts read them while both use them. What a guest writes that nobody
+    /// asks for anything is little, and soon at both.
+    pub(crate) fn wait_equal_replicas(&self) -> Result<()> {
+        let mut found = Vec::new();
+        for _ in 0..COMPARISONS {
+            found = thread::scope(|scope| {
+                let reading = Site::ALL.map(|site| scope.spawn(move || self.replica_sum(site)));
+                reading
+                    .into_iter()
+                    .map(|reading| reading.join().map_err(|_| anyhow!("a thread has died"))?)
+                    .collect::<Result<Vec<String>>>()
+            })?;
+            if found[0] == found[1] {
+                return Ok(());
+            }
+            thread::sleep(COMPARE_AGAIN);
+        }
+        bail!("nobody writes, and the replicas differ: {found:?}")
+    }
+
+    /// A sum of all that a site's replica holds.
+    fn replica_sum(&self, site: Site) -> Result<String> {
+        let replica = self.replica_of(site)?;
+        let said = self.host(site)?.shell(&format!("md5sum {replica}"))?;
+        let sum = said.split_whitespace().next();
+        Ok(sum
+            .with_context(|| format!("md5sum of {replica} says {said:?}"))?
+            .to_owned())
     }
 
     /// Leaves in which the two sites' replicas differ. Everything of the product is killed for it, and the disks are

@@ -31,7 +31,7 @@ mod twin;
 mod watcher;
 
 pub(crate) use network::Direction;
-pub(crate) use product::{Asked, VmStatus};
+pub(crate) use product::{Asked, Modes, VmStatus};
 pub(crate) use protection::PROTECT_TIMEOUT;
 pub(crate) use site::Site;
 pub(crate) use twin::TWIN_ADDRESS;
@@ -39,6 +39,7 @@ pub(crate) use watcher::{WRITES_TIMEOUT, Watcher};
 
 use super::clients::PROGRAM;
 use super::stage::TAP;
+use super::vm::Kept;
 use super::{Setup, VmSettings, store};
 use crate::agent::client::Channel;
 use crate::debian::run_tool;
@@ -61,6 +62,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
+
+/// Between the sites, there and back, where nothing else is asked for.
+pub(crate) const RTT: Duration = Duration::from_millis(40);
 
 /// Configurations and certificates on a site's host.
 const CONFIG: &str = "/etc/antipode/site.toml";
@@ -108,6 +112,9 @@ pub(crate) struct Copies {
     /// Have outputs leave when the copy has made them too
     #[arg(long)]
     pub(crate) verified: bool,
+    /// Keep them the same in this way
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Kept>,
 }
 
 impl SitesPlan {
@@ -128,6 +135,7 @@ impl SitesPlan {
         VmSettings {
             cmdline: cmdline.trim_start().to_owned(),
             verifies_output: self.copies.verified,
+            kept: self.copies.mode,
             ..settings
         }
         .toml()

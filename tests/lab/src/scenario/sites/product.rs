@@ -1,5 +1,6 @@
 //! The product on the sites: its daemons, its commands, and what it says of a VM.
 
+use super::super::vm::Kept;
 use super::site::Site;
 use super::{CONFIG, STATE, Sites, VM_CONFIG};
 use crate::agent::client::{Channel, Event, Input, Output};
@@ -60,6 +61,45 @@ pub(crate) struct OutputRule {
     pub(crate) verified: bool,
 }
 
+/// What the status tells of how the copy is kept the same.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Modes {
+    /// How it is now.
+    pub(crate) mode: String,
+    /// Times that the guest was stopped while it computed.
+    pub(crate) preemptions: u64,
+    replay: Cost,
+    resume: Cost,
+    repair: Cost,
+    checkpoint: Cost,
+}
+
+/// What one way has cost.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Cost {
+    bytes: u64,
+    /// How long outputs waited, the median.
+    pub(crate) hold_ms_p50: Option<f64>,
+    /// The same, of 99 in 100.
+    pub(crate) hold_ms_p99: Option<f64>,
+}
+
+impl Modes {
+    /// Bytes of the log, whatever they were for.
+    pub(crate) fn bytes(&self) -> u64 {
+        let all = [&self.replay, &self.resume, &self.repair, &self.checkpoint];
+        all.iter().map(|cost| cost.bytes).sum()
+    }
+
+    /// What keeping it the same in this way has cost.
+    pub(crate) const fn of(&self, kept: Kept) -> &Cost {
+        match kept {
+            Kept::Checkpoint => &self.checkpoint,
+            Kept::Auto | Kept::Replay => &self.replay,
+        }
+    }
+}
+
 /// What the status tells of repairs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Repairs {
@@ -104,6 +144,9 @@ pub(crate) struct VmStatus {
     /// When outputs leave.
     #[serde(default)]
     pub(crate) output: OutputRule,
+    /// How the copy is kept the same, and what each way has cost.
+    #[serde(default)]
+    pub(crate) modes: Option<Modes>,
     /// Repairs of a copy that differed.
     #[serde(default)]
     pub(crate) repairs: Option<Repairs>,

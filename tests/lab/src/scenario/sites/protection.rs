@@ -2,6 +2,7 @@
 
 use super::product::VmStatus;
 use super::{Site, Sites};
+use crate::scenario::vm::Kept;
 use anyhow::{Result, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +30,16 @@ impl VmStatus {
 }
 
 impl Sites<'_> {
+    /// From the next protection on the copy is kept the same in this way, if the VM is live at `site` then.
+    pub(crate) fn keep_same_by(&self, site: Site, kept: Kept) -> Result<()> {
+        let definition = self.definition_at();
+        let line = format!("mode = \"{}\"", kept.name());
+        self.host(site)?.shell(&format!(
+            "sed -i '1,/^.kernel./s/^mode = .*/{line}/' {definition} && grep -q '^{line}$' {definition}"
+        ))?;
+        Ok(())
+    }
+
     /// Protects the VM, which is live at `live`, if it is not protected; what that site says then.
     pub(crate) fn protect(&self, live: Site) -> Result<VmStatus> {
         let protected = || self.status(live).ok().filter(VmStatus::is_protected);

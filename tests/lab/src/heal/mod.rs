@@ -1,0 +1,143 @@
+//! `cargo lab heal`: copies that differ, again and again, and what each way of keeping them the same costs.
+//!
+//! ```text
+//!   failovers   Redis, each copy led astray about once a second: the live site's power goes at a moment drawn from the seed, × N
+//!   ways        Redis, the same load: by replay │ by checkpoints, in turn on the same guest
+//!   loop        a guest that computes: unprotected beside its twin │ protected
+//! ```
+//!
+//! - **A failover is right** if the client lost nothing that it was told, its connection lived, and each frame that one site let out
+//!   the other has made or was told of: as for [any fault](crate::scenario::faults). A site that was refused to go live, with the
+//!   reason, is none; the scenario says then that the guest came to rest. What is *silently wrong* is what neither holds for.
+//! - **Ways** are compared by what the log took for each value that was written and read back, and by how long its outputs
+//!   waited. Of the rounds' ratios the median counts.
+//! - **The loop** is compared with the same loop unprotected, which nothing kicks: a stricter base than kicks alone.
+
+mod ways;
+
+use crate::bench::ft;
+use crate::debian::KernelFlavour;
+use crate::image::Service;
+use crate::scenario::Setup;
+use crate::scenario::faults::{self, Tally};
+use crate::scenario::report::{Form, conclude, rounded};
+use crate::scenario::sites::{Copies, RTT};
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+use ways::Way;
+
+/// Between two leaks: Redis under the client's load comes to so many exits in about a second.
+const LEAK_EVERY_EXITS: u64 = 1000;
+
+/// What every failover is of.
+const FAILOVER: &str = "power-cut-live";
+
+/// What must be left of a loop's speed.
+const LOOP_RATIO_MIN: f64 = 0.88;
+
+/// Lead copies astray, cut the power of live sites, and compare replay with checkpoints
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How many live sites lose their power
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    failovers: u64,
+    /// What the choices are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs of each load that is measured
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Summary {
+    ok: bool,
+    /// Times that the guest that computes was stopped to be told of.
+    preemptions: u64,
+    /// Copies that were made the same again.
+    repairs: u64,
+    failovers: u64,
+    silently_wrong: u64,
+    violations: u64,
+    loop_ratio: f64,
+    /// Bytes of log for a value, by checkpoints ÷ by replay.
+    checkpoint_vs_replay_bytes: f64,
+    /// The median output's wait, the same.
+    checkpoint_vs_replay_hold: f64,
+    ways: Vec<Way>,
+    took_s: u64,
+}
+
+/// Does all of it and says what it has shown.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    conclude(args.form, heal(args), |summary| {
+        format!(
+            "{} sites lost their power under copies that were repaired {} times, and none of what the client was told is lost. A loop has {:.2} \
+             of its speed. Checkpoints take {:.1} times the bytes of replay, and outputs wait {:.1} times as long.",
+            summary.failovers,
+            summary.repairs,
+            summary.loop_ratio,
+            summary.checkpoint_vs_replay_bytes,
+            summary.checkpoint_vs_replay_hold
+        )
+    })
+}
+
+fn heal(args: &Args) -> Result<Summary> {
+    let begun = Instant::now();
+    let redis = Setup::prepare(Service::Redis, KernelFlavour::Cloud)?;
+    let copies = Copies {
+        lead_astray: Some(LEAK_EVERY_EXITS),
+        ..Copies::default()
+    };
+    let seeds = args.seed..args.seed.saturating_add(args.failovers);
+    let tally = faults::play_named(&redis, &[FAILOVER], seeds, copies)?;
+    check(&tally)?;
+    let ways = ways::measure(&redis, args.rounds)?;
+    let (bytes, hold) = ways::ratios(&ways)?;
+    let compute = Setup::prepare(Service::Compute, KernelFlavour::Cloud)?;
+    let looped = ft::loop_ratio(&compute, RTT, args.rounds)?;
+    ensure!(
+        looped.ratio >= LOOP_RATIO_MIN,
+        "a loop has {:.3} of its speed, and {LOOP_RATIO_MIN} is promised",
+        looped.ratio
+    );
+    Ok(Summary {
+        ok: true,
+        preemptions: looped.preemptions,
+        repairs: tally.repairs,
+        failovers: tally.played,
+        silently_wrong: 0,
+        violations: 0,
+        loop_ratio: rounded(looped.ratio),
+        checkpoint_vs_replay_bytes: rounded(bytes),
+        checkpoint_vs_replay_hold: rounded(hold),
+        ways,
+        took_s: begun.elapsed().as_secs(),
+    })
+}
+
+/// Nothing was wrong, and there was something that could have been.
+fn check(tally: &Tally) -> Result<()> {
+    ensure!(
+        tally.violations.is_empty(),
+        "{} violations in {} failovers, after {} repairs:\n{}",
+        tally.violations.len(),
+        tally.played,
+        tally.repairs,
+        tally.violations.join("\n")
+    );
+    ensure!(
+        tally.repairs >= tally.played,
+        "copies were led astray, and repaired {} times in {} failovers",
+        tally.repairs,
+        tally.played
+    );
+    Ok(())
+}
