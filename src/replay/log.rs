@@ -24,7 +24,7 @@ use crate::base::units::ExitOrdinal;
 use crate::machine::{Release, TimelineError};
 
 const MAGIC: [u8; 8] = *b"ANTIPLOG";
-const VERSION: u32 = 7;
+const VERSION: u32 = 6;
 
 /// Virtual time that a power cut can take.
 const BATCH_SPAN: Duration = Duration::from_secs(1);
