@@ -117,11 +117,12 @@ pub(super) fn send(
                     writer.write_all(&SIGN_OF_LIFE)?;
                 }
             }
+            // Before the other end can have answered: the report is made then.
+            sent.fetch_add(on_disk(body.len()) + 4, Ordering::Relaxed);
             write_frame(&mut writer, &body)?;
             if is_last {
                 writer.flush()?;
             }
-            sent.fetch_add(on_disk(body.len()) + 4, Ordering::Relaxed);
         }
         writer.flush()?;
         // A peer that has heard all it wanted may have hung up already: that it cannot be told so is no failure.
