@@ -204,6 +204,19 @@ fn a_full_buffer_refuses_and_hands_the_batch_back() {
 }
 
 #[test]
+fn there_is_room_again_once_a_frame_is_acknowledged() {
+    let mut sender = Sender::new(START);
+    let mut pushed = 0_u64;
+    while sender.room() > 0 {
+        pushed += 1;
+        let batch = vec![1; LOG_FRAME_BYTES_MAX];
+        sender.push(ms(0), exit(100 + pushed), false, batch).unwrap();
+    }
+    sender.acknowledge(ack(pushed, 101, 100)).unwrap();
+    assert!(sender.room() > 0);
+}
+
+#[test]
 fn tiny_frames_fill_the_buffer_too() {
     let mut sender = Sender::new(START);
     let mut count = 0_usize;

@@ -169,13 +169,13 @@ impl Policy {
         self.since
     }
 
-    /// The mode that it shall be from here on, if that is another.
-    pub fn step(&mut self, now: Moment, rates: &Rates) -> Option<Mode> {
+    /// The mode that it shall be from here on, if that is another. `rates` are asked for only where they decide.
+    pub fn step(&mut self, now: Moment, rates: impl FnOnce() -> Rates) -> Option<Mode> {
         let (mode, cause) = match self.choice {
             Choice::Always(mode) => (mode, Cause::Chosen),
             Choice::Auto if now.saturating_since(self.since) < self.stay() => return None,
             Choice::Auto => {
-                let Decision { mode, cause } = answer(self.mode, rates);
+                let Decision { mode, cause } = answer(self.mode, &rates());
                 (mode, cause?)
             }
         };

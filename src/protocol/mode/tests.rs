@@ -96,7 +96,7 @@ fn changes(seconds: u64, in_replay: &Rates, in_checkpoint: &Rates) -> Vec<(u64, 
             Mode::Replay => in_replay,
             Mode::Checkpoint => in_checkpoint,
         };
-        let mode = policy.step(at(second), rates)?;
+        let mode = policy.step(at(second), || *rates)?;
         Some((second, mode, policy.cause().unwrap()))
     };
     (0..seconds).filter_map(step).collect()
@@ -125,7 +125,7 @@ fn what_has_lasted_was_no_try_that_failed() {
     let mut now = 0;
     let mut after = |span: u64, rates: &Rates| {
         now += span;
-        policy.step(at(now), rates).map(|_| policy.stay().as_secs())
+        policy.step(at(now), || *rates).map(|_| policy.stay().as_secs())
     };
     let stay = MODE_STAY_MIN.as_secs();
     let lasts = MODE_LASTS.as_secs();
@@ -161,10 +161,10 @@ fn checkpoints_that_are_worse_are_not_tried_again_soon() {
 fn what_an_operator_chooses_counts_at_once_and_stays() {
     for (mode, rates) in [(Mode::Checkpoint, CALM), (Mode::Replay, LEAKS)] {
         let mut policy = Policy::new(at(0), Choice::Always(mode));
-        let first = policy.step(at(0), &rates);
+        let first = policy.step(at(0), || rates);
         assert_eq!(first, (mode != Mode::Replay).then_some(mode));
         assert_eq!(policy.cause(), first.map(|_| Cause::Chosen));
-        assert!((1..10_000).all(|second| policy.step(at(second), &rates).is_none()));
+        assert!((1..10_000).all(|second| policy.step(at(second), || rates).is_none()));
         assert_eq!(policy.mode(), mode);
     }
 }
@@ -190,7 +190,7 @@ proptest! {
         for (span, rates) in steps {
             now += span;
             let before = policy.mode();
-            if let Some(mode) = policy.step(at(now), &rates) {
+            if let Some(mode) = policy.step(at(now), || rates) {
                 prop_assert!(mode != before && mode == policy.mode());
                 prop_assert!(Duration::from_secs(now - changed) >= stay);
                 prop_assert!(policy.cause().is_some());

@@ -124,8 +124,8 @@ impl Outgoing {
 impl LogSink for Outgoing {
     fn append(&mut self, batch: &Batch, resumed: Duration) -> std::io::Result<()> {
         let frame = self.framer.frame(batch)?;
-        let repairs = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Repair(_));
-        self.room.take(frame.len(), batch.entries.iter().any(repairs));
+        let carried = Carried::of(batch, resumed);
+        self.room.take(frame.len(), carried.repair_bytes > 0);
         let has_output = |(_, entry): &(ExitOrdinal, Entry)| matches!(entry, Entry::Output { .. });
         let is_epoch = |(_, entry): &&(ExitOrdinal, Entry)| matches!(entry, Entry::Epoch(_));
         let logged = FromVcpu::Logged {
@@ -133,7 +133,7 @@ impl LogSink for Outgoing {
             through: batch.through,
             is_urgent: batch.entries.iter().any(has_output),
             epochs: u32::try_from(batch.entries.iter().filter(is_epoch).count()).unwrap_or(u32::MAX),
-            carried: Carried::of(batch, resumed),
+            carried,
             frame,
         };
         self.next = self.next.next();

@@ -249,7 +249,6 @@ impl Pair {
     /// The replay has come to the end of frame `seq`. Answers a replay to the end that is over, and where.
     pub(super) fn consumed(&mut self, now: Duration, seq: LogSeq) -> Option<(ReplayId, ExitOrdinal)> {
         let LogEnd::Following {
-            receiver,
             ends,
             consumed,
             rests,
@@ -263,14 +262,9 @@ impl Pair {
             *staged = seq;
             return None;
         }
-        while let Some(first) = ends.first_entry()
-            && *first.key() <= seq
-        {
-            *consumed = first.remove_entry();
-        }
-        receiver.consumed(now, seq);
-        receiver.replayed(now, consumed.1);
-        self.replay_over()
+        let last = ends.range(..=seq).next_back();
+        let (seq, position) = last.map_or(*consumed, |(seq, through)| (*seq, *through));
+        self.has_come_to(now, seq, position)
     }
 
     /// The copy executes nothing. It is what the primary was at `position`, durably unless it has only begun to rest, and waits for
@@ -280,25 +274,40 @@ impl Pair {
         now: Duration,
         position: ExitOrdinal,
     ) -> Option<(ReplayId, ExitOrdinal)> {
-        let LogEnd::Following {
+        let LogEnd::Following { consumed, rests, .. } = &mut self.log else {
+            return None;
+        };
+        let Some(staged) = *rests else {
+            *rests = Some(consumed.0);
+            return self.replay_over();
+        };
+        let over = self.has_come_to(now, staged, position);
+        self.durable(now, position);
+        over
+    }
+
+    /// This copy is at the end of frame `seq`, which is at `position`. Answers a replay to the end that is over, and where.
+    fn has_come_to(
+        &mut self,
+        now: Duration,
+        seq: LogSeq,
+        position: ExitOrdinal,
+    ) -> Option<(ReplayId, ExitOrdinal)> {
+        if let LogEnd::Following {
             receiver,
             ends,
             consumed,
-            rests,
             ..
         } = &mut self.log
-        else {
-            return None;
-        };
-        match *rests {
-            None => *rests = Some(consumed.0),
-            Some(staged) => {
-                ends.retain(|seq, _| *seq > staged);
-                *consumed = (staged, position);
-                receiver.consumed(now, staged);
-                receiver.replayed(now, position);
-                receiver.durable(now, position);
+        {
+            while let Some(first) = ends.first_entry()
+                && *first.key() <= seq
+            {
+                first.remove();
             }
+            *consumed = (seq, position);
+            receiver.consumed(now, seq);
+            receiver.replayed(now, position);
         }
         self.replay_over()
     }

@@ -2,6 +2,7 @@
 //! its log and goes on when that ends. Where KVM is missing, each test says so and is skipped.
 
 mod checkpoints;
+mod pair;
 mod repairing;
 mod turning;
 mod watching;

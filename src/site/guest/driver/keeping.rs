@@ -63,10 +63,10 @@ impl Driver {
         if self.parts.role.phase() == Phase::Primary
             && let Some(policy) = &mut self.keeping.policy
         {
-            let round_trip = self.parts.role.view().round_trip.unwrap_or_default();
-            let rates = self.keeping.meter.rates(moment, round_trip);
-            if let Some(mode) = policy.step(moment, &rates) {
-                tracing::warn!(mode = mode.name(), cause = ?policy.cause(), ?rates, "the copy is kept the same otherwise");
+            let (meter, role) = (&self.keeping.meter, &self.parts.role);
+            let rates = || meter.rates(moment, role.view().round_trip.unwrap_or_default());
+            if let Some(mode) = policy.step(moment, rates) {
+                tracing::warn!(mode = mode.name(), cause = ?policy.cause(), rates = ?rates(), "the copy is kept the same otherwise");
             }
             let mode = policy.mode();
             self.step_checkpointer(CheckpointEvent::Wanted(mode));

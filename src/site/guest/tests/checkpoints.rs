@@ -1,68 +1,25 @@
 //! A copy that executes nothing becomes what its primary is, at each checkpoint (H4).
 
+use super::pair::Pair;
 use super::*;
 use crate::protocol::mode::Step;
 use crate::replay::Entry;
 
-/// Two copies; what the first one logs is handed to the second one.
-struct Pair {
-    leader: Copy,
-    follower: Copy,
-    feeder: Feeder,
-    deframer: Deframer,
-    room: Arc<Room>,
-}
-
 impl Pair {
-    fn of(rounds: u64) -> Self {
-        let leader = started(rounds);
-        let room = Arc::<Room>::default();
-        let (follower, feeder, deframer) = cloned(&leader, &room, None);
-        Self {
-            leader,
-            follower,
-            feeder,
-            deframer,
-            room,
-        }
-    }
-
     /// Has it logged, and hands on all up to there but for entries that `keep` does not want; answers with where that is.
     fn log(&mut self, step: Step, mut keep: impl FnMut(&Entry) -> bool) -> ExitOrdinal {
         self.leader.handle.order(Order::Checkpoint(step));
-        loop {
-            match self.leader.next() {
-                FromVcpu::Logged { seq, frame, .. } => {
-                    let mut batch = self.deframer.batch(&frame).expect("the frame is whole");
-                    batch.entries.retain(|(_, entry)| keep(entry));
-                    self.feeder.feed(seq, batch);
-                }
-                FromVcpu::Checkpointed { step: done, outcome } => {
-                    assert_eq!(done, step);
-                    return outcome.expect("there is little to carry").0;
-                }
-                FromVcpu::Ended(how) => panic!("{how:?}"),
-                _ => {}
+        let done = self.hand_on(|entries| {
+            entries.retain(|(_, entry)| keep(entry));
+            true
+        });
+        match done {
+            Some(FromVcpu::Checkpointed { step: done, outcome }) => {
+                assert_eq!(done, step);
+                outcome.expect("there is little to carry").0
             }
+            other => panic!("{other:?}"),
         }
-    }
-
-    /// Hands on all up to the guest's end, at which both copies have powered off, at one exit.
-    fn ends_alike(mut self) {
-        let here = loop {
-            match self.leader.next() {
-                FromVcpu::Logged { seq, frame, .. } => {
-                    let batch = self.deframer.batch(&frame).expect("the frame is whole");
-                    self.feeder.feed(seq, batch);
-                }
-                FromVcpu::Ended(how) => break how,
-                _ => {}
-            }
-        };
-        assert!(matches!(here, Ok((Outcome::PowerOff, _))), "{here:?}");
-        let (shown, there) = self.follower.ended();
-        assert_eq!(shown, b"", "a copy shows nothing");
-        assert_eq!(here.unwrap(), there.unwrap());
     }
 
     /// Where the copy says that it rests next; none if it follows instead.
@@ -105,7 +62,7 @@ fn kvm_a_copy_becomes_each_checkpoint_and_follows_again() {
         assert_eq!(pair.rests(), Some(end));
         assert_eq!(pair.rests(), None, "it follows");
     }
-    pair.ends_alike();
+    pair.end();
 }
 
 #[test]
@@ -116,7 +73,7 @@ fn kvm_a_copy_becomes_what_its_guest_was_at_its_end() {
     let mut pair = Pair::of(60_000);
     pair.log(Step::Begin, |_| true);
     pair.log(Step::Take, |_| true);
-    pair.ends_alike();
+    pair.end();
 }
 
 #[test]

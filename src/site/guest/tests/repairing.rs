@@ -1,79 +1,12 @@
 //! A copy that is led astray becomes the same again (H2).
 
 use super::super::orders::Differs;
+use super::pair::Pair;
 use super::*;
 use crate::protocol::repair::Done;
 use crate::replay::{Entry, OutputKind, RepairPiece};
-use crate::site::store::VmFolder;
-
-/// Two copies; what the first one logs, the second one executes, if it is not changed on the way.
-struct Pair {
-    leader: Copy,
-    follower: Copy,
-    feeder: Feeder,
-    deframer: Deframer,
-    /// The leader waits for it, so that it is not at its end before its copy is where it differs.
-    room: Arc<Room>,
-    /// The last frame that was handed on.
-    fed: LogSeq,
-    /// Where the follower keeps its guest's frames.
-    state: tempfile::TempDir,
-}
-
-fn folder_in(state: &tempfile::TempDir) -> VmFolder {
-    VmFolder::of(state.path(), "copy")
-}
-
-/// What the leader tells, beside its log.
-enum Leader {
-    Captured(Result<(ExitOrdinal, u64), String>),
-    Ended(Result<(Outcome, ExitOrdinal), Ending>),
-}
 
 impl Pair {
-    fn of(rounds: u64) -> Self {
-        let leader = started(rounds);
-        let room = Arc::<Room>::default();
-        let state = tempfile::tempdir().expect("there is room");
-        let folder = folder_in(&state);
-        folder.make().expect("there is room");
-        let keep_frames = KeepFrames {
-            folder,
-            bytes_max: 1 << 20,
-        };
-        let (follower, feeder, deframer) = cloned(&leader, &room, Some(keep_frames));
-        Self {
-            room,
-            leader,
-            follower,
-            feeder,
-            deframer,
-            fed: LogSeq::NONE,
-            state,
-        }
-    }
-
-    /// Hands on what is logged, with `change` made to each batch's entries, until the leader tells something else or that
-    /// answers false.
-    fn hand_on(&mut self, mut change: impl FnMut(&mut Vec<(ExitOrdinal, Entry)>) -> bool) -> Option<Leader> {
-        loop {
-            match self.leader.next() {
-                FromVcpu::Logged { seq, frame, .. } => {
-                    let mut batch = self.deframer.batch(&frame).expect("the frame is whole");
-                    let goes_on = change(&mut batch.entries);
-                    self.feeder.feed(seq, batch);
-                    self.fed = seq;
-                    if !goes_on {
-                        return None;
-                    }
-                }
-                FromVcpu::Captured { outcome, .. } => return Some(Leader::Captured(outcome)),
-                FromVcpu::Ended(how) => return Some(Leader::Ended(how)),
-                _ => {}
-            }
-        }
-    }
-
     /// Shows the copy another time than its primary saw, some frames from now, and answers with what it says then.
     fn lead_astray(&mut self) -> Box<Differs> {
         let mut frames = 0;
@@ -130,17 +63,6 @@ impl Pair {
             }
         }
     }
-
-    /// Both come to the guest's end, at the same place.
-    fn end(mut self) {
-        let Some(Leader::Ended(here)) = self.hand_on(|_| true) else {
-            panic!("it ends");
-        };
-        let (shown, there) = self.follower.ended();
-        assert_eq!(shown, b"", "a copy shows nothing");
-        assert!(matches!(here, Ok((Outcome::PowerOff, _))), "{here:?}");
-        assert_eq!(here.unwrap(), there.unwrap());
-    }
 }
 
 #[test]
@@ -154,7 +76,11 @@ fn kvm_a_copy_that_is_led_astray_becomes_the_same_again_as_often_as_that_is() {
         assert_eq!(differs.number, number);
         assert!(differs.position > differs.touched.since);
         pair.ask(&differs);
-        let Some(Leader::Captured(Ok((position, bytes)))) = pair.hand_on(|_| true) else {
+        let Some(FromVcpu::Captured {
+            outcome: Ok((position, bytes)),
+            ..
+        }) = pair.hand_on(|_| true)
+        else {
             panic!("it is in the log");
         };
         let done = pair.be_repaired();
@@ -185,11 +111,11 @@ fn kvm_a_frame_that_a_repair_leaves_out_is_kept_by_its_digest() {
         digest < 0x79
     });
     assert!(came.is_none(), "it is not in the log so soon");
-    let Some(Leader::Captured(Ok(_))) = pair.hand_on(|_| true) else {
+    let Some(FromVcpu::Captured { outcome: Ok(_), .. }) = pair.hand_on(|_| true) else {
         panic!("it is in the log");
     };
     pair.be_repaired();
-    let kept = std::fs::read(folder_in(&pair.state).file("frames")).expect("it is kept");
+    let kept = pair.kept_frames();
     let record = |digest: u64| {
         let position = at.get().to_le_bytes();
         [&position[..], &[2], &8_u32.to_le_bytes(), &digest.to_le_bytes()].concat()
@@ -235,7 +161,7 @@ fn kvm_a_repair_that_has_come_is_made_though_its_sender_is_lost() {
     let mut pair = Pair::of(150_000);
     let differs = pair.lead_astray();
     pair.ask(&differs);
-    let Some(Leader::Captured(Ok(_))) = pair.hand_on(|_| true) else {
+    let Some(FromVcpu::Captured { outcome: Ok(_), .. }) = pair.hand_on(|_| true) else {
         panic!("it is in the log");
     };
     pair.leader.handle.destroy();
@@ -270,7 +196,10 @@ fn kvm_what_nobody_remembers_or_has_is_refused() {
     for (theirs, why) in [(theirs, "not known any more"), (elsewhere, "has no RAM")] {
         pair.leader.handle.order(Order::Repair { number: 1, theirs });
         pair.room.set_used(0);
-        let Some(Leader::Captured(Err(said))) = pair.hand_on(|_| true) else {
+        let Some(FromVcpu::Captured {
+            outcome: Err(said), ..
+        }) = pair.hand_on(|_| true)
+        else {
             panic!("it is refused");
         };
         assert!(said.contains(why), "{said}");

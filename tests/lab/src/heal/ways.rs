@@ -63,6 +63,7 @@ fn measure_on(sites: &Sites<'_>, rounds: u32) -> Result<Vec<Way>> {
     sites.start_vm(Site::A)?;
     let watcher = Watcher::start(sites.client()?, Service::Redis, "ready", sites.logs())?;
     watcher.wait_ready(READY_TIMEOUT)?;
+    watcher.wait_acked(1)?;
     watcher.finish_unharmed()?;
     let mut ways = Vec::new();
     for round in 1..=rounds {

@@ -1,6 +1,6 @@
 //! The compute service: a line comes back as "ROUND DIGEST LINE", and numbers are kept in memory.
 
-use super::{Pair, compare, refused};
+use super::{Pair, as_number, compare, refused};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -47,9 +47,7 @@ pub(super) fn write_number(
     run: &str,
     number: u64,
 ) -> io::Result<u64> {
-    let before = ask(stream, &format!("keep {run} {number}"))?;
-    let parsed = before.parse();
-    parsed.map_err(|_| refused(format!("the head was {before:?}, which is no number")))
+    as_number(&ask(stream, &format!("keep {run} {number}"))?)
 }
 
 /// The numbers up to `last` that are kept.
@@ -63,8 +61,7 @@ pub(super) fn read_numbers(
         let upto = last.min(first + NUMBERS_MAX - 1);
         let answer = ask(stream, &format!("kept {run} {first} {upto}"))?;
         for number in answer.split(',').filter(|number| !number.is_empty()) {
-            let number = number.parse();
-            kept.insert(number.map_err(|_| refused(format!("among the kept numbers is {answer:?}")))?);
+            kept.insert(as_number(number)?);
         }
     }
     Ok(kept)

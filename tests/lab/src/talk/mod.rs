@@ -68,6 +68,11 @@ fn refused(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
+fn as_number(text: &str) -> io::Result<u64> {
+    text.parse()
+        .map_err(|_| refused(format!("{text:?} is no number")))
+}
+
 fn compare(pair: &Pair, came: &str) -> io::Result<()> {
     if came == pair.value {
         return Ok(());

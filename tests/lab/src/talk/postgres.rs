@@ -6,7 +6,7 @@
 //!    ─ Q (query) ─────────────────▶   ◀─ T, D… (rows), C (done), Z      E (error) at any time
 //! ```
 
-use super::{Pair, compare, refused};
+use super::{Pair, as_number, compare, refused};
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Write};
 
@@ -83,11 +83,6 @@ pub(super) fn read_numbers(
     let text = format!("SELECT number FROM sequence WHERE run = '{run}'");
     let rows = query(&mut Whole(stream), &text)?;
     rows.iter().map(|row| as_number(row)).collect()
-}
-
-fn as_number(text: &str) -> io::Result<u64> {
-    text.parse()
-        .map_err(|_| refused(format!("{text:?} is no number")))
 }
 
 /// Reads through the buffer, writes past it.

@@ -1,6 +1,6 @@
 //! Redis: RESP2 (redis.io, "Redis serialization protocol specification"), pipelined in batches.
 
-use super::{Pair, compare, refused};
+use super::{Pair, as_number, compare, refused};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -55,12 +55,7 @@ pub(super) fn write_number(
         "+OK" => {}
         other => return Err(refused(format!("SET was answered {other:?}"))),
     }
-    let Some(before) = take_bulk(stream)? else {
-        return Ok(0);
-    };
-    before
-        .parse()
-        .map_err(|_| refused(format!("the head was {before:?}, which is no number")))
+    take_bulk(stream)?.map_or(Ok(0), |before| as_number(&before))
 }
 
 /// The numbers up to `last` that are under their keys.

@@ -6,7 +6,7 @@ use crate::scenario::Setup;
 use crate::scenario::boot::READY_TIMEOUT;
 use crate::scenario::sites::{Copies, PROTECT_TIMEOUT, Site, Sites, SitesPlan, VmStatus, Watcher};
 use crate::scenario::store;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -161,33 +161,17 @@ impl<'a> Stage<'a> {
     fn hashing_bytes_per_second(&self) -> Result<f64> {
         let watcher = self.watch("hashing")?;
         let file = format!("{}/hashed", store::DIRECTORY);
-        let on = |site, command: &str| -> Result<()> {
-            self.sites.host(site)?.shell(command)?;
-            Ok(())
-        };
-        for site in Site::ALL {
-            on(
-                site,
-                &format!("dd if=/dev/urandom of={file} bs=1M count={HASHED_MIB} 2>&1 && sync"),
-            )?;
-        }
-        on(Site::B, "echo 3 > /proc/sys/vm/drop_caches")?;
+        let on_both = |command: &str| self.sites.on_both(|_, host| Ok(host.shell(command)?));
+        on_both(&format!(
+            "dd if=/dev/urandom of={file} bs=1M count={HASHED_MIB} 2>&1 && sync"
+        ))?;
+        self.sites
+            .host(Site::B)?
+            .shell("echo 3 > /proc/sys/vm/drop_caches")?;
         let begun = Instant::now();
-        thread::scope(|scope| {
-            let digest = format!("antipode disk digest {file}");
-            let other = scope.spawn({
-                let digest = digest.clone();
-                move || on(Site::B, &digest)
-            });
-            on(Site::A, &digest)?;
-            other
-                .join()
-                .map_err(|_| anyhow!("the other host's thread has died"))?
-        })?;
+        on_both(&format!("antipode disk digest {file}"))?;
         let took = begun.elapsed().as_secs_f64();
-        for site in Site::ALL {
-            on(site, &format!("rm {file}"))?;
-        }
+        on_both(&format!("rm {file}"))?;
         watcher.finish_unharmed()?;
         Ok(f64::from(HASHED_MIB << 20) / took)
     }

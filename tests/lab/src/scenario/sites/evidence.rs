@@ -3,6 +3,7 @@
 use super::product::kill_all;
 use super::site::Site;
 use super::{STATE, Sites};
+use crate::host::Host;
 use crate::judge::frames::sightings;
 use crate::judge::live::{Judgement, Winner, judge};
 use crate::judge::made::Made;
@@ -225,31 +226,15 @@ impl Sites<'_> {
     /// Waits until both sites' replicas hold the same, as their hosts read them while both use them. What a guest writes that nobody
     /// asks for anything is little, and soon at both.
     pub(crate) fn wait_equal_replicas(&self) -> Result<()> {
-        let mut found = Vec::new();
+        let mut found = Default::default();
         for _ in 0..COMPARISONS {
-            found = thread::scope(|scope| {
-                let reading = Site::ALL.map(|site| scope.spawn(move || self.replica_sum(site)));
-                reading
-                    .into_iter()
-                    .map(|reading| reading.join().map_err(|_| anyhow!("a thread has died"))?)
-                    .collect::<Result<Vec<String>>>()
-            })?;
+            found = self.on_both(|site, host| replica_sum(host, &self.replica_of(site)?))?;
             if found[0] == found[1] {
                 return Ok(());
             }
             thread::sleep(COMPARE_AGAIN);
         }
         bail!("nobody writes, and the replicas differ: {found:?}")
-    }
-
-    /// A sum of all that a site's replica holds.
-    fn replica_sum(&self, site: Site) -> Result<String> {
-        let replica = self.replica_of(site)?;
-        let said = self.host(site)?.shell(&format!("md5sum {replica}"))?;
-        let sum = said.split_whitespace().next();
-        Ok(sum
-            .with_context(|| format!("md5sum of {replica} says {said:?}"))?
-            .to_owned())
     }
 
     /// Leaves in which the two sites' replicas differ. Everything of the product is killed for it, and the disks are
@@ -315,6 +300,15 @@ fn granted(record: &Record, before: Option<(Site, Generation)>) -> Vec<Site> {
     sites.extend(record.history.iter().filter_map(live));
     sites.dedup();
     sites
+}
+
+/// A sum of all that a replica holds.
+fn replica_sum(host: &Host, replica: &str) -> Result<String> {
+    let said = host.shell(&format!("md5sum {replica}"))?;
+    let sum = said.split_whitespace().next();
+    Ok(sum
+        .with_context(|| format!("md5sum of {replica} says {said:?}"))?
+        .to_owned())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@
 
 mod ailments;
 mod evidence;
+mod hosts;
 mod network;
 mod product;
 mod protection;
@@ -234,17 +235,6 @@ impl<'a> Sites<'a> {
         } = self;
         drop((cluster, town));
         run.finish();
-    }
-
-    /// A site's host, which must have power.
-    pub(crate) fn host(&self, site: Site) -> Result<&Host> {
-        let host = self.cluster.hosts.get(site.name());
-        host.with_context(|| format!("{site} has no power"))
-    }
-
-    /// The client's host.
-    pub(crate) fn client(&self) -> Result<&Host> {
-        self.cluster.hosts.get(CLIENT).context("the client has no power")
     }
 
     /// Where logs of this run lie.
