@@ -48,11 +48,13 @@ pub const LEAVINGS_PER_STAY: u64 = 4;
 /// some ten writes, so one in so many is felt by nobody.
 pub const HASTE_WRITES: u64 = 1024;
 
-/// Zones that may enter the activity log together, before they are written to: 256 MiB, and of a large image a 64th. What
-/// a crash leaves unsure, and is compared in vain, costs a hash for each MiB.
-pub const ZONES_AHEAD_MIN: u32 = 64;
-/// As [`ZONES_AHEAD_MIN`].
+/// Zones that may enter the activity log together, before they are written to: of a large image a 64th, else 256 MiB, but
+/// of a small one no more than an eighth. What a crash leaves unsure, and is compared in vain, costs a hash for each MiB.
+pub const ZONES_AHEAD: u32 = 64;
+/// As [`ZONES_AHEAD`].
 pub const AHEAD_SHARE: u32 = 64;
+/// As [`ZONES_AHEAD`].
+pub const AHEAD_SHARE_MOST: u32 = 8;
 
 /// Bytes of one slot of a replica's metadata.
 pub const SLOT_BYTES: usize = 16 * 1024;
@@ -99,7 +101,7 @@ pub const REASON_BYTES_MAX: usize = 512;
 
 const _: () = assert!(IMAGE_BYTES_MAX / EXTENT_BYTES < u32::MAX as u64);
 const _: () = assert!(LEAVES_KEPT_IMAGE_BYTES_MAX / LEAF_BYTES * 32 <= 32 * MEBIBYTE);
-const _: () = assert!(ZONES_MAX.is_power_of_two() && ZONES_AHEAD_MIN.is_power_of_two());
+const _: () = assert!(ZONES_MAX.is_power_of_two() && ZONES_AHEAD.is_power_of_two());
 const _: () = assert!(HASTE_WRITES < HOT_WRITES_MIN / LEAVINGS_PER_STAY);
 const _: () = assert!(ZONES_MAX / 8 + LINEAGE_HISTORY_MAX * 16 + 1024 < SLOT_BYTES);
 const _: () = assert!(in_memory(REGION_BYTES) + 1024 < FRAME_BYTES_MAX);

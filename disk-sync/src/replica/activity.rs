@@ -24,7 +24,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::limits::{
-    AHEAD_SHARE, HASTE_WRITES, HOT_WRITES_MIN, HOT_WRITES_PER_ZONE, LEAVINGS_PER_STAY, ZONES_AHEAD_MIN,
+    AHEAD_SHARE, AHEAD_SHARE_MOST, HASTE_WRITES, HOT_WRITES_MIN, HOT_WRITES_PER_ZONE, LEAVINGS_PER_STAY,
+    ZONES_AHEAD,
 };
 
 /// Counts flushes that have begun. A write that ends is covered by flushes that begin later.
@@ -116,8 +117,9 @@ impl Activity {
         };
         self.hot.extend(ahead.iter().map(|zone| (*zone, untouched)));
         let most = (self.zones / AHEAD_SHARE)
-            .next_power_of_two()
-            .max(ZONES_AHEAD_MIN);
+            .max(ZONES_AHEAD)
+            .min(self.zones / AHEAD_SHARE_MOST)
+            .next_power_of_two();
         let is_soon = self.writes - self.entered < HASTE_WRITES;
         self.batch = if is_soon {
             (self.batch * 4).min(most)

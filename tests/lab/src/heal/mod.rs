@@ -62,8 +62,8 @@ struct Summary {
     /// Copies that were made the same again.
     repairs: u64,
     failovers: u64,
-    silently_wrong: u64,
-    violations: u64,
+    silently_wrong: usize,
+    violations: usize,
     loop_ratio: f64,
     /// Bytes of log for a value, by checkpoints ÷ by replay.
     checkpoint_vs_replay_bytes: f64,
@@ -99,6 +99,8 @@ fn heal(args: &Args) -> Result<Summary> {
     let seeds = args.seed..args.seed.saturating_add(args.failovers);
     let tally = faults::play_named(&redis, &[FAILOVER], seeds, copies)?;
     check(&tally)?;
+    // None, or this would have ended.
+    let wrong = tally.violations.len();
     let ways = ways::measure(&redis, args.rounds)?;
     let (bytes, hold) = ways::ratios(&ways)?;
     let compute = Setup::prepare(Service::Compute, KernelFlavour::Cloud)?;
@@ -113,8 +115,8 @@ fn heal(args: &Args) -> Result<Summary> {
         preemptions: looped.preemptions,
         repairs: tally.repairs,
         failovers: tally.played,
-        silently_wrong: 0,
-        violations: 0,
+        silently_wrong: wrong,
+        violations: wrong,
         loop_ratio: rounded(looped.ratio),
         checkpoint_vs_replay_bytes: rounded(bytes),
         checkpoint_vs_replay_hold: rounded(hold),
