@@ -9,6 +9,7 @@
 //! - *Waiting*: a pre-emption costs the capture of its pages, and how many there are is known before. Where that is dear,
 //!   the guest is left alone for longer, so that it takes a tenth of the guest's time at most: a second for one that fills
 //!   memory, [`PREEMPT_AFTER_MIN`] for one that computes in few pages.
+//!   Whoever measures may have it be [the same](Patience::always) for all.
 //! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
 //!   is all it does, so epochs grow. After a pre-emption they are short, or each next one would carry ever more pages.
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 use crate::base::units::VirtualTime;
 
 /// Bounds of the wait before a pre-emption.
-pub(super) const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
+const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
 const PREEMPT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// How many times its own cost a pre-emption waits at least.
 const PREEMPT_AFTER_COSTS: u32 = 10;
@@ -31,6 +32,8 @@ const EPOCH_MAX: Duration = Duration::from_secs(16);
 /// How patient a recorder is.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
+    /// How long it waits whatever it costs, if that is said.
+    always: Option<Duration>,
     /// Mean of what a pre-emption costs for each of its pages.
     cost_per_page: Duration,
     /// The first begins at once.
@@ -41,8 +44,24 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    /// That waits for `always` before each pre-emption, if that is said.
+    pub(super) fn always(always: Option<Duration>) -> Self {
+        Self {
+            always,
+            ..Self::default()
+        }
+    }
+
+    /// How long something waits at least before a guest is pre-empted.
+    pub(super) fn preempt_after_least(&self) -> Duration {
+        self.always.unwrap_or(PREEMPT_AFTER_MIN)
+    }
+
     /// How long something waits before a guest is pre-empted that has written `page_count` pages.
     pub(super) fn preempt_after(&self, page_count: usize) -> Duration {
+        if let Some(always) = self.always {
+            return always;
+        }
         let page_count = u32::try_from(page_count).unwrap_or(u32::MAX);
         let costs = self
             .cost_per_page
@@ -105,6 +124,8 @@ mod tests {
             "{thousand:?}"
         );
         assert_eq!(patience.preempt_after(usize::MAX), PREEMPT_AFTER_MAX);
+        patience.always = Some(Duration::from_millis(4));
+        assert_eq!(patience.preempt_after(usize::MAX), patience.preempt_after_least());
     }
 
     #[test]

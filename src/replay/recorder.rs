@@ -6,7 +6,7 @@
 //! A guest that computes without an exit keeps what arrives waiting:
 //!
 //! ```text
-//!   kick, something waits ──PREEMPT_AFTER_MIN──▶ worth it? ─▶ kick: pages and vCPU go into the log, the point counts as the next exit
+//!   kick, something waits ──a while──▶ worth it? ─▶ kick: pages and vCPU go into the log, the point counts as the next exit
 //!        └── a counted exit, or a window that was asked for: nothing to do ──▶ it enters there
 //! ```
 //!
@@ -21,7 +21,7 @@ use super::batch::{Batch, End};
 use super::catalogue::{Entry, OutputKind};
 use super::checks::{self, Rolling};
 use super::page_delta::ToldPages;
-use super::patience::{PREEMPT_AFTER_MIN, Patience};
+use super::patience::Patience;
 use super::{MachineDigests, Repair, time_rule};
 use crate::base::limits::{LOG_BATCH_BYTES_TARGET, LOG_BATCH_CHECKS_MAX, LOG_BATCH_ENTRIES_MAX};
 use crate::base::units::{ExitOrdinal, VirtualTime};
@@ -152,6 +152,13 @@ impl<L: LogSink> Recorder<L> {
         }
     }
 
+    /// The same, but a guest that computes is pre-empted when something has waited for `always`, if that is said.
+    #[must_use]
+    pub fn preempting_after(mut self, always: Option<Duration>) -> Self {
+        self.patience = Patience::always(always);
+        self
+    }
+
     /// Closes the log of a VM that has ended as `outcome` says, at `virtual_time`.
     ///
     /// # Errors
@@ -266,7 +273,7 @@ impl<L: LogSink> Recorder<L> {
     fn notice_waiting(&mut self, standing: Standing) -> Result<(), TimelineError> {
         if self.waiting_since.is_none() && self.live.has_arrival(standing) {
             self.waiting_since = Some(self.live.now());
-            self.live.kick_after(PREEMPT_AFTER_MIN)?;
+            self.live.kick_after(self.patience.preempt_after_least())?;
         }
         Ok(())
     }
@@ -351,10 +358,11 @@ impl<L: LogSink> Timeline for Recorder<L> {
         let Some(since) = self.waiting_since else {
             return Ok(Kick::Noise);
         };
-        if now - since >= PREEMPT_AFTER_MIN {
+        let (waited, least) = (now - since, self.patience.preempt_after_least());
+        if waited >= least {
             return Ok(Kick::Preempt);
         }
-        self.live.kick_after(PREEMPT_AFTER_MIN - (now - since))?;
+        self.live.kick_after(least - waited)?;
         Ok(Kick::Noise)
     }
 

@@ -23,6 +23,8 @@ const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
 const VERIFY_HOURS: RangeInclusive<u64> = 1..=8_760;
 /// How seldom a copy may be led astray, in exits: it must come to be the same again in between.
 const LEAD_ASTRAY_EXITS: RangeInclusive<u64> = 100..=1_000_000_000;
+/// How long a guest that computes may be left alone, in milliseconds.
+const PREEMPT_AFTER_MS: RangeInclusive<u64> = 1..=1_000;
 /// Nodes of a tiebreaker.
 const NODES: usize = 3;
 
@@ -55,6 +57,9 @@ pub struct SiteConfig {
     pub verify_every: Option<Duration>,
     /// Each copy here is led astray once in so many exits, for whoever checks that it is repaired; never as a rule.
     pub lead_astray_every: Option<u64>,
+    /// Each guest that computes is left alone for so long before it is stopped to be told of, for whoever measures what that
+    /// costs; as a rule for as long as it is worth.
+    pub preempt_after: Option<Duration>,
 }
 
 impl SiteConfig {
@@ -138,6 +143,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
             .verify_every_hours
             .map(|hours| Duration::from_secs(hours * 3600)),
         lead_astray_every: checks.lead_astray_every_exits,
+        preempt_after: checks.preempt_after_ms.map(Duration::from_millis),
     })
 }
 
@@ -146,10 +152,16 @@ struct Checks {
     keep_frames_mib: Option<u64>,
     verify_every_hours: Option<u64>,
     lead_astray_every_exits: Option<u64>,
+    preempt_after_ms: Option<u64>,
 }
 
 fn read_checks(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Checks {
-    let keys = ["keep_frames_mib", "verify_every_hours", "lead_astray_every_exits"];
+    let keys = [
+        "keep_frames_mib",
+        "verify_every_hours",
+        "lead_astray_every_exits",
+        "preempt_after_ms",
+    ];
     let check = root.subsection("check", &keys, mistakes);
     let mut number = |key: &'static str, range: &RangeInclusive<u64>| {
         check.and_then(|section| section.optional(key, mistakes, |value| values::number(value, range)))
@@ -158,6 +170,7 @@ fn read_checks(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Checks {
         keep_frames_mib: number("keep_frames_mib", &KEEP_FRAMES_MIB),
         verify_every_hours: number("verify_every_hours", &VERIFY_HOURS),
         lead_astray_every_exits: number("lead_astray_every_exits", &LEAD_ASTRAY_EXITS),
+        preempt_after_ms: number("preempt_after_ms", &PREEMPT_AFTER_MS),
     }
 }
 
@@ -261,20 +274,21 @@ mod tests {
             "traffic is kept only where that is asked for"
         );
         let checked = format!(
-            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\nlead_astray_every_exits = 5000\n",
+            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\nlead_astray_every_exits = 5000\npreempt_after_ms = 4\n",
             sample()
         );
         let config = parse(&checked, Path::new("")).unwrap();
         assert_eq!(config.keep_frames_bytes, Some(64 << 20));
         assert_eq!(config.verify_every, Some(Duration::from_secs(86_400)));
         assert_eq!(config.lead_astray_every, Some(5000));
+        assert_eq!(config.preempt_after, Some(Duration::from_millis(4)));
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
                     [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
-                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\nlead_astray_every_exits = 9\n";
+                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\nlead_astray_every_exits = 9\npreempt_after_ms = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -300,6 +314,7 @@ mod tests {
             (14, "keep_frames_mib is 0, which is out of range"),
             (15, "verify_every_hours is 0, which is out of range"),
             (16, "lead_astray_every_exits is 9, which is out of range"),
+            (17, "preempt_after_ms is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

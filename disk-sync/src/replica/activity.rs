@@ -388,4 +388,15 @@ mod tests {
             "none beyond the image"
         );
     }
+
+    #[test]
+    fn no_update_takes_in_more_than_an_eighth_of_a_small_disk() {
+        for (zones, most) in [(1, 1), (7, 1), (64, 8), (4096, 64), (16_384, 256)] {
+            let mut activity = Activity::new(zones);
+            for _ in 0..8 {
+                activity.enter(&[]);
+            }
+            assert_eq!(activity.batch, most, "{zones}");
+        }
+    }
 }

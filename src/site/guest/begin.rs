@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -40,6 +41,8 @@ pub(super) struct Checks {
     keep_frames: Option<KeepFrames>,
     /// A copy is led astray once in so many exits.
     lead_astray_every: Option<u64>,
+    /// A guest that computes is left alone for so long.
+    preempt_after: Option<Duration>,
 }
 
 impl Checks {
@@ -51,6 +54,7 @@ impl Checks {
                 bytes_max,
             }),
             lead_astray_every: config.lead_astray_every,
+            preempt_after: config.preempt_after,
         }
     }
 }
@@ -72,6 +76,7 @@ pub(super) fn serve(
             position: Arc::clone(position),
             keep_frames: checks.keep_frames.clone(),
             lead_astray_every: checks.lead_astray_every,
+            preempt_after: checks.preempt_after,
         };
         let config = match (&begin, config()) {
             (Begin::End, _) => return,

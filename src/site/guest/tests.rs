@@ -105,6 +105,7 @@ fn ways(reports: tokio::sync::mpsc::UnboundedSender<FromVcpu>) -> Ways {
         position: Arc::default(),
         keep_frames: None,
         lead_astray_every: None,
+        preempt_after: None,
     }
 }
 

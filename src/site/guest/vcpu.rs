@@ -96,6 +96,8 @@ pub(crate) struct Ways {
     pub(crate) keep_frames: Option<KeepFrames>,
     /// A copy is led astray once in so many exits, on purpose.
     pub(crate) lead_astray_every: Option<u64>,
+    /// How long a guest that computes is left alone, if that is said.
+    pub(crate) preempt_after: Option<Duration>,
 }
 
 /// What the VM is at present.
@@ -397,7 +399,8 @@ impl Thread {
         };
         self.vm.begin_lockstep();
         let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
-        self.course = Course::Leading(Box::new(Recorder::new(live, log, &self.vm.totals())));
+        let recorder = Recorder::new(live, log, &self.vm.totals());
+        self.course = Course::Leading(Box::new(recorder.preempting_after(self.ways.preempt_after)));
         Ok(self)
     }
 

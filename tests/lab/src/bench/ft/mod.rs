@@ -43,6 +43,7 @@ use crate::debian::KernelFlavour;
 use crate::image::Service;
 use crate::scenario::Setup;
 use crate::scenario::report::median;
+use crate::scenario::sites::{Copies, RTT};
 use anyhow::{Context, Result};
 use load::Load;
 use report::{Plan, Report, Samples, Trial};
@@ -103,9 +104,9 @@ pub(crate) struct Looped {
 ///
 /// # Errors
 /// What could not be measured; or its protection was lost.
-pub(crate) fn loop_ratio(setup: &Setup, rtt: Duration, rounds: u32) -> Result<Looped> {
+pub(crate) fn loop_ratio(setup: &Setup, copies: Copies, rounds: u32) -> Result<Looped> {
     let mut samples = Samples::default();
-    Stage::play(setup, rtt, &[Load::Compute], rounds, &mut samples)?;
+    Stage::play(setup, (RTT, copies), &[Load::Compute], rounds, &mut samples)?;
     let ratios: Option<Vec<f64>> = samples.trials.iter().map(Trial::ratio).collect();
     let protected = samples.trials.iter().filter_map(|trial| trial.protected.as_ref());
     Ok(Looped {
@@ -128,7 +129,13 @@ pub(super) fn run(args: &FtArgs) -> Result<ExitCode> {
         for rtt_ms in &plan.rtts_ms {
             eprintln!("lab: {service}, {rtt_ms} ms between the sites");
             let rtt = Duration::from_millis(*rtt_ms);
-            if let Err(error) = Stage::play(&setup, rtt, &loads, args.rounds, &mut samples) {
+            if let Err(error) = Stage::play(
+                &setup,
+                (rtt, Copies::default()),
+                &loads,
+                args.rounds,
+                &mut samples,
+            ) {
                 let failure = format!("{service}, {rtt_ms} ms: {error:#}");
                 eprintln!("lab: {failure}");
                 samples.failures.push(failure);

@@ -40,7 +40,7 @@ impl<'a> Stage<'a> {
     /// Boots all, measures every load in every round, and in the end the gap; what was measured before an error stays.
     pub(super) fn play(
         setup: &'a Setup,
-        rtt: Duration,
+        (rtt, copies): (Duration, Copies),
         loads: &[Load],
         rounds: u32,
         samples: &mut Samples,
@@ -52,7 +52,7 @@ impl<'a> Stage<'a> {
             twin: true,
             keep_frames: false,
             mortal_disks: false,
-            copies: Copies::default(),
+            copies,
         };
         let sites = Sites::open(setup, &name, plan)?;
         let logs = sites.logs().to_owned();

@@ -33,6 +33,7 @@ impl Campaign<'_> {
             lasted,
             hit: started.role,
             told: Some(told),
+            refused: None,
         })
     }
 
@@ -78,6 +79,7 @@ impl Campaign<'_> {
             lasted,
             hit: started.role,
             told: told.flush.is_some().then_some(told),
+            refused: None,
         })
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Played {
     pub(super) hit: String,
     /// What the live site said before, if it was protected.
     pub(super) told: Option<VmStatus>,
+    /// Why the other site was refused to go live, if it was.
+    pub(super) refused: Option<String>,
 }
 
 /// Two sites with a VM, and what is broken of them.
@@ -100,6 +102,7 @@ impl<'a> Campaign<'a> {
             client: played.client,
             lasted: played.lasted,
             told: played.told,
+            refused: played.refused,
         };
         Ok((found, played.hit))
     }
@@ -142,8 +145,8 @@ impl<'a> Campaign<'a> {
         }
         let lasted = begun.elapsed();
         let goes_on = match scenario.outage {
-            true => self.serves_anew(name),
-            false => watcher.wait_acked(WRITES),
+            true => self.serves_anew(name).map(|()| None),
+            false => self.goes_on(&watcher, name),
         };
         // The same of a switchover.
         if let Some(switching) = switching
@@ -159,16 +162,45 @@ impl<'a> Campaign<'a> {
         }
         let sites = self.told();
         let report = watcher.finish();
-        if let Err(error) = goes_on {
-            let client = report.map(|report| report.violations().join("; "));
-            bail!("after everything: {error:#}; {sites}; the client: {client:?}");
-        }
+        let refused = match goes_on {
+            Ok(refused) => refused,
+            Err(error) => {
+                let client = report.map(|report| report.violations().join("; "));
+                bail!("after everything: {error:#}; {sites}; the client: {client:?}");
+            }
+        };
         Ok(Played {
             client: report?,
             lasted,
             hit,
             told,
+            refused,
         })
+    }
+
+    /// Waits until the client is served on, or else another one, where the other site was refused to go live: why it was.
+    fn goes_on(&mut self, watcher: &Watcher, name: &str) -> Result<Option<String>> {
+        let refused = watcher.wait_acked_unless(WRITES, || self.refusal())?;
+        if refused.is_some() {
+            // The site that was lost is the one that may start.
+            self.mend()?;
+            self.serves_anew(name)?;
+        }
+        Ok(refused)
+    }
+
+    /// Why nobody goes on, though the other site is there: its copy differed, and was not repaired (H3). Only one that is led astray does.
+    fn refusal(&self) -> Option<String> {
+        self.copies.lead_astray?;
+        let told = Site::ALL.map(|site| match self.ailing.stands(site) || self.sites.hangs(site) {
+            true => None,
+            false => self.sites.status(site).ok(),
+        });
+        let is_stale = |status: &VmStatus| status.role == "stale";
+        let mut given_up = told.iter().flatten().filter_map(|status| status.repairs.as_ref());
+        let given_up = given_up.find(|repairs| !repairs.given_up.is_null())?;
+        let nobody_serves = told.iter().flatten().all(is_stale);
+        nobody_serves.then(|| given_up.given_up.to_string())
     }
 
     /// Takes a step of which the chance is drawn.

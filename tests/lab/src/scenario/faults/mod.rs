@@ -64,7 +64,9 @@ struct Summary {
     scenarios: u64,
     /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
     repairs: u64,
-    violations: u64,
+    /// Sites that were refused to go live with such a copy.
+    refused: u64,
+    violations: usize,
     took_s: u64,
 }
 
@@ -96,7 +98,8 @@ fn play(args: &Args) -> Result<Summary> {
         ok: true,
         scenarios: tally.played,
         repairs: tally.repairs,
-        violations: 0,
+        refused: tally.refused,
+        violations: tally.violations.len(),
         took_s: begun.elapsed().as_secs(),
     })
 }
@@ -161,6 +164,8 @@ pub(crate) struct Tally {
     pub(crate) played: u64,
     /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
     pub(crate) repairs: u64,
+    /// Sites that were refused to go live with a copy that differed.
+    pub(crate) refused: u64,
     /// What broke a promise.
     pub(crate) violations: Vec<String>,
 }
@@ -201,6 +206,10 @@ impl Tally {
                     found.judgement.echoes,
                     begun.elapsed().as_secs_f32()
                 );
+                if let Some(why) = &found.refused {
+                    self.refused += 1;
+                    eprintln!("lab: {name:<44} the other site was refused to go live: {why}");
+                }
                 violations
             }
             Err(error) => {

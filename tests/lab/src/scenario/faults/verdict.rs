@@ -25,12 +25,14 @@ pub(super) struct Found {
     pub(super) lasted: Duration,
     /// What the live site said before, if it was protected.
     pub(super) told: Option<VmStatus>,
+    /// Why the other site was refused to go live, if it was: nobody was, and the guest has booted again where it had been.
+    pub(super) refused: Option<String>,
 }
 
 impl Found {
     /// What breaks a promise.
     pub(super) fn violations(&self, scenario: &Scenario) -> Vec<String> {
-        let mut found = match scenario.outage {
+        let mut found = match scenario.outage || self.refused.is_some() {
             true => self.client.violations_beside_a_boot(),
             false => self.client.violations(),
         };
@@ -44,6 +46,7 @@ impl Found {
         let after = granted.last().copied().unwrap_or(self.before);
         let moved = after != self.before;
         match (scenario.live, granted.len()) {
+            (_, 1) if self.refused.is_some() => {}
             (Live::Stays, 1)
             | (Live::Moves, 2)
             | (Live::Either, 1 | 2)
@@ -128,6 +131,7 @@ mod tests {
             },
             lasted: Duration::from_secs(9),
             told: None,
+            refused: None,
         }
     }
 
@@ -179,6 +183,22 @@ mod tests {
     #[test]
     fn a_planted_site_that_does_not_take_over_is_found() {
         assert!(violation("power-cut-live", &found(&[A], &[A])).contains("did not take over"));
+    }
+
+    #[test]
+    fn one_that_is_refused_to_takes_nothing_that_was_acknowledged_with_it() {
+        let refused = |granted: &[Site]| {
+            let mut found = found(granted, granted);
+            found.client.connection_survived = false;
+            found.refused = Some("differed at exit 7".to_owned());
+            found
+        };
+        let scenario = scenario("power-cut-live");
+        assert_eq!(refused(&[A]).violations(scenario), Vec::<String>::new());
+        let mut lost = refused(&[A]);
+        lost.client.sequence.lost = Some(1);
+        assert!(violation("power-cut-live", &lost).contains("are lost"));
+        assert!(violation("power-cut-backup", &refused(&[A, B])).contains("nothing asked for"));
     }
 
     #[test]

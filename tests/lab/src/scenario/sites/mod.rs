@@ -116,6 +116,9 @@ pub(crate) struct Copies {
     /// Keep them the same in this way
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Kept>,
+    /// Leave a guest that computes alone for so many milliseconds, instead of for as long as it is worth
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) preempt_after_ms: Option<u64>,
 }
 
 impl SitesPlan {
@@ -439,15 +442,18 @@ fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
             "\n[[tiebreaker.node]]\nname = \"{node}\"\naddress = \"{OUTSIDE_ADDRESS}:{port}\"\n"
         );
     }
-    if plan.keep_frames || plan.copies.lead_astray.is_some() {
-        text.push_str("\n[check]\n");
-    }
-    if plan.keep_frames {
-        // Far more than a guest sends between two scenarios.
-        text.push_str("keep_frames_mib = 64\n");
-    }
-    if let Some(exits) = plan.copies.lead_astray {
-        let _ = writeln!(text, "lead_astray_every_exits = {exits}");
+    // Far more than a guest sends between two scenarios.
+    let keep_frames_mib = plan.keep_frames.then_some(64);
+    let checks = [
+        ("keep_frames_mib", keep_frames_mib),
+        ("lead_astray_every_exits", plan.copies.lead_astray),
+        ("preempt_after_ms", plan.copies.preempt_after_ms),
+    ];
+    text.push_str("\n[check]\n");
+    for (key, value) in checks {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{key} = {value}");
+        }
     }
     text
 }

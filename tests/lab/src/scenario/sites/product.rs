@@ -107,6 +107,9 @@ pub(crate) struct Repairs {
     pub(crate) count: u64,
     /// The last one, as it is told.
     pub(crate) last: Value,
+    /// The last one that came to nothing, as it is told.
+    #[serde(default)]
+    pub(crate) given_up: Value,
 }
 
 /// What `vm status` says.

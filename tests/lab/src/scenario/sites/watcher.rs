@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From one write to the next, if the service is that quick.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
@@ -22,6 +22,9 @@ pub(crate) const WRITES_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// From the end of the writing to the report: everything is read back.
 const REPORT_PATIENCE: Duration = Duration::from_secs(150);
+
+/// How often it is asked whether a wait is vain.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 
 /// A watch under way. Dropping it ends it without a report.
 pub(crate) struct Watcher {
@@ -78,6 +81,29 @@ impl Watcher {
         let wanted = self.progress().acked + more;
         let what = format!("fewer than {wanted} writes are acknowledged");
         self.wait(WRITES_TIMEOUT, &what, |state| state.progress.acked >= wanted)
+    }
+
+    /// The same, unless `is_vain` says meanwhile why there will be none: that.
+    pub(crate) fn wait_acked_unless<T>(
+        &self,
+        more: u64,
+        is_vain: impl Fn() -> Option<T>,
+    ) -> Result<Option<T>> {
+        let wanted = self.progress().acked + more;
+        let what = format!("fewer than {wanted} writes are acknowledged");
+        let begun = Instant::now();
+        loop {
+            let waited = self.wait(ASKED_EVERY, &what, |state| state.progress.acked >= wanted);
+            let Err(error) = waited else {
+                return Ok(None);
+            };
+            if let Some(why) = is_vain() {
+                return Ok(Some(why));
+            }
+            if self.followed.lock().ended || begun.elapsed() > WRITES_TIMEOUT {
+                return Err(error);
+            }
+        }
     }
 
     /// How it was going a second ago.
