@@ -5,6 +5,7 @@ use antipode_lab::load::clients::{Amount, talk};
 use antipode_lab::load::disk::Region;
 use antipode_lab::load::ends;
 use antipode_lab::load::guest;
+use antipode_lab::load::leak::leak;
 use antipode_lab::load::order::Order;
 use antipode_lab::load::watch::{self, Line, probe};
 use clap::Parser;
@@ -42,6 +43,12 @@ enum Cli {
     Echo {
         /// The UDP port
         port: u16,
+    },
+    /// In the guest: does what no copy of it repeats, once in so many milliseconds
+    Leak {
+        /// Milliseconds
+        #[arg(value_name = "MILLISECONDS")]
+        every: u64,
     },
     /// In the client's host: writes values to a service and reads them back, and prints what it took as JSON
     Talk {
@@ -118,6 +125,7 @@ impl WatchArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Echo { port } => UdpSocket::bind(("0.0.0.0", port)).and_then(|socket| probe::echo(&socket)),
+        Cli::Leak { every } => leak(Duration::from_millis(every)),
         Cli::Watch(args) => args.carry_out(),
         Cli::Serve {
             port,

@@ -1,7 +1,7 @@
 //! `cargo lab heal`: copies that differ, again and again, and what each way of keeping them the same costs.
 //!
 //! ```text
-//!   failovers   Redis, each copy led astray about once a second: the live site's power goes at a moment drawn from the seed, × N
+//!   failovers   Redis, beside a program that executes RDRAND once a second: the live site's power goes at a moment drawn from the seed, × N
 //!   ways        Redis, the same load: by replay │ by checkpoints, in turn on the same guest
 //!   loop        a guest that computes: unprotected beside its twin │ protected, left alone for 4, 10 and 20 ms, and for as long as it is worth
 //! ```
@@ -29,8 +29,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 use ways::Way;
 
-/// Between two leaks: Redis under the client's load comes to so many exits in about a second.
-const LEAK_EVERY_EXITS: u64 = 1000;
+/// Between two leaks.
+const LEAK_EVERY_MS: u64 = 1000;
 
 /// What every failover is of.
 const FAILOVER: &str = "power-cut-live";
@@ -112,7 +112,8 @@ pub fn run(args: &Args) -> ExitCode {
     conclude(args.form, heal(args), |summary| {
         format!(
             "{} sites lost their power under copies that were repaired {} times, and none of what the client was told is lost; {} times the other \
-             site was refused to go live with a copy that differed. A loop has {:.2} of its speed. Checkpoints take {:.1} times the bytes of replay, and outputs wait {:.1} times as long.",
+             site was refused to go live with a copy that differed. A loop has {:.2} of its speed. Checkpoints take {:.1} times the bytes of \
+             replay, and outputs wait {:.1} times as long.",
             summary.failovers,
             summary.repairs,
             summary.refused,
@@ -127,7 +128,7 @@ fn heal(args: &Args) -> Result<Summary> {
     let begun = Instant::now();
     let redis = Setup::prepare(Service::Redis, KernelFlavour::Cloud)?;
     let copies = Copies {
-        lead_astray: Some(LEAK_EVERY_EXITS),
+        leak_every_ms: Some(LEAK_EVERY_MS),
         ..Copies::default()
     };
     let seeds = args.seed..args.seed.saturating_add(args.failovers);
@@ -177,7 +178,7 @@ fn check(tally: &Tally) -> Result<()> {
     );
     ensure!(
         tally.repairs >= tally.played,
-        "copies were led astray, and repaired {} times in {} failovers",
+        "the guest leaked, and its copy was repaired {} times in {} failovers",
         tally.repairs,
         tally.played
     );

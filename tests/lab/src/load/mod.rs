@@ -1,5 +1,5 @@
 //! Work for a guest, and who does and judges it: `antipode-lab-load`, one small static program that runs in the guest
-//! (`serve`, `echo`), in the host beside it (`ask`) and on a client (`watch`).
+//! (`serve`, `echo`, `leak`), in the host beside it (`ask`) and on a client (`watch`).
 //!
 //! ```text
 //!  host: ask ── "disk read random 4 1500\n" ──▶ guest: serve ── O_DIRECT requests ──▶ its disk
@@ -17,10 +17,12 @@
 //!
 //! - [`order`]: what may be asked, as text. - [`disk`]: requests past the page cache. - [`ends`]: both ends' sockets.
 //! - [`watch`]: a client that keeps account of what it was told. - [`guest`]: this program laid over a guest's image.
+//! - [`leak`]: what no copy of the guest can repeat.
 
 pub mod clients;
 pub mod disk;
 pub mod ends;
 pub mod guest;
+pub mod leak;
 pub mod order;
 pub mod watch;

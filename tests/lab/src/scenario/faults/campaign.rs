@@ -189,9 +189,11 @@ impl<'a> Campaign<'a> {
         Ok(refused)
     }
 
-    /// Why nobody goes on, though the other site is there: its copy differed, and was not repaired (H3). Only one that is led astray does.
+    /// Why nobody goes on, though the other site is there: its copy differed, and was not repaired (H3). Only those that are made to do.
     fn refusal(&self) -> Option<String> {
-        self.copies.lead_astray?;
+        if !self.copies.differ() {
+            return None;
+        }
         let told = Site::ALL.map(|site| match self.ailing.stands(site) || self.sites.hangs(site) {
             true => None,
             false => self.sites.status(site).ok(),

@@ -62,7 +62,7 @@ struct Summary {
     ok: bool,
     /// Pairs of scenario and seed that were played.
     scenarios: u64,
-    /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
+    /// Copies that differed and were repaired, as far as their processes still told at the end of a scenario.
     repairs: u64,
     /// Sites that were refused to go live with such a copy.
     refused: u64,
@@ -129,10 +129,10 @@ fn play_all(setup: &Setup, scenarios: &[&Scenario], seeds: Range<u64>, copies: C
                 .push(format!("comparing the replicas: {error:#}")),
         }
     }
-    if copies.lead_astray.is_some() && tally.repairs == 0 {
+    if copies.differ() && tally.repairs == 0 {
         tally
             .violations
-            .push("copies were led astray, and none was repaired".to_owned());
+            .push("copies were made to differ, and none was repaired".to_owned());
     }
     Ok(tally)
 }
@@ -162,7 +162,7 @@ fn named<S: AsRef<str>>(names: &[S]) -> Result<Vec<&'static Scenario>> {
 pub(crate) struct Tally {
     /// How many were played.
     pub(crate) played: u64,
-    /// Copies that were led astray and repaired, as far as their processes still told at the end of a scenario.
+    /// Copies that differed and were repaired, as far as their processes still told at the end of a scenario.
     pub(crate) repairs: u64,
     /// Sites that were refused to go live with a copy that differed.
     pub(crate) refused: u64,
@@ -220,7 +220,7 @@ impl Tally {
         if !violations.is_empty() {
             campaign.collect_logs();
         }
-        if copies.lead_astray.is_some() {
+        if copies.differ() {
             let (repairs, last) = campaign.repairs();
             eprintln!(
                 "lab: {name:<44} {repairs} repairs, {told} frames known by their digests; the last: {last}"

@@ -110,6 +110,9 @@ pub(crate) struct Copies {
     /// Lead each copy astray once in so many exits of its guest, which must be repaired
     #[arg(long, value_name = "EXITS", value_parser = clap::value_parser!(u64).range(100..))]
     pub(crate) lead_astray: Option<u64>,
+    /// Have a program in the guest do what no copy repeats, once in so many milliseconds, which must be repaired
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) leak_every_ms: Option<u64>,
     /// Have outputs leave when the copy has made them too
     #[arg(long)]
     pub(crate) verified: bool,
@@ -121,10 +124,20 @@ pub(crate) struct Copies {
     pub(crate) preempt_after_ms: Option<u64>,
 }
 
+impl Copies {
+    /// Whether they differ, now and then, from what they follow.
+    pub(crate) const fn differ(self) -> bool {
+        self.lead_astray.is_some() || self.leak_every_ms.is_some()
+    }
+}
+
 impl SitesPlan {
     /// What the load in a guest is started with.
     fn load_arguments(self) -> Vec<String> {
         let mut arguments = vec![format!("echo {ECHO_PORT}")];
+        if let Some(every_ms) = self.copies.leak_every_ms {
+            arguments.push(format!("leak {every_ms}"));
+        }
         if self.twin {
             // Of its orders none is for a disk.
             arguments.push(format!("serve {ORDER_PORT} /dev/null 0 0"));
