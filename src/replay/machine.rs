@@ -93,7 +93,10 @@ pub(super) fn for_each_chunk(
 }
 
 /// All of the vCPU that a guest can see, as text, a register or group of registers a line.
-fn registers(vm: &mut StartedVm) -> Result<String, RunError> {
+///
+/// # Errors
+/// When KVM refuses to show them.
+pub fn registers(vm: &mut StartedVm) -> Result<String, RunError> {
     let vcpu = vm.vcpu();
     let mut text = String::new();
     let _ = writeln!(text, "{:#x?}", vcpu.registers()?);

@@ -62,7 +62,7 @@ pub use codec::CodecError;
 pub use feed::{Feed, LogSource};
 pub use framing::{Deframer, FRAME_OF_LOG_BYTES_MAX, FrameError, Framer};
 pub use log::{LogError, LogReader, LogWriter};
-pub use machine::{MachineDigests, dump};
+pub use machine::{MachineDigests, dump, registers};
 pub use noise::NoiseCounts;
 pub use position::{NoPosition, Position};
 pub use recipe::{DiskRecipe, Origin, Recipe, RecipeError};

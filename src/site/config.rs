@@ -23,6 +23,8 @@ const KEEP_FRAMES_MIB: RangeInclusive<u64> = 1..=1_024;
 const VERIFY_HOURS: RangeInclusive<u64> = 1..=8_760;
 /// How seldom a copy may be led astray, in exits: it must come to be the same again in between.
 const LEAD_ASTRAY_EXITS: RangeInclusive<u64> = 100..=1_000_000_000;
+/// How many differences of each copy may be kept.
+const KEEP_DIFFERENCES: RangeInclusive<u64> = 1..=100;
 /// How long a guest that computes may be left alone, in milliseconds.
 const PREEMPT_AFTER_MS: RangeInclusive<u64> = 1..=1_000;
 /// Nodes of a tiebreaker.
@@ -53,6 +55,8 @@ pub struct SiteConfig {
     pub protects_again: bool,
     /// How much is kept of the frames that each guest puts out, for whoever checks two sites; nothing as a rule.
     pub keep_frames_bytes: Option<u64>,
+    /// In what each copy here was found to differ is kept so often, for whoever looks into it; never as a rule.
+    pub keep_differences: Option<u64>,
     /// How often the disks of a protected VM are compared by themselves; never as a rule.
     pub verify_every: Option<Duration>,
     /// Each copy here is led astray once in so many exits, for whoever checks that it is repaired; never as a rule.
@@ -139,6 +143,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
         failure_timeout_floor: floor.map_or(FAILURE_TIMEOUT_FLOOR, Duration::from_millis),
         protects_again: protects_again.unwrap_or(true),
         keep_frames_bytes: checks.keep_frames_mib.map(|mebibytes| mebibytes << 20),
+        keep_differences: checks.keep_differences,
         verify_every: checks
             .verify_every_hours
             .map(|hours| Duration::from_secs(hours * 3600)),
@@ -150,6 +155,7 @@ fn read(document: &DeTable<'_>, folder: &Path, mistakes: &mut Mistakes<'_>) -> O
 /// What is for whoever takes nobody's word; each of it is off unless it is there.
 struct Checks {
     keep_frames_mib: Option<u64>,
+    keep_differences: Option<u64>,
     verify_every_hours: Option<u64>,
     lead_astray_every_exits: Option<u64>,
     preempt_after_ms: Option<u64>,
@@ -158,6 +164,7 @@ struct Checks {
 fn read_checks(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Checks {
     let keys = [
         "keep_frames_mib",
+        "keep_differences",
         "verify_every_hours",
         "lead_astray_every_exits",
         "preempt_after_ms",
@@ -168,6 +175,7 @@ fn read_checks(root: Section<'_, '_>, mistakes: &mut Mistakes<'_>) -> Checks {
     };
     Checks {
         keep_frames_mib: number("keep_frames_mib", &KEEP_FRAMES_MIB),
+        keep_differences: number("keep_differences", &KEEP_DIFFERENCES),
         verify_every_hours: number("verify_every_hours", &VERIFY_HOURS),
         lead_astray_every_exits: number("lead_astray_every_exits", &LEAD_ASTRAY_EXITS),
         preempt_after_ms: number("preempt_after_ms", &PREEMPT_AFTER_MS),
@@ -274,11 +282,12 @@ mod tests {
             "traffic is kept only where that is asked for"
         );
         let checked = format!(
-            "{}\n[check]\nkeep_frames_mib = 64\nverify_every_hours = 24\nlead_astray_every_exits = 5000\npreempt_after_ms = 4\n",
+            "{}\n[check]\nkeep_frames_mib = 64\nkeep_differences = 3\nverify_every_hours = 24\nlead_astray_every_exits = 5000\npreempt_after_ms = 4\n",
             sample()
         );
         let config = parse(&checked, Path::new("")).unwrap();
         assert_eq!(config.keep_frames_bytes, Some(64 << 20));
+        assert_eq!(config.keep_differences, Some(3));
         assert_eq!(config.verify_every, Some(Duration::from_secs(86_400)));
         assert_eq!(config.lead_astray_every, Some(5000));
         assert_eq!(config.preempt_after, Some(Duration::from_millis(4)));
@@ -288,7 +297,7 @@ mod tests {
     fn every_mistake_is_told_with_its_line() {
         let text = "[certificates]\ncredentials = 3\n[site]\nlisten = \"all\"\nvm_ports = \"9-8\"\n\
                     [peer]\nname = \"West\"\naddress = \"west\"\nallow_different = \"cpu, moon\"\n[failure]\ntimeout_floor_ms = 1\nprotect_again = 1\n\
-                    [check]\nkeep_frames_mib = 0\nverify_every_hours = 0\nlead_astray_every_exits = 9\npreempt_after_ms = 0\n";
+                    [check]\nkeep_frames_mib = 0\nkeep_differences = 0\nverify_every_hours = 0\nlead_astray_every_exits = 9\npreempt_after_ms = 0\n";
         let told: Vec<(usize, String)> = parse(text, Path::new(""))
             .unwrap_err()
             .into_iter()
@@ -312,9 +321,10 @@ mod tests {
                 "protect_again must be true or false, here it is a whole number",
             ),
             (14, "keep_frames_mib is 0, which is out of range"),
-            (15, "verify_every_hours is 0, which is out of range"),
-            (16, "lead_astray_every_exits is 9, which is out of range"),
-            (17, "preempt_after_ms is 0, which is out of range"),
+            (15, "keep_differences is 0, which is out of range"),
+            (16, "verify_every_hours is 0, which is out of range"),
+            (17, "lead_astray_every_exits is 9, which is out of range"),
+            (18, "preempt_after_ms is 0, which is out of range"),
         ];
         assert_eq!(told, expected.map(|(line, what)| (line, what.to_owned())));
     }

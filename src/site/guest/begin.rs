@@ -3,19 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::kept_frames::KeepFrames;
+use super::checks::Checks;
 use super::orders::{Ending, FromVcpu};
 use super::vcpu::{self, Ways};
 use crate::base::entropy::EntropySource;
 use crate::machine::config::VmConfig;
 use crate::machine::launch::{Birth, Connection, PreparedVm};
 use crate::machine::workers::HostEntropy;
-use crate::site::config::SiteConfig;
-use crate::site::store::VmFolder;
 use crate::transfer::Arriving;
 
 /// What the main thread is to do.
@@ -34,31 +31,6 @@ pub(super) enum Begin {
     End,
 }
 
-/// What is done for whoever takes nobody's word (`[check]` of the site's configuration).
-#[derive(Debug)]
-pub(super) struct Checks {
-    /// Where the guest's frames are kept, if they are.
-    keep_frames: Option<KeepFrames>,
-    /// A copy is led astray once in so many exits.
-    lead_astray_every: Option<u64>,
-    /// A guest that computes is left alone for so long.
-    preempt_after: Option<Duration>,
-}
-
-impl Checks {
-    /// As `config` has them, of the VM with that folder.
-    pub(super) fn of(config: &SiteConfig, folder: &VmFolder) -> Self {
-        Self {
-            keep_frames: config.keep_frames_bytes.map(|bytes_max| KeepFrames {
-                folder: folder.clone(),
-                bytes_max,
-            }),
-            lead_astray_every: config.lead_astray_every,
-            preempt_after: config.preempt_after,
-        }
-    }
-}
-
 /// Does what it is told until the process ends. `config` is read when it is needed: that of a copy arrives first.
 pub(super) fn serve(
     begins: &Receiver<Begin>,
@@ -74,9 +46,7 @@ pub(super) fn serve(
             order_here,
             reports: reports.clone(),
             position: Arc::clone(position),
-            keep_frames: checks.keep_frames.clone(),
-            lead_astray_every: checks.lead_astray_every,
-            preempt_after: checks.preempt_after,
+            checks: checks.clone(),
         };
         let config = match (&begin, config()) {
             (Begin::End, _) => return,

@@ -2,9 +2,11 @@
 
 mod asker;
 mod begin;
+mod checks;
 mod driver;
 pub mod happening;
 mod inbound;
+mod kept_differences;
 mod kept_frames;
 mod line;
 mod log_ends;

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::asker::Asker;
 use super::begin::{self, Begin};
+use super::checks::Checks;
 use super::driver::{Driver, Parts};
 use super::happening::Happening;
 use super::inbound::Inbound;
@@ -111,7 +112,7 @@ pub fn run(
         config: config.clone(),
     };
     let driver = drive(parts, join, socket, happened, told).map_err(in_words)?;
-    let checks = begin::Checks::of(&config, &folder);
+    let checks = Checks::of(&config, &folder);
     begin::serve(&begins, vm_config, &reports, &position, &checks);
     // One that panicked has taken the process with it.
     let _ = driver.join();

@@ -16,7 +16,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, ax, dx, eax, ptr, rax, rbx, rcx};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::kept_frames::KeepFrames;
+use super::checks::Checks;
 use super::log_ends::{Feeder, Room};
 use super::orders::{Ending, FromVcpu, Order};
 use super::vcpu::{Handle, Ways, boot, receive};
@@ -103,9 +103,7 @@ fn ways(reports: tokio::sync::mpsc::UnboundedSender<FromVcpu>) -> Ways {
         order_here,
         reports,
         position: Arc::default(),
-        keep_frames: None,
-        lead_astray_every: None,
-        preempt_after: None,
+        checks: Checks::default(),
     }
 }
 
@@ -129,10 +127,7 @@ fn started(rounds: u64) -> Copy {
 }
 
 /// A copy of what arrives from `pieces`, where it stands, and its log.
-fn arrived(
-    pieces: std::sync::mpsc::Receiver<Arriving>,
-    keep_frames: Option<KeepFrames>,
-) -> (Copy, ExitOrdinal, Feeder) {
+fn arrived(pieces: std::sync::mpsc::Receiver<Arriving>, checks: Checks) -> (Copy, ExitOrdinal, Feeder) {
     let (sender, mut reports) = unbounded_channel();
     let thread = std::thread::spawn(move || {
         let kvm = KvmHost::open().expect("there is a KVM");
@@ -144,7 +139,7 @@ fn arrived(
             },
             &pieces,
             Ways {
-                keep_frames,
+                checks,
                 ..ways(sender)
             },
         );
@@ -177,9 +172,9 @@ fn asked<T>(copy: &Copy, order: impl FnOnce(std::sync::mpsc::Sender<T>) -> Order
     answer.recv().expect("it is done")
 }
 
-/// Copies RAM while the guest runs, then the rest; answers the other copy, which keeps its frames if it is told where, its
+/// Copies RAM while the guest runs, then the rest; answers the other copy, with what is done there for checks, its
 /// log, and a deframer of it.
-fn cloned(primary: &Copy, room: &Arc<Room>, keep_frames: Option<KeepFrames>) -> (Copy, Feeder, Deframer) {
+fn cloned(primary: &Copy, room: &Arc<Room>, checks: Checks) -> (Copy, Feeder, Deframer) {
     let (send, pieces) = channel();
     let ask_written = || asked(primary, |reply| Order::TakeWritten { reply });
     let mut copy = asked(primary, |reply| Order::BeginCopy { reply });
@@ -212,7 +207,7 @@ fn cloned(primary: &Copy, room: &Arc<Room>, keep_frames: Option<KeepFrames>) -> 
     });
     send.send(Arriving::Machine(Box::new(arrived_machine)))
         .expect("it is taken");
-    let (backup, restored_at, feeder) = arrived(pieces, keep_frames);
+    let (backup, restored_at, feeder) = arrived(pieces, checks);
     assert_eq!(restored_at, position);
     primary.handle.order(Order::Lead {
         anchor: ANCHOR.to_vec(),
@@ -238,7 +233,7 @@ fn kvm_a_backup_follows_to_the_end_and_shows_nothing() {
         return;
     }
     let mut primary = started(60_000);
-    let (backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), None);
+    let (backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), Checks::default());
     let mut outputs = 0;
     let how = loop {
         match primary.next() {
@@ -266,7 +261,7 @@ fn kvm_a_backup_goes_on_where_the_log_ends_and_shows_what_was_not_released() {
     }
     for frames in [0, 1, 2, 7, 40] {
         let mut primary = started(40_000);
-        let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), None);
+        let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), Checks::default());
         // The primary's outputs up to the last frame that the backup has, and what it would show after.
         let (mut held, mut lost) = (Vec::new(), Vec::new());
         let how = loop {
@@ -316,7 +311,7 @@ fn kvm_a_primary_waits_where_there_is_no_room_and_goes_on_alone() {
     }
     let primary = started(200_000);
     let room = Arc::<Room>::default();
-    let (backup, _, _) = cloned(&primary, &room, None);
+    let (backup, _, _) = cloned(&primary, &room, Checks::default());
     backup.handle.destroy();
     let (_, how) = backup.ended();
     assert!(matches!(how, Ok((Outcome::Stopped, _))), "{how:?}");

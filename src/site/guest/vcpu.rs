@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::checks::Checks;
 use super::kept_frames::KeepFrames;
 use super::log_ends::{Feeder, Incoming, Outgoing, ToDriver};
 use super::orders::{Ending, FromVcpu, Order};
@@ -92,12 +93,8 @@ pub(crate) struct Ways {
     pub(crate) reports: UnboundedSender<FromVcpu>,
     /// Where it says which exit it has reached, alone or as a backup.
     pub(crate) position: Arc<AtomicU64>,
-    /// Where the guest's frames are kept, if they are.
-    pub(crate) keep_frames: Option<KeepFrames>,
-    /// A copy is led astray once in so many exits, on purpose.
-    pub(crate) lead_astray_every: Option<u64>,
-    /// How long a guest that computes is left alone, if that is said.
-    pub(crate) preempt_after: Option<Duration>,
+    /// What is done for whoever takes nobody's word.
+    pub(crate) checks: Checks,
 }
 
 /// What the VM is at present.
@@ -157,7 +154,7 @@ fn reserve_of(vm: &StartedVm, exit_cost: Duration, ways: &Ways) -> Result<Reserv
         entropy: open_entropy()?,
         exit_cost,
         position: Arc::clone(&ways.position),
-        lead_astray_every: ways.lead_astray_every,
+        lead_astray_every: ways.checks.lead_astray_every,
     })
 }
 
@@ -257,7 +254,7 @@ struct Thread {
 impl Thread {
     /// Leads the outputs of `vm` to the driver, and tells it how to reach the VM.
     fn over(vm: &mut StartedVm, ways: &Ways) {
-        let begun = ways.keep_frames.as_ref().map(KeepFrames::begin);
+        let begun = ways.checks.keep_frames.as_ref().map(KeepFrames::begin);
         if let Some(Err(error)) = &begun {
             tracing::warn!(%error, "the guest's frames are not kept");
         }
@@ -400,7 +397,9 @@ impl Thread {
         self.vm.begin_lockstep();
         let log = Outgoing::anchored_to(anchor, room, flushes_wait, self.ways.reports.clone());
         let recorder = Recorder::new(live, log, &self.vm.totals());
-        self.course = Course::Leading(Box::new(recorder.preempting_after(self.ways.preempt_after)));
+        self.course = Course::Leading(Box::new(
+            recorder.preempting_after(self.ways.checks.preempt_after),
+        ));
         Ok(self)
     }
 

@@ -1,5 +1,6 @@
 //! Two copies of which the first one's log is handed to the second one.
 
+use super::super::kept_differences::KeepDifferences;
 use super::super::kept_frames::KeepFrames;
 use super::*;
 use crate::replay::Entry;
@@ -14,7 +15,7 @@ pub(super) struct Pair {
     pub(super) room: Arc<Room>,
     /// The last frame that was handed on.
     pub(super) fed: LogSeq,
-    /// Where the follower keeps its guest's frames.
+    /// Where the follower keeps its guest's frames, and in what it differed.
     state: tempfile::TempDir,
 }
 
@@ -25,11 +26,18 @@ impl Pair {
         let state = tempfile::tempdir().expect("there is room");
         let folder = folder_in(&state);
         folder.make().expect("there is room");
-        let keep_frames = KeepFrames {
-            folder,
-            bytes_max: 1 << 20,
+        let checks = Checks {
+            keep_differences: Some(KeepDifferences {
+                folder: folder.file("differences"),
+                most: 1,
+            }),
+            keep_frames: Some(KeepFrames {
+                folder,
+                bytes_max: 1 << 20,
+            }),
+            ..Checks::default()
         };
-        let (follower, feeder, deframer) = cloned(&leader, &room, Some(keep_frames));
+        let (follower, feeder, deframer) = cloned(&leader, &room, checks);
         Self {
             leader,
             follower,
@@ -66,9 +74,14 @@ impl Pair {
         }
     }
 
-    /// What the follower has kept of its guest's frames.
-    pub(super) fn kept_frames(&self) -> Vec<u8> {
-        std::fs::read(folder_in(&self.state).file("frames")).expect("it is kept")
+    /// What the follower has kept, by the name of the file.
+    pub(super) fn kept(&self, name: &str) -> Vec<u8> {
+        std::fs::read(folder_in(&self.state).file(name)).expect("it is kept")
+    }
+
+    /// Whether it has kept something by this name.
+    pub(super) fn keeps(&self, name: &str) -> bool {
+        folder_in(&self.state).file(name).exists()
     }
 
     /// Both come to the guest's end, at the same place.

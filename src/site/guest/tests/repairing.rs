@@ -3,6 +3,7 @@
 use super::super::orders::Differs;
 use super::pair::Pair;
 use super::*;
+use crate::base::units::PAGE_SIZE;
 use crate::protocol::repair::Done;
 use crate::replay::{Entry, OutputKind, RepairPiece};
 
@@ -115,12 +116,50 @@ fn kvm_a_frame_that_a_repair_leaves_out_is_kept_by_its_digest() {
         panic!("it is in the log");
     };
     pair.be_repaired();
-    let kept = pair.kept_frames();
+    let kept = pair.kept("frames");
     let record = |digest: u64| {
         let position = at.get().to_le_bytes();
         [&position[..], &[2], &8_u32.to_le_bytes(), &digest.to_le_bytes()].concat()
     };
     assert_eq!(kept[16..], [record(0x77), record(0x78)].concat());
+    pair.end();
+}
+
+#[test]
+fn kvm_in_what_a_copy_differed_is_kept_as_often_as_is_asked_for() {
+    if !has_kvm() {
+        return;
+    }
+    let mut pair = Pair::of(150_000);
+    let mut first = None;
+    for _ in 0..2 {
+        let differs = pair.lead_astray();
+        pair.ask(&differs);
+        let Some(FromVcpu::Captured { outcome: Ok(_), .. }) = pair.hand_on(|_| true) else {
+            panic!("it is in the log");
+        };
+        pair.be_repaired();
+        first.get_or_insert(differs);
+    }
+    let first = first.expect("there were two");
+    let text = String::from_utf8(pair.kept("differences/1/what.txt")).expect("it is text");
+    assert!(
+        text.starts_with(&format!("The copy differs at exit {}: ", first.position)),
+        "{text}"
+    );
+    assert!(text.contains(&format!("\ncause: {}\n", first.cause)), "{text}");
+    let registers = String::from_utf8(pair.kept("differences/1/vcpu.txt")).expect("it is text");
+    assert!(registers.contains("rip"), "{registers}");
+    let pages = pair.kept("differences/1/pages.bin");
+    assert!(!pages.is_empty() && pages.len().is_multiple_of(8 + 2 * PAGE_SIZE));
+    let (own, theirs) = pages[8..8 + 2 * PAGE_SIZE].split_at(PAGE_SIZE);
+    assert_ne!(own, theirs);
+    let address = format!(
+        "{:#x} ",
+        u64::from_le_bytes(*pages.first_chunk().expect("it is there"))
+    );
+    assert!(text.contains(&address), "{text}");
+    assert!(!pair.keeps("differences/2"), "one was asked for");
     pair.end();
 }
 

@@ -24,7 +24,7 @@ enum Came {
 impl Lockstep {
     fn of(rounds: u64) -> Self {
         let leader = started(rounds);
-        let (follower, feeder, deframer) = cloned(&leader, &Arc::default(), None);
+        let (follower, feeder, deframer) = cloned(&leader, &Arc::default(), Checks::default());
         Self {
             leader,
             follower,

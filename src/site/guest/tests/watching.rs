@@ -22,7 +22,7 @@ fn kvm_both_copies_watch_at_one_place_and_go_on() {
         return;
     }
     let mut primary = started(60_000);
-    let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), None);
+    let (mut backup, feeder, mut deframer) = cloned(&primary, &Arc::default(), Checks::default());
     let slices =
         [(0, 1), (3, u64::MAX), (u64::MAX, 1 << 63)].map(|(extent, leaves)| Slice { extent, leaves });
     let mut here = Vec::new();

@@ -73,13 +73,14 @@ impl Thread {
         let number = self.differed;
         let code = self.vm.code_around()?;
         let cause = cause_of(state, &code, false);
-        let _ = self.ways.reports.send(FromVcpu::Differs(Box::new(Differs {
+        let differs_so = Box::new(Differs {
             number,
             position: exit,
             what: what.to_owned(),
             cause,
             touched,
-        })));
+        });
+        let _ = self.ways.reports.send(FromVcpu::Differs(differs_so.clone()));
         let (vm, mut first_output) = (&mut self.vm, None);
         let staged = standby.await_repair(number, &mut |exit, kind, digest| {
             first_output = first_output.or(Some(exit));
@@ -100,14 +101,30 @@ impl Thread {
             return Err(differs(exit, what));
         }
         let only_accessed = state.is_some_and(|state| only_accessed_bits(&self.vm, state, &repair));
+        let cause = cause_of(state, &code, only_accessed);
+        self.keep_difference(&differs_so, cause, (position, &repair));
         self.become_the_same(position, &repair)?;
         let _ = self.ways.reports.send(FromVcpu::Repaired(Done {
             number,
             position: position.get(),
             byte_count: repair.byte_count(),
-            cause: cause_of(state, &code, only_accessed),
+            cause,
         }));
         Ok(())
+    }
+
+    /// Keeps in what it differs, if that is asked for. That it cannot be kept harms nobody.
+    fn keep_difference(&mut self, differs: &Differs, cause: Cause, repair: (ExitOrdinal, &Repair)) {
+        let Some(keep) = &self.ways.checks.keep_differences else {
+            return;
+        };
+        match keep.keep(&mut self.vm, differs, cause, repair) {
+            Ok(Some(folder)) => {
+                tracing::warn!(folder = %folder.display(), "in what the copy differed is kept")
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "in what the copy differed is not kept"),
+        }
     }
 
     /// Waits for the word to go on. False if the VM is to end instead.

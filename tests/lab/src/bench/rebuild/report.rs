@@ -67,6 +67,10 @@ impl Switchover {
     fn allowed_ms(&self) -> f64 {
         (GAP_RTTS * self.rtt_ms + GAP_MS) * (self.echo_ms_p50 / self.rtt_ms)
     }
+
+    fn gap_by_allowed(&self) -> f64 {
+        self.probe_ms / self.allowed_ms()
+    }
 }
 
 /// All that was measured.
@@ -74,6 +78,8 @@ impl Switchover {
 pub(super) struct Samples {
     pub(super) returns: Vec<Return>,
     pub(super) switchovers: Vec<Switchover>,
+    /// Those right after a return, there and back.
+    pub(super) first_switchovers: Vec<Switchover>,
     /// What could not be measured, and why.
     pub(super) failures: Vec<String>,
 }
@@ -113,13 +119,18 @@ impl Samples {
             every(&|one| ratio(one.memory_sent_bytes, one.memory_once_bytes)),
             BY_NEEDED,
         );
+        let first = self.first_switchovers.iter();
+        figures.free(
+            "first_switchover_gap_by_allowed",
+            first.map(Switchover::gap_by_allowed).collect(),
+        );
         let every = |of: &dyn Fn(&Switchover) -> f64| self.switchovers.iter().map(of).collect::<Vec<_>>();
         figures.free("switchover_gap_ms", every(&|one| one.probe_ms));
         figures.free("switchover_allowed_ms", every(&Switchover::allowed_ms));
         figures.free("switchover_connection_ms", every(&|one| one.connection_ms));
         figures.bounded(
             "switchover_gap_by_allowed",
-            every(&|one| one.probe_ms / one.allowed_ms()),
+            every(&Switchover::gap_by_allowed),
             Bound::AtMost(1.0),
         );
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
@@ -153,6 +164,7 @@ mod tests {
                 probe_ms: 432.0,
                 connection_ms: 500.0,
             }],
+            first_switchovers: Vec::new(),
             failures: Vec::new(),
         }
     }
