@@ -2,8 +2,8 @@
 //! starts anew.
 //!
 //! ```text
-//!            pre-empted                          an epoch without a pre-emption
-//!   calm ───────────────▶ short epochs ───────────────────────────────────────▶ calm, twice as long, up to a bound
+//!            pre-empted                                        an epoch without a pre-emption
+//!   calm ───────────────▶ epochs as long as from one to the next ─────────────────▶ calm, twice as long, up to a bound
 //! ```
 //!
 //! - *Waiting*: a pre-emption costs the capture of its pages, and how many there are is known before. Where that is dear,
@@ -11,7 +11,8 @@
 //!   memory, [`PREEMPT_AFTER_MIN`] for one that computes in few pages.
 //!   Whoever measures may have it be [the same](Patience::always) for all.
 //! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
-//!   is all it does, so epochs grow. After a pre-emption they are short, or each next one would carry ever more pages.
+//!   is all it does, so epochs grow. Where somebody is they are short, or each next pre-emption would carry ever more pages;
+//!   but a page's fault costs about what its capture does, so there are no more starts than pre-emptions.
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(super) struct Patience {
     epoch_began: Option<VirtualTime>,
     /// Its span, if not the least.
     epoch_span: Duration,
+    /// The last one, of the present epoch or an earlier one.
+    preempted_at: Option<VirtualTime>,
     was_preempted: bool,
 }
 
@@ -70,12 +73,14 @@ impl Patience {
         costs.clamp(PREEMPT_AFTER_MIN, PREEMPT_AFTER_MAX)
     }
 
-    /// A pre-emption with `page_count` pages has cost this.
-    pub(super) fn preempted(&mut self, page_count: usize, cost: Duration) {
+    /// A pre-emption with `page_count` pages, over `now`, has cost this.
+    pub(super) fn preempted(&mut self, now: VirtualTime, page_count: usize, cost: Duration) {
         let cost = cost / u32::try_from(page_count).unwrap_or(u32::MAX).max(1);
         self.cost_per_page = (self.cost_per_page * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
         self.was_preempted = true;
-        self.epoch_span = EPOCH_MIN;
+        if let Some(last) = self.preempted_at.replace(now) {
+            self.epoch_span = now.saturating_since(last).clamp(EPOCH_MIN, EPOCH_MAX);
+        }
     }
 
     /// Whether an epoch begins `now`, at a counted exit.
@@ -86,11 +91,9 @@ impl Patience {
         }
         self.epoch_began = Some(now);
         let was_preempted = std::mem::take(&mut self.was_preempted);
-        self.epoch_span = if was_preempted {
-            EPOCH_MIN
-        } else {
-            (span * 2).min(EPOCH_MAX)
-        };
+        if !was_preempted {
+            self.epoch_span = (span * 2).min(EPOCH_MAX);
+        }
         true
     }
 }
@@ -115,7 +118,7 @@ mod tests {
         let mut patience = Patience::default();
         assert_eq!(patience.preempt_after(1000), PREEMPT_AFTER_MIN);
         for _ in 0..100 {
-            patience.preempted(100, Duration::from_millis(1));
+            patience.preempted(VirtualTime::ZERO, 100, Duration::from_millis(1));
         }
         assert_eq!(patience.preempt_after(100), PREEMPT_AFTER_MIN);
         let thousand = patience.preempt_after(1000);
@@ -129,15 +132,29 @@ mod tests {
     }
 
     #[test]
-    fn epochs_grow_in_calm_and_are_short_after_a_pre_emption() {
+    fn epochs_grow_in_calm_and_are_as_long_as_from_one_pre_emption_to_the_next() {
         let mut patience = Patience::default();
         // At once, then after 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
         assert_eq!(
             epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
             8
         );
-        patience.preempted(0, Duration::ZERO);
-        let from = VirtualTime::ZERO + Duration::from_secs(60);
-        assert_eq!(epochs_until(&mut patience, from, Duration::from_millis(900)), 2);
+        // For a guest that is pre-empted ten times a second they are as short as they get, whatever came before.
+        let at = |millis| VirtualTime::ZERO + Duration::from_millis(millis);
+        for millis in [60_000, 60_100] {
+            patience.preempted(at(millis), 0, Duration::ZERO);
+        }
+        assert_eq!(
+            epochs_until(&mut patience, at(60_100), Duration::from_millis(900)),
+            2
+        );
+        // For one that is every five seconds, that long.
+        patience.preempted(at(65_100), 0, Duration::ZERO);
+        let mut begins = |millis| patience.begins_epoch(at(millis));
+        let began = (61_000..80_000).find(|millis| begins(*millis)).unwrap();
+        assert_eq!(
+            (began + 1..80_000).find(|millis| begins(*millis)),
+            Some(began + 5000)
+        );
     }
 }
