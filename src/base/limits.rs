@@ -90,6 +90,9 @@ pub const HISTORY_EPOCHS_MAX: usize = 64;
 /// Bytes of pages and disk that repair a copy, before compression: above it a copy is begun anew.
 pub const REPAIR_BYTES_MAX: u64 = 64 * MEBIBYTE;
 
+/// Pages of one difference that are kept for whoever looks into it.
+pub const KEPT_PAGES_MAX: usize = 1024;
+
 /// Bytes of one piece of a repair: a leaf of the disk is the longest.
 pub const REPAIR_PIECE_BYTES_MAX: usize = 64 * 1024;
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            pre-empted                                        an epoch without a pre-emption
-//!   calm ───────────────▶ epochs as long as from one to the next ─────────────────▶ calm, twice as long, up to a bound
+//!   calm ───────────────▶ epochs as long as from one to the next ─────────────────▶ each twice as long, up to a bound
 //! ```
 //!
 //! - *Waiting*: a pre-emption costs the capture of its pages, and how many there are is known before. Where that is dear,
@@ -12,7 +12,8 @@
 //!   Whoever measures may have it be [the same](Patience::always) for all.
 //! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
 //!   is all it does, so epochs grow. Where somebody is they are short, or each next pre-emption would carry ever more pages;
-//!   but a page's fault costs about what its capture does, so there are no more starts than pre-emptions.
+//!   but a page's fault costs about what its capture does, so an epoch then lasts as long as from one pre-emption to the next,
+//!   in the mean.
 
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
 const PREEMPT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// How many times its own cost a pre-emption waits at least.
 const PREEMPT_AFTER_COSTS: u32 = 10;
-/// The part of the newest cost in the mean is one in so many.
-const COST_SMOOTHING: u32 = 4;
+/// The part of the newest in a mean is one in so many.
+const SMOOTHING: u32 = 4;
 
 /// Bounds of an epoch.
 const EPOCH_MIN: Duration = Duration::from_millis(400);
@@ -41,8 +42,9 @@ pub(super) struct Patience {
     epoch_began: Option<VirtualTime>,
     /// Its span, if not the least.
     epoch_span: Duration,
-    /// The last one, of the present epoch or an earlier one.
+    /// When the last one was, and the mean from one to the next.
     preempted_at: Option<VirtualTime>,
+    apart: Option<Duration>,
     was_preempted: bool,
 }
 
@@ -76,10 +78,13 @@ impl Patience {
     /// A pre-emption with `page_count` pages, over `now`, has cost this.
     pub(super) fn preempted(&mut self, now: VirtualTime, page_count: usize, cost: Duration) {
         let cost = cost / u32::try_from(page_count).unwrap_or(u32::MAX).max(1);
-        self.cost_per_page = (self.cost_per_page * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
+        self.cost_per_page = smoothed(self.cost_per_page, cost);
         self.was_preempted = true;
         if let Some(last) = self.preempted_at.replace(now) {
-            self.epoch_span = now.saturating_since(last).clamp(EPOCH_MIN, EPOCH_MAX);
+            let newest = now.saturating_since(last);
+            let apart = self.apart.map_or(newest, |mean| smoothed(mean, newest));
+            self.apart = Some(apart);
+            self.epoch_span = apart.clamp(EPOCH_MIN, EPOCH_MAX);
         }
     }
 
@@ -96,6 +101,10 @@ impl Patience {
         }
         true
     }
+}
+
+fn smoothed(mean: Duration, newest: Duration) -> Duration {
+    (mean * (SMOOTHING - 1) + newest) / SMOOTHING
 }
 
 #[cfg(test)]
@@ -132,29 +141,50 @@ mod tests {
     }
 
     #[test]
-    fn epochs_grow_in_calm_and_are_as_long_as_from_one_pre_emption_to_the_next() {
+    fn epochs_grow_in_calm() {
         let mut patience = Patience::default();
         // At once, then after 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
         assert_eq!(
             epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
             8
         );
-        // For a guest that is pre-empted ten times a second they are as short as they get, whatever came before.
-        let at = |millis| VirtualTime::ZERO + Duration::from_millis(millis);
-        for millis in [60_000, 60_100] {
-            patience.preempted(at(millis), 0, Duration::ZERO);
+        // The first pre-emption says nothing of how far apart they are.
+        patience.preempted(VirtualTime::ZERO + Duration::from_secs(60), 0, Duration::ZERO);
+        let from = VirtualTime::ZERO + Duration::from_secs(61);
+        assert_eq!(epochs_until(&mut patience, from, Duration::from_secs(32)), 2);
+    }
+
+    /// Epochs in a minute of a guest that is pre-empted at these milliseconds of each `period`.
+    fn epochs_of(period: u64, preempted_at: &[u64]) -> usize {
+        let mut patience = Patience::default();
+        let mut begins = |millis: u64| {
+            let now = VirtualTime::ZERO + Duration::from_millis(millis);
+            if preempted_at.contains(&(millis % period)) {
+                patience.preempted(now, 100, Duration::from_millis(1));
+            }
+            patience.begins_epoch(now)
+        };
+        (0..240_000).filter(|millis| begins(*millis)).count() / 4
+    }
+
+    #[test]
+    fn epochs_begin_about_as_often_as_a_guest_is_pre_empted_however_that_is_spread() {
+        // Ten times a second: as often as epochs may.
+        assert!((145..=150).contains(&epochs_of(100, &[0])));
+        for (period, preempted_at) in [
+            (5_000, &[0][..]),
+            (10_000, &[0, 100][..]),
+            (15_000, &[0, 50, 100][..]),
+        ] {
+            let (epochs, preemptions) = (
+                epochs_of(period, preempted_at),
+                60_000 / period * preempted_at.len() as u64,
+            );
+            let most = usize::try_from(preemptions * 3 / 2).unwrap();
+            assert!(
+                epochs <= most,
+                "{epochs} epochs in a minute of {preemptions} pre-emptions"
+            );
         }
-        assert_eq!(
-            epochs_until(&mut patience, at(60_100), Duration::from_millis(900)),
-            2
-        );
-        // For one that is every five seconds, that long.
-        patience.preempted(at(65_100), 0, Duration::ZERO);
-        let mut begins = |millis| patience.begins_epoch(at(millis));
-        let began = (61_000..80_000).find(|millis| begins(*millis)).unwrap();
-        assert_eq!(
-            (began + 1..80_000).find(|millis| begins(*millis)),
-            Some(began + 5000)
-        );
     }
 }

@@ -119,7 +119,9 @@ impl Activity {
         let most = (self.zones / AHEAD_SHARE)
             .max(ZONES_AHEAD)
             .min(self.zones / AHEAD_SHARE_MOST)
-            .next_power_of_two();
+            .max(1);
+        // A power of two, as the batches before it are.
+        let most = 1 << most.ilog2();
         let is_soon = self.writes - self.entered < HASTE_WRITES;
         self.batch = if is_soon {
             (self.batch * 4).min(most)
@@ -391,12 +393,21 @@ mod tests {
 
     #[test]
     fn no_update_takes_in_more_than_an_eighth_of_a_small_disk() {
-        for (zones, most) in [(1, 1), (7, 1), (64, 8), (4096, 64), (16_384, 256)] {
+        for (zones, most) in [
+            (1, 1),
+            (7, 1),
+            (24, 2),
+            (64, 8),
+            (72, 8),
+            (500, 32),
+            (4096, 64),
+            (16_384, 256),
+        ] {
             let mut activity = Activity::new(zones);
             for _ in 0..8 {
                 activity.enter(&[]);
             }
-            assert_eq!(activity.batch, most, "{zones}");
+            assert_eq!(activity.ahead(&[0]).len() + 1, most, "{zones}");
         }
     }
 }

@@ -28,10 +28,9 @@ impl Checks {
                 folder: folder.clone(),
                 bytes_max,
             }),
-            keep_differences: config.keep_differences.map(|most| KeepDifferences {
-                folder: folder.file("differences"),
-                most,
-            }),
+            keep_differences: config
+                .keep_differences
+                .map(|most| KeepDifferences::within(folder.file("differences"), most)),
             lead_astray_every: config.lead_astray_every,
             preempt_after: config.preempt_after,
         }

@@ -9,84 +9,120 @@
 //! The copy is told of as it was where it differed, and the other as it was some exits later, where it was captured: what the
 //! guest has written between is among the pages too. Addresses are little-endian. The first so many differences are kept,
 //! each in the first folder that is free: whoever has looked into one removes it.
+//!
+//! A repair waits for no file: what is kept is [noted](KeepDifferences::note) in memory before it, and written by a thread of its
+//! own.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufWriter, Write as _};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::orders::Differs;
 use crate::base::guest_memory::GuestMemory;
+use crate::base::limits::KEPT_PAGES_MAX;
 use crate::base::units::{ExitOrdinal, GuestPhys, PAGE_SIZE};
 use crate::machine::started::StartedVm;
-use crate::protocol::repair::Cause;
 use crate::replay::{Repair, registers};
 
 /// Where they are to be kept, and how many of them.
 #[derive(Debug, Clone)]
 pub(crate) struct KeepDifferences {
-    pub(crate) folder: PathBuf,
-    pub(crate) most: u64,
+    folder: PathBuf,
+    most: u64,
+    /// One is written at a time.
+    turn: Arc<Mutex<()>>,
+}
+
+/// What is kept of one.
+#[derive(Debug)]
+pub(super) struct Noted {
+    what: String,
+    registers: String,
+    pages: Vec<u8>,
 }
 
 impl KeepDifferences {
-    /// Keeps of `vm`, which stands where it `differs` for that `cause`, in what it is another machine than `repair` makes it,
-    /// which is of `position`. Answers with where, if there is room for one more.
-    ///
-    /// # Errors
-    /// When the host refuses.
-    pub(super) fn keep(
-        &self,
-        vm: &mut StartedVm,
-        differs: &Differs,
-        cause: Cause,
-        (position, repair): (ExitOrdinal, &Repair),
-    ) -> io::Result<Option<PathBuf>> {
-        let Some(folder) = self.next_folder()? else {
-            return Ok(None);
-        };
-        let pages = write_pages(vm.memory(), repair, &folder.join("pages.bin"))?;
-        let registers = registers(vm).map_err(io::Error::other)?;
-        fs::write(folder.join("vcpu.txt"), registers)?;
-        let Differs {
-            position: at, what, ..
-        } = differs;
-        let mut text = format!(
-            "The copy differs at exit {at}: {what}\ncause: {cause}\nIt became the same again as the other was at exit {position}.\n\n\
-             Pages that are others:\n"
-        );
-        for (address, bytes) in pages {
-            let _ = writeln!(text, "{address:#x} {bytes} bytes");
+    /// So many, in `folder`.
+    pub(crate) fn within(folder: PathBuf, most: u64) -> Self {
+        Self {
+            folder,
+            most,
+            turn: Arc::default(),
         }
-        text.push_str("\nLeaves of the disk that were carried:\n");
-        for (number, content) in &repair.leaves {
-            let _ = writeln!(text, "{number} {} bytes", content.len());
-        }
-        fs::write(folder.join("what.txt"), text)?;
-        Ok(Some(folder))
     }
 
-    fn next_folder(&self) -> io::Result<Option<PathBuf>> {
-        let mut builder = DirBuilder::new();
-        builder.mode(0o700);
-        builder.recursive(true).create(&self.folder)?;
-        builder.recursive(false);
-        for number in 1..=self.most {
-            let folder = self.folder.join(number.to_string());
-            match builder.create(&folder) {
-                Ok(()) => return Ok(Some(folder)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
+    /// In what `vm`, which stands at exit `at` and differs as `what` and `cause` say, is another machine than `repair` makes it,
+    /// which is of `position`.
+    ///
+    /// # Errors
+    /// When the host does not show it.
+    pub(super) fn note(
+        vm: &mut StartedVm,
+        (at, what, cause): (ExitOrdinal, &str, &dyn std::fmt::Display),
+        (position, repair): (ExitOrdinal, &Repair),
+    ) -> io::Result<Noted> {
+        let mut text = format!(
+            "The copy differs at exit {at}: {what}\ncause: {cause}\nIt became the same again as the other was at exit {position}.\n\n\
+             Pages that are others, up to {KEPT_PAGES_MAX} of them:\n"
+        );
+        let pages = other_pages(vm.memory(), repair, &mut text)?;
+        text.push_str("\nLeaves of the disk that were carried:\n");
+        for (number, content) in &repair.leaves {
+            let _ = writeln!(text, "{number}: {} bytes", content.len());
         }
-        Ok(None)
+        Ok(Noted {
+            what: text,
+            registers: registers(vm).map_err(io::Error::other)?,
+            pages,
+        })
+    }
+
+    /// Writes it, on a thread of its own, if there is room for one more. That it cannot be written harms nobody.
+    pub(super) fn write(&self, noted: Noted) {
+        let keep = self.clone();
+        let written = std::thread::Builder::new()
+            .name("difference".to_owned())
+            .spawn(move || match keep.write_now(&noted) {
+                Ok(Some(folder)) => {
+                    tracing::warn!(folder = %folder.display(), "in what the copy differed is kept");
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "in what the copy differed is not kept"),
+            });
+        if let Err(error) = written {
+            tracing::warn!(%error, "in what the copy differed is not kept");
+        }
+    }
+
+    fn write_now(&self, noted: &Noted) -> io::Result<Option<PathBuf>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbered = (1..=self.most).map(|number| self.folder.join(number.to_string()));
+        let mut numbered = numbered.filter(|folder| !folder.exists());
+        let Some(folder) = numbered.next() else {
+            return Ok(None);
+        };
+        // One that is not whole takes nobody's place.
+        let unfinished = self.folder.join("unfinished");
+        match fs::remove_dir_all(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&unfinished)?;
+        fs::write(unfinished.join("what.txt"), &noted.what)?;
+        fs::write(unfinished.join("vcpu.txt"), &noted.registers)?;
+        fs::write(unfinished.join("pages.bin"), &noted.pages)?;
+        fs::rename(&unfinished, &folder)?;
+        Ok(Some(folder))
     }
 }
 
-/// Writes those of the carried pages that are others in `memory`; their addresses, and in how many bytes.
-fn write_pages(memory: &GuestMemory, repair: &Repair, to: &Path) -> io::Result<Vec<(u64, usize)>> {
-    let mut file = BufWriter::new(File::create(to)?);
+/// Those of the carried pages that are others in `memory`; which they are, and in how many bytes, goes into `text`.
+fn other_pages(memory: &GuestMemory, repair: &Repair, text: &mut String) -> io::Result<Vec<u8>> {
     let mut found = Vec::new();
     for (address, theirs) in &repair.capture.pages {
         let mut own = [0; PAGE_SIZE];
@@ -96,15 +132,18 @@ fn write_pages(memory: &GuestMemory, repair: &Repair, to: &Path) -> io::Result<V
         let bytes = own
             .iter()
             .zip(theirs.iter())
-            .filter(|(own, theirs)| own != theirs)
-            .count();
-        if bytes > 0 {
-            file.write_all(&address.to_le_bytes())?;
-            file.write_all(&own)?;
-            file.write_all(&theirs[..])?;
-            found.push((*address, bytes));
+            .filter(|(own, theirs)| own != theirs);
+        let bytes = bytes.count();
+        if bytes == 0 {
+            continue;
         }
+        if found.len() >= KEPT_PAGES_MAX * (8 + 2 * PAGE_SIZE) {
+            break;
+        }
+        let _ = writeln!(text, "{address:#x}: {bytes} bytes");
+        found.extend_from_slice(&address.to_le_bytes());
+        found.extend_from_slice(&own);
+        found.extend_from_slice(&theirs[..]);
     }
-    file.flush()?;
     Ok(found)
 }

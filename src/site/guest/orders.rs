@@ -187,7 +187,7 @@ pub(crate) enum FromVcpu {
 }
 
 /// A copy that was found to be another machine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Differs {
     /// How often that was so.
     pub(crate) number: u64,

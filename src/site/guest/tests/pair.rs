@@ -27,10 +27,7 @@ impl Pair {
         let folder = folder_in(&state);
         folder.make().expect("there is room");
         let checks = Checks {
-            keep_differences: Some(KeepDifferences {
-                folder: folder.file("differences"),
-                most: 1,
-            }),
+            keep_differences: Some(KeepDifferences::within(folder.file("differences"), 1)),
             keep_frames: Some(KeepFrames {
                 folder,
                 bytes_max: 1 << 20,

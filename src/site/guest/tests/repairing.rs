@@ -139,6 +139,10 @@ fn kvm_in_what_a_copy_differed_is_kept_as_often_as_is_asked_for() {
             panic!("it is in the log");
         };
         pair.be_repaired();
+        // It is written while the copy goes on.
+        while !pair.keeps("differences/1") {
+            std::thread::yield_now();
+        }
         first.get_or_insert(differs);
     }
     let first = first.expect("there were two");

@@ -13,6 +13,7 @@ use crate::machine::{
 };
 use crate::protocol::repair::{Cause, Done, Evidence};
 use crate::replay::{MachineDigests, OutputKind, Repair, differences};
+use crate::site::guest::kept_differences::{KeepDifferences, Noted};
 use crate::site::guest::orders::{Differs, FromVcpu, Order};
 
 /// This copy is another machine, and stays one.
@@ -73,14 +74,13 @@ impl Thread {
         let number = self.differed;
         let code = self.vm.code_around()?;
         let cause = cause_of(state, &code, false);
-        let differs_so = Box::new(Differs {
+        let _ = self.ways.reports.send(FromVcpu::Differs(Box::new(Differs {
             number,
             position: exit,
             what: what.to_owned(),
             cause,
             touched,
-        });
-        let _ = self.ways.reports.send(FromVcpu::Differs(differs_so.clone()));
+        })));
         let (vm, mut first_output) = (&mut self.vm, None);
         let staged = standby.await_repair(number, &mut |exit, kind, digest| {
             first_output = first_output.or(Some(exit));
@@ -102,7 +102,7 @@ impl Thread {
         }
         let only_accessed = state.is_some_and(|state| only_accessed_bits(&self.vm, state, &repair));
         let cause = cause_of(state, &code, only_accessed);
-        self.keep_difference(&differs_so, cause, (position, &repair));
+        let noted = self.note_difference((exit, what, cause), (position, &repair));
         self.become_the_same(position, &repair)?;
         let _ = self.ways.reports.send(FromVcpu::Repaired(Done {
             number,
@@ -110,21 +110,23 @@ impl Thread {
             byte_count: repair.byte_count(),
             cause,
         }));
+        if let (Some(keep), Some(noted)) = (&self.ways.checks.keep_differences, noted) {
+            keep.write(noted);
+        }
         Ok(())
     }
 
-    /// Keeps in what it differs, if that is asked for. That it cannot be kept harms nobody.
-    fn keep_difference(&mut self, differs: &Differs, cause: Cause, repair: (ExitOrdinal, &Repair)) {
-        let Some(keep) = &self.ways.checks.keep_differences else {
-            return;
-        };
-        match keep.keep(&mut self.vm, differs, cause, repair) {
-            Ok(Some(folder)) => {
-                tracing::warn!(folder = %folder.display(), "in what the copy differed is kept")
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "in what the copy differed is not kept"),
-        }
+    /// In what it differs, if that is asked for.
+    fn note_difference(
+        &mut self,
+        (exit, what, cause): (ExitOrdinal, &str, Cause),
+        repair: (ExitOrdinal, &Repair),
+    ) -> Option<Noted> {
+        self.ways.checks.keep_differences.as_ref()?;
+        let noted = KeepDifferences::note(&mut self.vm, (exit, what, &cause), repair);
+        noted
+            .inspect_err(|error| tracing::warn!(%error, "in what the copy differs is not kept"))
+            .ok()
     }
 
     /// Waits for the word to go on. False if the VM is to end instead.

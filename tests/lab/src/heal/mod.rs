@@ -40,6 +40,9 @@ const LEAK_EVERY_MS: u64 = 1000;
 /// What every failover is of.
 const FAILOVER: &str = "power-cut-live";
 
+/// At most one failover in so many may come in the quarter of a second in which a copy differs.
+const REFUSED_SHARE: u64 = 2;
+
 /// For how long a guest that computes is left alone, where that is said.
 const WAITS_MS: [u64; 3] = [4, 10, 20];
 
@@ -151,6 +154,10 @@ fn heal(args: &Args) -> Result<Summary> {
         .map(|wait_ms| loop_at(&compute, Some(*wait_ms), args.rounds));
     let waits = waits.collect::<Result<Vec<Loop>>>()?;
     let looped = loop_at(&compute, None, args.rounds)?;
+    ensure!(
+        waits.is_sorted_by(|shorter, longer| shorter.preemptions > longer.preemptions),
+        "a guest that is left alone for longer is not stopped less often: {waits:?}"
+    );
     let is_slow = looped.ratio < LOOP_RATIO_MIN;
     let slow = is_slow.then(|| format!("a loop has less than {LOOP_RATIO_MIN} of its speed"));
     let broken: Vec<String> = repair.broken().into_iter().chain(slow).collect();
@@ -188,6 +195,12 @@ fn check(tally: &Tally) -> Result<()> {
         tally.repairs >= tally.played,
         "the guest leaked, and its copy was repaired {} times in {} failovers",
         tally.repairs,
+        tally.played
+    );
+    ensure!(
+        tally.refused * REFUSED_SHARE <= tally.played,
+        "in {} of {} failovers the other site was refused to go live",
+        tally.refused,
         tally.played
     );
     Ok(())

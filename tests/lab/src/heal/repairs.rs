@@ -5,7 +5,7 @@ use crate::image::Service;
 use crate::scenario::Setup;
 use crate::scenario::boot::READY_TIMEOUT;
 use crate::scenario::report::{median, rounded};
-use crate::scenario::sites::{Copies, RTT, Site, Sites, SitesPlan, VmStatus, Watcher};
+use crate::scenario::sites::{Copies, RTT, Site, Sites, SitesPlan, Watcher};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::thread;
@@ -26,52 +26,35 @@ const REPAIRS_LEAST: usize = 10;
 /// The lossless network makes no choices; the switch wants a seed all the same.
 const SEED: u64 = 1;
 
-/// A copy that was made the same again, as its site tells.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Repaired {
-    took_ms: f64,
-    bytes: f64,
-}
-
-impl Repaired {
-    fn told(status: &VmStatus) -> Option<(u64, Self)> {
-        let repairs = status.repairs.as_ref()?;
-        let number = |key: &str| repairs.last[key].as_f64();
-        let told = Self {
-            took_ms: number("took_ms")?,
-            bytes: number("bytes")?,
-        };
-        Some((repairs.count, told))
-    }
-
-    /// By what it may have taken where an echo over the log's connection takes `echo_ms`.
-    fn by_allowed(self, echo_ms: f64) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a rate of millions")]
-        let line_ms = self.bytes * 8.0 * 1_000.0 / LINE_BITS_PER_SECOND as f64;
-        self.took_ms / (REPAIR_RTTS * echo_ms + line_ms + REPAIR_MS)
-    }
-}
-
-/// What repairs have taken, and by what they may take: of each the median.
+/// What repairs have taken, as the copy's site tells of each, and by what they may take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Repairs {
-    count: usize,
+    /// How many were told of, of how many.
+    told: usize,
+    count: u64,
+    /// The median.
     took_ms: f64,
-    bytes: f64,
+    /// What one took of the line, on average.
+    wire_bytes: f64,
     by_allowed: f64,
 }
 
 impl Repairs {
-    fn of(found: &[Repaired], echo_ms: f64) -> Self {
-        let every = |of: &dyn Fn(&Repaired) -> f64| {
-            let values: Vec<f64> = found.iter().map(of).collect();
-            rounded(median(&values))
-        };
+    /// Of those that took so long and were told, of `count`, over which `wire_bytes` have travelled and an echo took `echo_ms`.
+    fn of(told_ms: &[f64], (count, wire_bytes): (u64, u64), echo_ms: f64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "bytes of minutes")]
+        let (wire_bytes, rate) = (
+            wire_bytes as f64 / count.max(1) as f64,
+            LINE_BITS_PER_SECOND as f64,
+        );
+        let allowed_ms = REPAIR_RTTS * echo_ms + wire_bytes * 8.0 * 1_000.0 / rate + REPAIR_MS;
+        let took_ms = median(told_ms);
         Self {
-            count: found.len(),
-            took_ms: every(&|one| one.took_ms),
-            bytes: every(&|one| one.bytes),
-            by_allowed: every(&|one| one.by_allowed(echo_ms)),
+            told: told_ms.len(),
+            count,
+            took_ms: rounded(took_ms),
+            wire_bytes: rounded(wire_bytes),
+            by_allowed: rounded(took_ms / allowed_ms),
         }
     }
 
@@ -113,32 +96,34 @@ fn watch(sites: &Sites<'_>) -> Result<Repairs> {
     sites.start_vm(Site::A)?;
     let watcher = Watcher::start(sites.client()?, Service::Redis, "repairs", sites.logs())?;
     watcher.wait_ready(READY_TIMEOUT)?;
-    sites.protect(Site::A)?;
+    let protected = sites.protect(Site::A)?;
     sites.narrow_wan(Some(LINE_BITS_PER_SECOND))?;
     let begun = Instant::now();
-    let (mut found, mut last) = (Vec::new(), 0);
+    let (mut told_ms, mut last) = (Vec::new(), 0);
     while begun.elapsed() < WATCHED {
         thread::sleep(ASKED_EVERY);
-        let status = sites.status(Site::B)?;
-        if let Some((count, told)) = Repaired::told(&status)
-            && count != last
-        {
-            last = count;
-            found.push(told);
+        let repairs = sites.status(Site::B)?.repairs;
+        if let Some(repairs) = repairs.filter(|repairs| repairs.count > last) {
+            last = repairs.count;
+            told_ms.extend(repairs.last["took_ms"].as_f64());
         }
     }
     let live = sites.status(Site::A)?;
-    ensure!(live.is_protected(), "the protection was lost: {live:?}");
+    ensure!(
+        live.is_protected() && live.generation == protected.generation,
+        "a copy was not repaired: {live:?}"
+    );
     watcher.wait_acked(1)?;
     watcher.finish_unharmed()?;
     ensure!(
-        found.len() >= REPAIRS_LEAST,
+        told_ms.len() >= REPAIRS_LEAST,
         "the guest leaked for {} s, and {} repairs were told",
         WATCHED.as_secs(),
-        found.len()
+        told_ms.len()
     );
     let echo_ms = live.echo_ms_p50.context("no echo was measured")?;
-    let repairs = Repairs::of(&found, echo_ms);
+    let modes = live.modes.context("the status tells nothing of modes")?;
+    let repairs = Repairs::of(&told_ms, (last, modes.repair_bytes()), echo_ms);
     eprintln!("lab:   {repairs:?}");
     Ok(repairs)
 }
@@ -149,27 +134,13 @@ mod tests {
 
     #[test]
     fn a_repair_may_take_two_round_trips_and_what_its_bytes_take() {
-        let repaired = |took_ms| Repaired {
-            took_ms,
-            bytes: 1_250_000.0,
-        };
-        assert!((repaired(300.0).by_allowed(50.0) - 1.0).abs() < 1e-9);
-        let fit = Repairs::of(&[repaired(100.0), repaired(300.0), repaired(900.0)], 50.0);
-        assert_eq!(fit.broken(), None);
-        let slow = Repairs::of(&[repaired(100.0), repaired(301.0), repaired(900.0)], 50.0);
-        assert!(slow.broken().is_some());
-    }
-
-    #[test]
-    fn the_last_repair_is_read_off_the_status() {
-        let status = r#"{"role":"backup","repairs":{"count":3,"last":{"took_ms":200,"bytes":4096}}}"#;
-        let told = Repaired::told(&serde_json::from_str(status).unwrap());
-        let expected = Repaired {
-            took_ms: 200.0,
-            bytes: 4096.0,
-        };
-        assert_eq!(told, Some((3, expected)));
-        let nothing = serde_json::from_str(r#"{"role":"backup"}"#).unwrap();
-        assert_eq!(Repaired::told(&nothing), None);
+        // 100 + 100 + 100 ms.
+        let of = |told_ms: &[f64]| Repairs::of(told_ms, (4, 5_000_000), 50.0);
+        let fit = of(&[100.0, 300.0, 900.0]);
+        assert!(
+            (fit.by_allowed - 1.0).abs() < 1e-9 && fit.broken().is_none(),
+            "{fit:?}"
+        );
+        assert!(of(&[100.0, 301.0, 900.0]).broken().is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::thread;
 use std::time::Duration;
 
-/// Leaks once in each `every`: the bits are kept in memory, and are in a register when the guest next exits.
+/// Leaks once in each `every`: the bits are mixed into what it keeps, and are in a register when the guest next exits.
 pub fn leak(every: Duration) -> ! {
     let mut kept = 0_u64;
     loop {

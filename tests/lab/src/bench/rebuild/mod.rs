@@ -20,7 +20,7 @@
 //! - **What could differ** is what either site has marked, and what its activity log names: the product says so, and how much of
 //!   it was sent. **RAM** is sent once and what is written meanwhile again; the product says both.
 //! - **The first switchovers after a return** are told apart: site-b's emulator has just been started, and translates whatever its
-//!   host executes when it does so for the first time. That is not measured but shown.
+//!   host executes when it does so for the first time. They may take half as long again.
 //! - **A return begins** with `site run`'s first answer; the boot of its host is not the product's.
 //!
 //! - [`stage`]: what is done. - [`report`]: figures and bounds.

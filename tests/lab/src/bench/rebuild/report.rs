@@ -73,6 +73,9 @@ impl Switchover {
     }
 }
 
+/// What the first switchovers after a return may take of that: an emulator translates them.
+const FIRST_GAP: Bound = Bound::AtMost(1.5);
+
 /// All that was measured.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
@@ -120,9 +123,10 @@ impl Samples {
             BY_NEEDED,
         );
         let first = self.first_switchovers.iter();
-        figures.free(
+        figures.bounded(
             "first_switchover_gap_by_allowed",
             first.map(Switchover::gap_by_allowed).collect(),
+            FIRST_GAP,
         );
         let every = |of: &dyn Fn(&Switchover) -> f64| self.switchovers.iter().map(of).collect::<Vec<_>>();
         figures.free("switchover_gap_ms", every(&|one| one.probe_ms));
@@ -164,7 +168,12 @@ mod tests {
                 probe_ms: 432.0,
                 connection_ms: 500.0,
             }],
-            first_switchovers: Vec::new(),
+            first_switchovers: vec![Switchover {
+                rtt_ms: 40.0,
+                echo_ms_p50: 48.0,
+                probe_ms: 648.0,
+                connection_ms: 700.0,
+            }],
             failures: Vec::new(),
         }
     }
@@ -185,6 +194,7 @@ mod tests {
             ..bad.returns[0].clone()
         };
         bad.switchovers[0].probe_ms = 433.0;
+        bad.first_switchovers[0].probe_ms = 649.0;
         bad.failures.push("site-b is not back".to_owned());
         let broken = [
             "start_s",
@@ -192,6 +202,7 @@ mod tests {
             "unprotected_beyond_s",
             "disk_sent_by_changed",
             "memory_sent_by_once",
+            "first_switchover_gap_by_allowed",
             "switchover_gap_by_allowed",
             "failures",
         ];
@@ -201,6 +212,6 @@ mod tests {
     #[test]
     fn what_was_not_measured_keeps_no_bound() {
         let nothing = Samples::default().figures();
-        assert_eq!(nothing.broken().len(), 6);
+        assert_eq!(nothing.broken().len(), 7);
     }
 }

@@ -12,7 +12,7 @@ use crate::switch::random::Random;
 use antipode_tiebreaker::Flush;
 use anyhow::{Context, Result, bail, ensure};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// For anything else that the product is asked for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +22,9 @@ const SWITCH_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Writes that are acknowledged before anything is broken, and after everything that is mended.
 pub(super) const WRITES: u64 = 12;
+
+/// How far an emulated host's clock may be from this one's.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(3);
 
 /// What came of the steps.
 pub(super) struct Played {
@@ -108,6 +111,7 @@ impl<'a> Campaign<'a> {
     }
 
     fn play_captured(&mut self, scenario: &Scenario, seed: u64, before: Site, name: &str) -> Result<Played> {
+        let began = UNIX_EPOCH.elapsed()?.saturating_sub(CLOCKS_APART_MAX).as_secs();
         let watcher = self.watch(name)?;
         watcher.wait_acked(WRITES)?;
         let told = match scenario.moment {
@@ -146,7 +150,7 @@ impl<'a> Campaign<'a> {
         let lasted = begun.elapsed();
         let goes_on = match scenario.outage {
             true => self.serves_anew(name).map(|()| None),
-            false => self.goes_on(&watcher, name),
+            false => self.goes_on(&watcher, (before, began), name),
         };
         // The same of a switchover.
         if let Some(switching) = switching
@@ -179,8 +183,13 @@ impl<'a> Campaign<'a> {
     }
 
     /// Waits until the client is served on, or else another one, where the other site was refused to go live: why it was.
-    fn goes_on(&mut self, watcher: &Watcher, name: &str) -> Result<Option<String>> {
-        let refused = watcher.wait_acked_unless(WRITES, || self.refusal())?;
+    fn goes_on(
+        &mut self,
+        watcher: &Watcher,
+        (before, began): (Site, u64),
+        name: &str,
+    ) -> Result<Option<String>> {
+        let refused = watcher.wait_acked_unless(WRITES, || self.refusal(before, began))?;
         if refused.is_some() {
             // The site that was lost is the one that may start.
             self.mend()?;
@@ -189,20 +198,17 @@ impl<'a> Campaign<'a> {
         Ok(refused)
     }
 
-    /// Why nobody goes on, though the other site is there: its copy differed, and was not repaired (H3). Only those that are made to do.
-    fn refusal(&self) -> Option<String> {
-        if !self.copies.differ() {
+    /// Why nobody goes on, though the site that follows `before` is there: its copy differed since `began`, in seconds since 1970, and
+    /// who could have repaired it was silenced meanwhile, in lockstep (H3).
+    fn refusal(&self, before: Site, began: u64) -> Option<String> {
+        let is_silenced = !self.sites.has_power(before) || self.ailing.stands(before);
+        if !self.copies.differ() || !is_silenced || !self.sites.is_paired().unwrap_or(false) {
             return None;
         }
-        let told = Site::ALL.map(|site| match self.ailing.stands(site) || self.sites.hangs(site) {
-            true => None,
-            false => self.sites.status(site).ok(),
-        });
-        let is_stale = |status: &VmStatus| status.role == "stale";
-        let mut given_up = told.iter().flatten().filter_map(|status| status.repairs.as_ref());
-        let given_up = given_up.find(|repairs| !repairs.given_up.is_null())?;
-        let nobody_serves = told.iter().flatten().all(is_stale);
-        nobody_serves.then(|| given_up.given_up.to_string())
+        let status = self.sites.status(before.other()).ok()?;
+        let given_up = status.repairs?.given_up;
+        let is_of_now = given_up["began"].as_u64() >= Some(began);
+        (status.role == "stale" && is_of_now).then(|| given_up.to_string())
     }
 
     /// Takes a step of which the chance is drawn.

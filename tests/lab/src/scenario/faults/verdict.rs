@@ -46,7 +46,10 @@ impl Found {
         let after = granted.last().copied().unwrap_or(self.before);
         let moved = after != self.before;
         match (scenario.live, granted.len()) {
-            (_, 1) if self.refused.is_some() => {}
+            (Live::Moves | Live::Either | Live::Returns, 1) if self.refused.is_some() => {}
+            _ if self.refused.is_some() => found.push(format!(
+                "a site was refused to go live, and who was granted to be is {granted:?}"
+            )),
             (Live::Stays, 1)
             | (Live::Moves, 2)
             | (Live::Either, 1 | 2)
@@ -193,12 +196,21 @@ mod tests {
             found.refused = Some("differed at exit 7".to_owned());
             found
         };
-        let scenario = scenario("power-cut-live");
-        assert_eq!(refused(&[A]).violations(scenario), Vec::<String>::new());
+        let live = scenario("power-cut-live");
+        assert_eq!(refused(&[A]).violations(live), Vec::<String>::new());
         let mut lost = refused(&[A]);
         lost.client.sequence.lost = Some(1);
         assert!(violation("power-cut-live", &lost).contains("are lost"));
-        assert!(violation("power-cut-backup", &refused(&[A, B])).contains("nothing asked for"));
+        for (name, granted) in [
+            ("power-cut-live", &[A, B][..]),
+            ("power-cut-live", &[A, B, A]),
+            ("power-cut-backup", &[A]),
+        ] {
+            assert!(
+                violation(name, &refused(granted)).contains("was refused"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl Sites<'_> {
         live.with_context(|| format!("by the tiebreaker's record, no site may be live with {}", self.vm))
     }
 
+    /// Whether the tiebreaker's record says that the VM is in lockstep.
+    pub(crate) fn is_paired(&self) -> Result<bool> {
+        Ok(matches!(self.known_record()?.state, State::Paired { .. }))
+    }
+
     /// When the guest's flushes are complete, from the next pairing on.
     pub(crate) fn flush_rule(&self) -> Result<Flush> {
         Ok(self.known_record()?.settings.flush)

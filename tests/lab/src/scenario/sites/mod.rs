@@ -462,11 +462,12 @@ fn site_config(plan: SitesPlan, site: Site, ports: &[u16]) -> String {
         ("lead_astray_every_exits", plan.copies.lead_astray),
         ("preempt_after_ms", plan.copies.preempt_after_ms),
     ];
-    text.push_str("\n[check]\n");
-    for (key, value) in checks {
-        if let Some(value) = value {
-            let _ = writeln!(text, "{key} = {value}");
-        }
+    let checks: Vec<String> = checks
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)))
+        .collect();
+    if !checks.is_empty() {
+        text.push_str(&format!("\n[check]\n{}", checks.concat()));
     }
     text
 }

@@ -91,6 +91,11 @@ impl Modes {
         all.iter().map(|cost| cost.bytes).sum()
     }
 
+    /// Those that made a copy the same again.
+    pub(crate) const fn repair_bytes(&self) -> u64 {
+        self.repair.bytes
+    }
+
     /// What keeping it the same in this way has cost.
     pub(crate) const fn of(&self, kept: Kept) -> &Cost {
         match kept {

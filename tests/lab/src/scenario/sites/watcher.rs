@@ -7,7 +7,7 @@ use crate::image::Service;
 use crate::load::watch::{Line, Progress, Report};
 use crate::scenario::clients::PROGRAM;
 use crate::scenario::stage::GUEST_ADDRESS;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -93,15 +93,16 @@ impl Watcher {
         let what = format!("fewer than {wanted} writes are acknowledged");
         let begun = Instant::now();
         loop {
-            let waited = self.wait(ASKED_EVERY, &what, |state| state.progress.acked >= wanted);
-            let Err(error) = waited else {
+            let is_acked = |state: &State| state.progress.acked >= wanted;
+            if self.wait(ASKED_EVERY, &what, is_acked).is_ok() {
                 return Ok(None);
-            };
+            }
             if let Some(why) = is_vain() {
                 return Ok(Some(why));
             }
             if self.followed.lock().ended || begun.elapsed() > WRITES_TIMEOUT {
-                return Err(error);
+                self.wait(Duration::ZERO, &what, is_acked)
+                    .with_context(|| format!("after {} s", begun.elapsed().as_secs()))?;
             }
         }
     }
