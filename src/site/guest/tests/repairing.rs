@@ -159,7 +159,7 @@ fn kvm_in_what_a_copy_differed_is_kept_as_often_as_is_asked_for() {
     let (own, theirs) = pages[8..8 + 2 * PAGE_SIZE].split_at(PAGE_SIZE);
     assert_ne!(own, theirs);
     let address = format!(
-        "{:#x} ",
+        "{:#x}: ",
         u64::from_le_bytes(*pages.first_chunk().expect("it is there"))
     );
     assert!(text.contains(&address), "{text}");
