@@ -2,8 +2,8 @@
 //! starts anew.
 //!
 //! ```text
-//!            pre-empted                                        an epoch without a pre-emption
-//!   calm ───────────────▶ epochs as long as from one to the next ─────────────────▶ each twice as long, up to a bound
+//!            pre-empted                          an epoch without a pre-emption
+//!   calm ───────────────▶ short epochs ───────────────────────────────────────▶ calm, twice as long, up to a bound
 //! ```
 //!
 //! - *Waiting*: a pre-emption costs the capture of its pages, and how many there are is known before. Where that is dear,
@@ -11,9 +11,7 @@
 //!   memory, [`PREEMPT_AFTER_MIN`] for one that computes in few pages.
 //!   Whoever measures may have it be [the same](Patience::always) for all.
 //! - *Epochs*: each new start costs the guest a fault for each page that it writes again. Where nobody is pre-empted that
-//!   is all it does, so epochs grow. Where somebody is they are short, or each next pre-emption would carry ever more pages;
-//!   but a page's fault costs about what its capture does, so an epoch then lasts as long as from one pre-emption to the next,
-//!   in the mean.
+//!   is all it does, so epochs grow. After a pre-emption they are short, or each next one would carry ever more pages.
 
 use std::time::Duration;
 
@@ -24,8 +22,8 @@ const PREEMPT_AFTER_MIN: Duration = Duration::from_millis(20);
 const PREEMPT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// How many times its own cost a pre-emption waits at least.
 const PREEMPT_AFTER_COSTS: u32 = 10;
-/// The part of the newest in a mean is one in so many.
-const SMOOTHING: u32 = 4;
+/// The part of the newest cost in the mean is one in so many.
+const COST_SMOOTHING: u32 = 4;
 
 /// Bounds of an epoch.
 const EPOCH_MIN: Duration = Duration::from_millis(400);
@@ -42,9 +40,6 @@ pub(super) struct Patience {
     epoch_began: Option<VirtualTime>,
     /// Its span, if not the least.
     epoch_span: Duration,
-    /// When the last one was, and the mean from one to the next.
-    preempted_at: Option<VirtualTime>,
-    apart: Option<Duration>,
     was_preempted: bool,
 }
 
@@ -75,17 +70,12 @@ impl Patience {
         costs.clamp(PREEMPT_AFTER_MIN, PREEMPT_AFTER_MAX)
     }
 
-    /// A pre-emption with `page_count` pages, over `now`, has cost this.
-    pub(super) fn preempted(&mut self, now: VirtualTime, page_count: usize, cost: Duration) {
+    /// A pre-emption with `page_count` pages has cost this.
+    pub(super) fn preempted(&mut self, page_count: usize, cost: Duration) {
         let cost = cost / u32::try_from(page_count).unwrap_or(u32::MAX).max(1);
-        self.cost_per_page = smoothed(self.cost_per_page, cost);
+        self.cost_per_page = (self.cost_per_page * (COST_SMOOTHING - 1) + cost) / COST_SMOOTHING;
         self.was_preempted = true;
-        if let Some(last) = self.preempted_at.replace(now) {
-            let newest = now.saturating_since(last);
-            let apart = self.apart.map_or(newest, |mean| smoothed(mean, newest));
-            self.apart = Some(apart);
-            self.epoch_span = apart.clamp(EPOCH_MIN, EPOCH_MAX);
-        }
+        self.epoch_span = EPOCH_MIN;
     }
 
     /// Whether an epoch begins `now`, at a counted exit.
@@ -96,15 +86,13 @@ impl Patience {
         }
         self.epoch_began = Some(now);
         let was_preempted = std::mem::take(&mut self.was_preempted);
-        if !was_preempted {
-            self.epoch_span = (span * 2).min(EPOCH_MAX);
-        }
+        self.epoch_span = if was_preempted {
+            EPOCH_MIN
+        } else {
+            (span * 2).min(EPOCH_MAX)
+        };
         true
     }
-}
-
-fn smoothed(mean: Duration, newest: Duration) -> Duration {
-    (mean * (SMOOTHING - 1) + newest) / SMOOTHING
 }
 
 #[cfg(test)]
@@ -127,7 +115,7 @@ mod tests {
         let mut patience = Patience::default();
         assert_eq!(patience.preempt_after(1000), PREEMPT_AFTER_MIN);
         for _ in 0..100 {
-            patience.preempted(VirtualTime::ZERO, 100, Duration::from_millis(1));
+            patience.preempted(100, Duration::from_millis(1));
         }
         assert_eq!(patience.preempt_after(100), PREEMPT_AFTER_MIN);
         let thousand = patience.preempt_after(1000);
@@ -141,50 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn epochs_grow_in_calm() {
+    fn epochs_grow_in_calm_and_are_short_after_a_pre_emption() {
         let mut patience = Patience::default();
         // At once, then after 0.8 + 1.6 + 3.2 + 6.4 + 12.8 s, then every 16 s.
         assert_eq!(
             epochs_until(&mut patience, VirtualTime::ZERO, Duration::from_secs(60)),
             8
         );
-        // The first pre-emption says nothing of how far apart they are.
-        patience.preempted(VirtualTime::ZERO + Duration::from_secs(60), 0, Duration::ZERO);
-        let from = VirtualTime::ZERO + Duration::from_secs(61);
-        assert_eq!(epochs_until(&mut patience, from, Duration::from_secs(32)), 2);
-    }
-
-    /// Epochs in a minute of a guest that is pre-empted at these milliseconds of each `period`.
-    fn epochs_of(period: u64, preempted_at: &[u64]) -> usize {
-        let mut patience = Patience::default();
-        let mut begins = |millis: u64| {
-            let now = VirtualTime::ZERO + Duration::from_millis(millis);
-            if preempted_at.contains(&(millis % period)) {
-                patience.preempted(now, 100, Duration::from_millis(1));
-            }
-            patience.begins_epoch(now)
-        };
-        (0..240_000).filter(|millis| begins(*millis)).count() / 4
-    }
-
-    #[test]
-    fn epochs_begin_about_as_often_as_a_guest_is_pre_empted_however_that_is_spread() {
-        // Ten times a second: as often as epochs may.
-        assert!((145..=150).contains(&epochs_of(100, &[0])));
-        for (period, preempted_at) in [
-            (5_000, &[0][..]),
-            (10_000, &[0, 100][..]),
-            (15_000, &[0, 50, 100][..]),
-        ] {
-            let (epochs, preemptions) = (
-                epochs_of(period, preempted_at),
-                60_000 / period * preempted_at.len() as u64,
-            );
-            let most = usize::try_from(preemptions * 3 / 2).unwrap();
-            assert!(
-                epochs <= most,
-                "{epochs} epochs in a minute of {preemptions} pre-emptions"
-            );
-        }
+        patience.preempted(0, Duration::ZERO);
+        let from = VirtualTime::ZERO + Duration::from_secs(60);
+        assert_eq!(epochs_until(&mut patience, from, Duration::from_millis(900)), 2);
     }
 }

@@ -396,10 +396,9 @@ impl<L: LogSink> Timeline for Recorder<L> {
         let vcpu = done.vcpu.to_bytes();
         let posted = done.posted;
         self.note(standing.exit, Entry::Resume { vcpu, posted });
-        let now = self.live.now();
-        let cost = now - self.preempting_since;
+        let cost = self.live.now() - self.preempting_since;
         tracing::debug!(exit = %standing.exit, page_count, ?cost, "pre-empted");
-        self.patience.preempted(now, page_count, cost);
+        self.patience.preempted(page_count, cost);
         Ok(())
     }
 
