@@ -7,7 +7,7 @@
 //!    each round:
 //!      return       site-b loses its power; the client writes on; over a narrow line site-b comes back, and is the
 //!                   backup again without a command
-//!      switchover   to site-b and back, twice, each with a probe every 20 ms
+//!      switchover   to site-b and back, each with a probe every 20 ms
 //! ```
 //!
 //! What is measured, and why so:
@@ -19,8 +19,6 @@
 //!   other one from its return until the VM was protected.
 //! - **What could differ** is what either site has marked, and what its activity log names: the product says so, and how much of
 //!   it was sent. **RAM** is sent once and what is written meanwhile again; the product says both.
-//! - **The first switchovers after a return** are told apart: site-b's emulator has just been started, and translates whatever its
-//!   host executes when it does so for the first time. They may take half as long again.
 //! - **A return begins** with `site run`'s first answer; the boot of its host is not the product's.
 //!
 //! - [`stage`]: what is done. - [`report`]: figures and bounds.
@@ -74,7 +72,6 @@ pub(super) fn run(args: &RebuildArgs) -> Result<ExitCode> {
         "line_mbit": args.line_mbit,
         "failures": samples.failures,
         "returns": samples.returns,
-        "first_switchovers": samples.first_switchovers,
         "switchovers": samples.switchovers,
     });
     begun.tell(&mut beside);

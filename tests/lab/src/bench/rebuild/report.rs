@@ -67,22 +67,13 @@ impl Switchover {
     fn allowed_ms(&self) -> f64 {
         (GAP_RTTS * self.rtt_ms + GAP_MS) * (self.echo_ms_p50 / self.rtt_ms)
     }
-
-    fn gap_by_allowed(&self) -> f64 {
-        self.probe_ms / self.allowed_ms()
-    }
 }
-
-/// What the first switchovers after a return may take of that: an emulator translates them.
-const FIRST_GAP: Bound = Bound::AtMost(1.5);
 
 /// All that was measured.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     pub(super) returns: Vec<Return>,
     pub(super) switchovers: Vec<Switchover>,
-    /// Those right after a return, there and back.
-    pub(super) first_switchovers: Vec<Switchover>,
     /// What could not be measured, and why.
     pub(super) failures: Vec<String>,
 }
@@ -122,19 +113,13 @@ impl Samples {
             every(&|one| ratio(one.memory_sent_bytes, one.memory_once_bytes)),
             BY_NEEDED,
         );
-        let first = self.first_switchovers.iter();
-        figures.bounded(
-            "first_switchover_gap_by_allowed",
-            first.map(Switchover::gap_by_allowed).collect(),
-            FIRST_GAP,
-        );
         let every = |of: &dyn Fn(&Switchover) -> f64| self.switchovers.iter().map(of).collect::<Vec<_>>();
         figures.free("switchover_gap_ms", every(&|one| one.probe_ms));
         figures.free("switchover_allowed_ms", every(&Switchover::allowed_ms));
         figures.free("switchover_connection_ms", every(&|one| one.connection_ms));
         figures.bounded(
             "switchover_gap_by_allowed",
-            every(&Switchover::gap_by_allowed),
+            every(&|one| one.probe_ms / one.allowed_ms()),
             Bound::AtMost(1.0),
         );
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
@@ -168,12 +153,6 @@ mod tests {
                 probe_ms: 432.0,
                 connection_ms: 500.0,
             }],
-            first_switchovers: vec![Switchover {
-                rtt_ms: 40.0,
-                echo_ms_p50: 48.0,
-                probe_ms: 648.0,
-                connection_ms: 700.0,
-            }],
             failures: Vec::new(),
         }
     }
@@ -194,7 +173,6 @@ mod tests {
             ..bad.returns[0].clone()
         };
         bad.switchovers[0].probe_ms = 433.0;
-        bad.first_switchovers[0].probe_ms = 649.0;
         bad.failures.push("site-b is not back".to_owned());
         let broken = [
             "start_s",
@@ -202,7 +180,6 @@ mod tests {
             "unprotected_beyond_s",
             "disk_sent_by_changed",
             "memory_sent_by_once",
-            "first_switchover_gap_by_allowed",
             "switchover_gap_by_allowed",
             "failures",
         ];
@@ -212,6 +189,6 @@ mod tests {
     #[test]
     fn what_was_not_measured_keeps_no_bound() {
         let nothing = Samples::default().figures();
-        assert_eq!(nothing.broken().len(), 7);
+        assert_eq!(nothing.broken().len(), 6);
     }
 }

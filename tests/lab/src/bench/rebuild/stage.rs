@@ -91,17 +91,12 @@ impl<'a> Stage<'a> {
                 .with_context(|| format!("round {round}: the return"))?;
             eprintln!("lab:   round {round} of {rounds}: {back:?}");
             samples.returns.push(back);
-            for (which, switchovers) in [
-                ("first", &mut samples.first_switchovers),
-                ("later", &mut samples.switchovers),
-            ] {
-                for from in Site::ALL {
-                    let switched = self
-                        .switch_over(&format!("switchover-{round}-{which}-{from}"), from)
-                        .with_context(|| format!("round {round}: the {which} switchover from {from}"))?;
-                    eprintln!("lab:   round {round} of {rounds}, {which}: {switched:?}");
-                    switchovers.push(switched);
-                }
+            for from in Site::ALL {
+                let switched = self
+                    .switch_over(round, from)
+                    .with_context(|| format!("round {round}: the switchover from {from}"))?;
+                eprintln!("lab:   round {round} of {rounds}: {switched:?}");
+                samples.switchovers.push(switched);
             }
         }
         Ok(())
@@ -182,8 +177,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Hands the live role from `from` to the other site.
-    fn switch_over(&self, run: &str, from: Site) -> Result<Switchover> {
-        let watcher = self.watch(run)?;
+    fn switch_over(&self, round: u32, from: Site) -> Result<Switchover> {
+        let watcher = self.watch(&format!("switchover-{round}-{from}"))?;
         thread::sleep(TOGETHER);
         let before = self.sites.status(from)?;
         ensure!(
